@@ -1,0 +1,18 @@
+from rest_framework.permissions import SAFE_METHODS, BasePermission
+
+
+class ReadOrOperate(BasePermission):
+    """Everyone signed in reads; operators and administrators change."""
+
+    message = "This needs the role operator."
+
+    def has_permission(self, request, view):
+        user = request.user
+        return bool(user and user.is_authenticated and (request.method in SAFE_METHODS or user.may_operate))
+
+
+class SignedIn(BasePermission):
+    """For what every role may do: ask, rate, manage one's own tokens."""
+
+    def has_permission(self, request, view):
+        return bool(request.user and request.user.is_authenticated)

@@ -1,0 +1,95 @@
+"""Errors for people, and their form over REST (RFC 9457 problem details)."""
+
+import logging
+
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.http import Http404
+from rest_framework import exceptions, status
+from rest_framework.response import Response
+from rest_framework.views import exception_handler, set_rollback
+
+from apps.accounts.middleware import current_request_id
+
+log = logging.getLogger(__name__)
+
+
+class Problem(Exception):
+    """A use case refused: what, why, what next. Pages show `detail`; the API adds the rest."""
+
+    status = status.HTTP_400_BAD_REQUEST
+    title = "The request cannot be carried out"
+
+    def __init__(self, detail: str, *, field: str | None = None, **extra):
+        super().__init__(detail)
+        self.detail = detail
+        self.field = field
+        self.extra = extra
+
+
+class Conflict(Problem):
+    status = status.HTTP_409_CONFLICT
+    title = "Not possible in the present state"
+
+
+class Refused(Problem):
+    status = status.HTTP_403_FORBIDDEN
+    title = "Not allowed"
+
+
+class Busy(Problem):
+    status = status.HTTP_429_TOO_MANY_REQUESTS
+    title = "Too many requests at once"
+
+    def __init__(self, detail: str, *, retry_after_seconds: int = 1, **extra):
+        super().__init__(detail, **extra)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Unavailable(Problem):
+    status = status.HTTP_503_SERVICE_UNAVAILABLE
+    title = "Not available at the moment"
+
+
+class TimedOut(Problem):
+    status = status.HTTP_504_GATEWAY_TIMEOUT
+    title = "No answer in time"
+
+
+def _body(code: int, title: str, detail, **extra) -> dict:
+    return {"type": "about:blank", "title": title, "status": code, "detail": detail, "request_id": current_request_id(), **extra}
+
+
+def _first_message(detail) -> str:
+    if isinstance(detail, dict):
+        name, value = next(iter(detail.items()))
+        text = _first_message(value)
+        return text if name in ("detail", "non_field_errors") else f"{name}: {text}"
+    if isinstance(detail, list):
+        return _first_message(detail[0]) if detail else ""
+    return str(detail)
+
+
+def problem_details(error: Exception, context: dict) -> Response | None:
+    """DRF's exception handler: every error leaves as application/problem+json."""
+    headers = {}
+    if isinstance(error, ValidationError):
+        error = exceptions.ValidationError(error.message_dict if hasattr(error, "error_dict") else {"detail": error.messages})
+    if isinstance(error, Problem):
+        set_rollback()
+        errors = {error.field: [error.detail]} if error.field else None
+        body = _body(error.status, error.title, error.detail, **error.extra, **({"errors": errors} if errors else {}))
+        if isinstance(error, Busy):
+            headers["Retry-After"] = str(error.retry_after_seconds)
+        return Response(body, status=error.status, headers=headers, content_type="application/problem+json")
+    if not isinstance(error, exceptions.APIException | Http404 | PermissionDenied):
+        return None
+    response = exception_handler(error, context)
+    if response is None:
+        return None
+    titles = {400: "The request has mistakes", 401: "Sign in first", 403: "Not allowed", 404: "Not found", 405: "Method not allowed"}
+    extra = {"errors": response.data} if isinstance(error, exceptions.ValidationError) else {}
+    detail = _first_message(response.data)
+    body = _body(response.status_code, titles.get(response.status_code, "The request was refused"), detail, **extra)
+    response.data = body
+    response.content_type = "application/problem+json"
+    return response

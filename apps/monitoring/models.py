@@ -1,0 +1,50 @@
+from django.conf import settings
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from apps.ids import OpaqueIdField
+
+
+class MetricMinute(models.Model):
+    """One minute of requests, rolled up from Redis; `version` is empty for all versions together."""
+
+    version = models.CharField(max_length=26, blank=True)
+    minute = models.DateTimeField()
+    requests = models.PositiveIntegerField(default=0)
+    errors = models.PositiveIntegerField(default=0)
+    cached = models.PositiveIntegerField(default=0)
+    latency = models.JSONField(default=dict, help_text="histogram: log bin → requests, see apps.monitoring.histogram")
+    queue_depth = models.FloatField(default=0.0)
+    replicas = models.FloatField(default=0.0)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["version", "minute"], name="one_row_a_minute")]
+
+    def __str__(self) -> str:
+        return f"{self.minute:%H:%M} {self.version}"
+
+
+class Alert(models.Model):
+    class State(models.TextChoices):
+        PENDING = "pending", _("pending")
+        FIRING = "firing", _("firing")
+        RESOLVED = "resolved", _("resolved")
+
+    id = OpaqueIdField()
+    rule = models.CharField(max_length=40)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.PENDING)
+    value = models.FloatField(help_text="the worst seen")
+    threshold = models.FloatField()
+    message = models.CharField(max_length=300)
+    started_at = models.DateTimeField(auto_now_add=True)
+    fired_at = models.DateTimeField(null=True, blank=True)
+    resolved_at = models.DateTimeField(null=True, blank=True)
+    acknowledged_at = models.DateTimeField(null=True, blank=True)
+    acknowledged_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [models.Index(fields=["rule", "state"])]
+
+    def __str__(self) -> str:
+        return f"{self.rule} {self.state}"
