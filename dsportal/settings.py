@@ -50,7 +50,15 @@ WORK_ROOT = HOME / "work"  # of jobs: specs, logs, checkpoints; may be removed w
 IMPORT_ROOTS = [HOME / "imports", *(Path(p) for p in os.environ.get("DSPORTAL_IMPORT_ROOTS", "").split(os.pathsep) if p)]
 MAX_UPLOAD_BYTES = int(os.environ.get("DSPORTAL_MAX_UPLOAD_BYTES", 2 * 1024**3))
 GUEST_CHAT = _flag("DSPORTAL_GUEST_CHAT", default=False)
+CACHE_BYTES = int(os.environ.get("DSPORTAL_CACHE_BYTES", 64 * 1024**2))
+MAX_IN_FLIGHT = int(os.environ.get("DSPORTAL_MAX_IN_FLIGHT", 256))  # answers being made or waited for; more are told to come back
+ANSWER_TIMEOUT_SECONDS = float(os.environ.get("DSPORTAL_ANSWER_TIMEOUT", 60))
 CORES = os.cpu_count() or 1
+JOB_SLOTS = int(os.environ.get("DSPORTAL_JOB_SLOTS", 1))  # heavy jobs at once in one worker
+JOB_NICENESS = int(os.environ.get("DSPORTAL_JOB_NICENESS", 10))
+JOB_HEARTBEAT_SECONDS = 1.0
+MIN_FREE_BYTES = 200 * 1024**2
+MAX_ENGINES = int(os.environ.get("DSPORTAL_MAX_ENGINES", 3))  # versions an inference worker holds at once
 JOB_THREADS = int(os.environ.get("DSPORTAL_JOB_THREADS", CORES))
 INFERENCE_THREADS = int(os.environ.get("DSPORTAL_INFERENCE_THREADS", max(1, CORES // 2)))
 
@@ -77,6 +85,7 @@ INSTALLED_APPS = [
     "apps.feedback",
     "apps.serving",
     "apps.monitoring",
+    "apps.demonstration",
     "apps.portal",
 ]
 

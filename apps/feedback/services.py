@@ -1,0 +1,48 @@
+"""Ratings, and the dataset they become."""
+
+from django.db import transaction
+
+from apps.accounts.models import User
+from apps.accounts.problems import Conflict, Problem, Refused
+from apps.accounts.services import record
+from apps.datasets import services as datasets
+from apps.datasets.models import Dataset
+from apps.feedback.models import Feedback
+from apps.serving.models import Answer
+
+
+@transaction.atomic
+def rate(*, answer: Answer, rating: int, user: User, comment: str | None = None, correction: str | None = None, source: str = "") -> tuple[Feedback, bool]:
+    """Rate an answer, or change its rating: one row an answer, whatever happens at once. Returns the row and whether it is new."""
+    if not isinstance(rating, int) or isinstance(rating, bool) or not 1 <= rating <= 5:
+        raise Problem("A rating is a whole number from 1 to 5.", field="rating")
+    if answer.user_id not in (None, user.pk) and not user.may_operate:
+        raise Refused("Only the person who asked may rate this answer.")
+    given = {"rating": rating, "user": user, "dataset": None}
+    given |= {name: text for name, text in (("comment", comment), ("correction", correction)) if text is not None}
+    row, created = Feedback.objects.select_for_update().get_or_create(answer=answer, defaults=given)
+    before = {} if created else {"rating": row.rating}
+    if not created:
+        for name, value in given.items():
+            setattr(row, name, value)
+    row.full_clean(exclude=["answer", "user", "dataset"])
+    row.save()
+    record(user, "feedback.create" if created else "feedback.update", row, before=before, after={"rating": rating}, source=source)
+    return row, created
+
+
+@transaction.atomic
+def make_dataset(*, name: str = "", actor: User, source: str = "") -> Dataset:
+    """All ratings that are in no dataset yet become one, ready to be processed and trained on."""
+    rows = list(Feedback.objects.select_related("answer").filter(dataset=None).order_by("id"))
+    if not rows:
+        raise Conflict("There are no new ratings: every one is part of a dataset already.")
+    records = [
+        {"id": row.pk, "question": row.answer.prompt, "answer": row.answer.text, "rating": row.rating, **({"correction": row.correction} if row.correction else {})}
+        for row in rows
+    ]
+    dataset = datasets.create_from_records(
+        name=name or f"{len(rows)} ratings", records=records, actor=actor, origin=Dataset.Origin.FEEDBACK, source=source
+    )
+    Feedback.objects.filter(pk__in=[row.pk for row in rows]).update(dataset=dataset)
+    return dataset

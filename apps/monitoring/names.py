@@ -1,0 +1,30 @@
+"""Every metric's name and every Redis key, in one place.
+
+Redis may be wiped at any time: nothing below is the only copy of anything but cached answers and the last seconds of counters.
+"""
+
+# -- Prometheus
+REQUESTS_TOTAL = "dsportal_requests_total"
+REQUEST_SECONDS = "dsportal_request_seconds"
+FIRST_TOKEN_SECONDS = "dsportal_first_token_seconds"
+TOKENS_TOTAL = "dsportal_tokens_total"
+CACHE_LOOKUPS_TOTAL = "dsportal_cache_lookups_total"
+QUEUE_DEPTH = "dsportal_queue_depth"
+ENGINE_RUNNING = "dsportal_engine_running_sequences"
+JOBS_TOTAL = "dsportal_jobs_total"
+JOB_SECONDS = "dsportal_job_seconds"
+JOBS_WAITING = "dsportal_jobs_waiting"
+
+# -- Redis
+SECOND = "dsportal:metrics:second:{second}"  # hash: version|what → count; kept for SECONDS_KEPT
+SECONDS_KEPT = 3700
+CACHE_DATA = "dsportal:cache:data"  # hash: key → answer (JSON)
+CACHE_USED = "dsportal:cache:used"  # sorted set: key → when it was last used
+CACHE_BYTES = "dsportal:cache:bytes"
+STREAM = "dsportal:answer:{answer}:stream"  # stream of numbered pieces of one answer, then its end
+CLAIM = "dsportal:answer:{answer}:claim"  # which inference worker is at it; expires when that worker dies
+CANCEL = "dsportal:answer:{answer}:cancel"  # set when the asker went away
+IN_FLIGHT = "dsportal:answers:in-flight"  # sorted set: answer → deadline
+WORKER = "dsportal:worker:{role}:{name}"  # expires when the worker stops beating
+WORKER_PATTERN = "dsportal:worker:{role}:*"
+EVENTS = "dsportal:changed"  # counter that pages watch: anything worth a refresh raises it

@@ -1,0 +1,276 @@
+"""Model versions: registering, evaluating, compressing, promoting, rolling back."""
+
+import re
+import sys
+from pathlib import Path
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Max
+from django.utils import timezone
+
+from apps import artifacts
+from apps.accounts.models import User
+from apps.accounts.problems import Conflict, Problem
+from apps.accounts.services import record
+from apps.jobs import services as jobs
+from apps.jobs.models import Job
+from apps.jobs.runs import Command, Run, register
+from apps.registry import gates
+from apps.registry.models import VERSION_COLOURS, CompressionJob, Evaluation, EvaluationSet, GateDecision, ImportJob, ModelVersion
+from apps.serving.cache import clear_answers
+from apps.serving.models import Deployment
+from workers.compression.applicable import applicable
+
+DEMO_QUESTIONS = 300
+
+
+def _next_name(kind: str, parent: ModelVersion | None, compressed: bool) -> tuple[int, str]:
+    number = (ModelVersion.objects.aggregate(top=Max("number"))["top"] or 0) + 1
+    if not compressed:
+        taken = [int(m[1]) for name in ModelVersion.objects.values_list("name", flat=True) if (m := re.fullmatch(r"v(\d+)", name))]
+        return number, f"v{max(taken, default=0) + 1}"
+    base = f"{parent.name}-{kind}"
+    names = set(ModelVersion.objects.filter(name__startswith=base).values_list("name", flat=True))
+    name, again = base, 2
+    while name in names:
+        name, again = f"{base}-{again}", again + 1
+    return number, name
+
+
+def register_version(
+    *, kind: str, folder: Path, parent: ModelVersion | None, run, result: dict, actor: User | None,
+    training_job=None, compression_job: CompressionJob | None = None, name: str | None = None,
+) -> ModelVersion:  # fmt: skip
+    """Publish a finished model folder and write its row. Repeating it after a crash finds the row that is there."""
+    if training_job and (found := ModelVersion.objects.filter(training_job=training_job).first()):
+        return found
+    if compression_job and (found := compression_job.versions.first()):
+        return found
+    files = artifacts.describe(folder)
+    with transaction.atomic():
+        number, generated = _next_name(kind, parent, compression_job is not None)
+        version = ModelVersion(
+            number=number, name=name or generated, kind=kind, parent=parent, run=run, training_job=training_job, compression_job=compression_job,
+            files=files, artifact_bytes=sum(f["bytes"] for f in files if f["name"].endswith((".safetensors", ".onnx", ".data"))),
+            total_parameters=result["total_parameters"], active_parameters=result["active_parameters"],
+            config=result.get("config", {}), details={k: v for k, v in result.items() if k not in ("config", "folder")},
+            colour=(number - 1) % VERSION_COLOURS, created_by=actor,
+        )  # fmt: skip
+        version.folder = f"models/{version.pk}"
+        artifacts.publish(folder, version.folder)
+        version.save()
+        record(actor, "version.create", version, after={"kind": kind, "parent": str(parent) if parent else None})
+    return version
+
+
+# -- evaluation
+
+
+def newest_set() -> EvaluationSet | None:
+    return EvaluationSet.objects.first()
+
+
+@transaction.atomic
+def evaluate(*, version: ModelVersion, actor: User | None, evaluation_set: EvaluationSet | None = None, options: dict | None = None, source: str = "") -> Evaluation:
+    """Queue an evaluation on the newest held-out set of the version's own data, and of the live version on the same set."""
+    chosen = evaluation_set or (version.run.evaluation_sets.first() if version.run_id else None) or newest_set()
+    if chosen is None:
+        raise Conflict("There are no held-out questions yet: process a dataset with questions or knowledge entries first.")
+    evaluation = _queue_evaluation(version, chosen, actor, options or {})
+    live = ModelVersion.objects.filter(state=ModelVersion.State.LIVE).exclude(pk=version.pk).first()
+    if live and not live.evaluations.filter(evaluation_set=chosen).exclude(status__in=(Job.Status.FAILED, Job.Status.CANCELLED)).exists():
+        _queue_evaluation(live, chosen, actor, options or {})
+    record(actor, "version.evaluate", version, after={"evaluation": evaluation.pk, "set": chosen.sha256[:12]}, source=source)
+    jobs.nudge()
+    return evaluation
+
+
+def _queue_evaluation(version: ModelVersion, chosen: EvaluationSet, actor: User | None, options: dict) -> Evaluation:
+    active = version.evaluations.filter(evaluation_set=chosen, status__in=(Job.Status.QUEUED, Job.Status.RUNNING)).first()
+    return active or Evaluation.objects.create(
+        title=f"Evaluate {version.name}", model_version=version, evaluation_set=chosen, created_by=actor, options=options, priority=1
+    )
+
+
+def _prepare_evaluation(job: Evaluation, work: Path) -> Command:
+    spec = {
+        "version": 1,
+        "model_folder": str(artifacts.verify(job.model_version.folder, job.model_version.files)),
+        "eval_file": str(artifacts.local_path(job.evaluation_set.path)),
+        "output_folder": str(work / "evaluation"),
+        "max_questions": job.options.get("max_questions", DEMO_QUESTIONS),
+        "max_tokens": job.options.get("max_tokens", 64),
+        "threads": settings.JOB_THREADS,
+        "seed": 0,
+    }
+    return Command([sys.executable, "-m", "workers.evaluation"], spec)
+
+
+def _complete_evaluation(job: Evaluation, result: dict, work: Path) -> dict:
+    folder = f"evaluations/{job.pk}"
+    artifacts.publish(work / "evaluation", folder)
+    Evaluation.objects.filter(pk=job.pk).update(folder=folder, metrics=result)
+    return result
+
+
+def _evaluated(job: Job) -> None:
+    """Once the row has succeeded: write down what the gate says now."""
+    evaluation = Evaluation.objects.select_related("model_version").get(pk=job.pk)
+    version = evaluation.model_version
+    if version.state == ModelVersion.State.CANDIDATE:
+        decide(version)
+    # A baseline's figures on this set settle what its candidates and compressed children were waiting for.
+    for other in ModelVersion.objects.filter(
+        state=ModelVersion.State.CANDIDATE, evaluations__evaluation_set=evaluation.evaluation_set_id, evaluations__status=Job.Status.SUCCEEDED
+    ).exclude(pk=version.pk).distinct():
+        if version.state == ModelVersion.State.LIVE or other.parent_id == version.pk:
+            decide(other)
+
+
+# -- the gate, promotion, roll-back
+
+
+def decide(version: ModelVersion) -> GateDecision:
+    verdict = gates.verdict(version)
+    return GateDecision.objects.create(
+        model_version=version, baseline=verdict.baseline, evaluation_set=verdict.evaluation_set, passed=verdict.passed,
+        rules=[rule.as_dict() for rule in verdict.rules],
+    )  # fmt: skip
+
+
+def promote(*, version: ModelVersion, actor: User | None, source: str = "") -> Deployment:
+    """Make the version live once its gate passes; raises Conflict with every reason where it does not."""
+    with transaction.atomic():
+        # The live row is locked, so that two promotions at once are done one after the other.
+        live = ModelVersion.objects.select_for_update().filter(state=ModelVersion.State.LIVE).first()
+        version.refresh_from_db()
+        if live and live.pk == version.pk:
+            raise Conflict(f"{version.name} is live already.")
+        decision = decide(version)
+        if decision.passed:
+            return _deploy(version, live, decision, Deployment.Reason.PROMOTION if live else Deployment.Reason.FIRST, actor, source)
+        record(actor, "version.promotion_refused", version, after={"rules": [r["name"] for r in decision.rules if not r["passed"]]}, source=source)
+    reasons = [f"{r['name']}: {r['reason']}" for r in decision.rules if not r["passed"]]
+    raise Conflict(f"{version.name} cannot go live. " + " ".join(reasons), reasons=reasons, rules=decision.rules)
+
+
+@transaction.atomic
+def rollback(*, version: ModelVersion, actor: User | None, source: str = "") -> Deployment:
+    """Take the live version back to the one that served before it."""
+    live = ModelVersion.objects.select_for_update().filter(state=ModelVersion.State.LIVE).first()
+    if live is None or version.pk != live.pk:
+        raise Conflict(f"{version.name} is not live, so there is nothing to roll back.")
+    before = Deployment.objects.exclude(model_version=live).order_by("-id").first()
+    if before is None:
+        raise Conflict(f"{version.name} is the first version that went live; there is none to go back to.")
+    return _deploy(before.model_version, live, None, Deployment.Reason.ROLLBACK, actor, source)
+
+
+def _deploy(version: ModelVersion, live: ModelVersion | None, decision, reason: str, actor: User | None, source: str) -> Deployment:
+    now = timezone.now()
+    if live:
+        ModelVersion.objects.filter(pk=live.pk).update(state=ModelVersion.State.RETIRED)
+        Deployment.objects.filter(ended_at=None).update(ended_at=now)
+    ModelVersion.objects.filter(pk=version.pk).update(state=ModelVersion.State.LIVE)
+    version.state = ModelVersion.State.LIVE
+    deployment = Deployment.objects.create(model_version=version, reason=reason, gate=decision, created_by=actor)
+    action = "version.rollback" if reason == Deployment.Reason.ROLLBACK else "version.promote"
+    record(actor, action, version, before={"live": live.name if live else None}, after={"live": version.name}, source=source)
+    transaction.on_commit(clear_answers)
+    return deployment
+
+
+# -- compression
+
+
+@transaction.atomic
+def compress(*, version: ModelVersion, method: str, options: dict, actor: User | None, source: str = "") -> CompressionJob:
+    if method not in CompressionJob.Method.values:
+        raise Problem(f"There is no method {method!r}; choose one of {', '.join(CompressionJob.Method.values)}.", field="method")
+    if why := applicable(version.kind, method):
+        raise Conflict(why)
+    if method in ("distill", "policy") and version.run is None:
+        raise Conflict(f"{version.name} was not trained here, so there is no text to distil on; train from it first.")
+    job = CompressionJob.objects.create(
+        title=f"{CompressionJob.Method(method).label} of {version.name}"[:200], model_version=version, method=method, options=options, created_by=actor
+    )
+    record(actor, "version.compress", version, after={"method": method, **options}, source=source)
+    jobs.nudge()
+    return job
+
+
+def _prepare_compression(job: CompressionJob, work: Path) -> Command:
+    version = job.model_version
+    spec = {
+        "version": 1,
+        "method": job.method,
+        "model_folder": str(artifacts.verify(version.folder, version.files)),
+        "output_folder": str(work / "model"),
+        "work_folder": str(work),
+        "dataset_folder": str(artifacts.local_path(version.run.folder)) if version.run else None,
+        "threads": settings.JOB_THREADS,
+        "seed": 0,
+        **{k: v for k, v in job.options.items() if k in ("threshold", "sparsity", "structure", "student", "minutes", "steps")},
+    }
+    return Command([sys.executable, "-m", "workers.compression"], spec)
+
+
+def _complete_compression(job: CompressionJob, result: dict, work: Path) -> dict:
+    version = register_version(
+        kind=result["kind"], folder=work / "model", parent=job.model_version, run=job.model_version.run, compression_job=job, result=result,
+        actor=job.created_by,
+    )  # fmt: skip
+    evaluate(version=version, actor=job.created_by, options=job.options)
+    if trail := result.get("details", {}).get("trail"):
+        CompressionJob.objects.filter(pk=job.pk).update(trail=trail)
+    return {**result, "folder": version.folder, "model_version": version.pk}
+
+
+# -- import
+
+
+@transaction.atomic
+def import_model(*, name: str, path: str, actor: User | None, source: str = "") -> ImportJob:
+    name = (name or "").strip()
+    if not re.fullmatch(r"[\w.\- ]{1,60}", name):
+        raise Problem("Give a name of letters, digits, dots, dashes and spaces, at most 60.", field="name")
+    if ModelVersion.objects.filter(name=name).exists():
+        raise Conflict(f"There is a version named {name} already.", field="name")
+    folder = _import_folder(path)
+    job = ImportJob.objects.create(title=f"Import {name}", name=name, source=str(folder), created_by=actor)
+    record(actor, "version.import", job, after={"name": name, "path": str(folder)}, source=source)
+    jobs.nudge()
+    return job
+
+
+def _import_folder(path: str) -> Path:
+    """The folder, if it lies below an import root; a link that leads out of it does not."""
+    asked = Path(path or "")
+    candidates = [asked] if asked.is_absolute() else [root / asked for root in settings.IMPORT_ROOTS]
+    for candidate in candidates:
+        resolved = candidate.resolve()
+        if any(resolved.is_relative_to(root.resolve()) for root in settings.IMPORT_ROOTS) and (resolved / "config.json").is_file():
+            return resolved
+    raise Problem(f"{path!r} is not a Hugging Face folder (with config.json) below an import root: put it in DSPORTAL_HOME/imports.", field="path")
+
+
+def _prepare_import(job: ImportJob, work: Path) -> Command:
+    spec = {"version": 1, "source_folder": job.source, "output_folder": str(work / "model"), "work_folder": str(work)}
+    return Command([sys.executable, "-m", "workers.moe"], spec, {"OMP_NUM_THREADS": "1"})
+
+
+def _complete_import(job: ImportJob, result: dict, work: Path) -> dict:
+    existing = job.model_version
+    version = existing or register_version(
+        kind=result["kind"], folder=work / "model", parent=None, run=None, result=result, actor=job.created_by, name=job.name
+    )
+    ImportJob.objects.filter(pk=job.pk).update(model_version=version)
+    if newest_set():
+        evaluate(version=version, actor=job.created_by)
+    return {"model_version": version.pk, "folder": version.folder}
+
+
+register(Job.Kind.EVALUATION, Run(_prepare_evaluation, _complete_evaluation, succeeded=_evaluated))
+register(Job.Kind.COMPRESSION, Run(_prepare_compression, _complete_compression))
+register(Job.Kind.IMPORT, Run(_prepare_import, _complete_import))

@@ -1,0 +1,65 @@
+"""The answer cache: least recently used, bounded in bytes, in Redis, so that all web processes share it.
+
+Exact: the key is a hash of the version, every parameter and the whole conversation, so that no other question's and no other
+model's answer can come out of it. Only deterministic requests (temperature 0) are kept.
+"""
+
+import hashlib
+import json
+import time
+
+from django.conf import settings
+from prometheus_client import Gauge
+
+from apps.monitoring import names
+from apps.monitoring.recorder import cache_lookups_total
+from apps.redis import connection
+
+cache_bytes = Gauge("dsportal_cache_bytes", "Bytes of cached answers", multiprocess_mode="mostrecent")
+
+_KEYS = (names.CACHE_DATA, names.CACHE_USED, names.CACHE_BYTES)
+_GET = """
+local value = redis.call('HGET', KEYS[1], ARGV[1])
+if value then redis.call('ZADD', KEYS[2], 'XX', ARGV[2], ARGV[1]) end
+return value
+"""
+_PUT = """
+local old = redis.call('HSTRLEN', KEYS[1], ARGV[1])
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
+local bytes = redis.call('INCRBY', KEYS[3], #ARGV[3] - old)
+while bytes > tonumber(ARGV[4]) do
+  local oldest = redis.call('ZPOPMIN', KEYS[2])[1]
+  if not oldest then break end
+  bytes = redis.call('DECRBY', KEYS[3], redis.call('HSTRLEN', KEYS[1], oldest))
+  redis.call('HDEL', KEYS[1], oldest)
+end
+return bytes
+"""
+
+
+def key_of(*, version: str, messages: list[dict], parameters: dict) -> str:
+    text = json.dumps([version, messages, parameters], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def get(key: str) -> dict | None:
+    value = connection().register_script(_GET)(keys=_KEYS, args=[key, time.time()])
+    cache_lookups_total.labels("hit" if value else "miss").inc()
+    return json.loads(value) if value else None
+
+
+def put(key: str, answer: dict) -> None:
+    text = json.dumps(answer, ensure_ascii=False)
+    cache_bytes.set(connection().register_script(_PUT)(keys=_KEYS, args=[key, time.time(), text, settings.CACHE_BYTES]))
+
+
+def clear_answers() -> None:
+    """Another version was promoted."""
+    connection().unlink(*_KEYS)
+
+
+def size() -> tuple[int, int]:
+    """Entries and bytes."""
+    entries, used = connection().hlen(names.CACHE_DATA), connection().get(names.CACHE_BYTES)
+    return entries, int(used or 0)

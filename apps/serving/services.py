@@ -1,0 +1,180 @@
+"""Answering: cache, queue, engine, and the row that remembers the answer."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import redis
+from django.conf import settings
+from django.db import transaction
+
+from apps.accounts.models import User
+from apps.accounts.problems import Busy, Problem, TimedOut, Unavailable
+from apps.ids import new_id
+from apps.monitoring import names, recorder
+from apps.monitoring.selectors import workers
+from apps.redis import connection
+from apps.serving import cache
+from apps.serving.models import Answer, Conversation
+from apps.serving.questions import Question, prompt_key
+from apps.serving.routing import Route, route
+from dsportal.celery import app as celery
+
+log = logging.getLogger(__name__)
+
+POLL_MS = 1000
+NO_WORKER_SECONDS = 30.0
+
+
+@dataclass
+class Pending:
+    """One answer on its way: iterate `pieces()` for its text as it comes; then `row` is written."""
+
+    question: Question
+    route: Route
+    user: User | None
+    channel: str
+    conversation: Conversation | None = None
+    id: str = field(default_factory=new_id)
+    began: float = field(default_factory=time.monotonic)
+    text: str = ""
+    cached: bool = False
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    finish_reason: str = "stop"
+    first_token_ms: float | None = None
+    row: Answer | None = None
+
+    @property
+    def elapsed_ms(self) -> float:
+        return (time.monotonic() - self.began) * 1000
+
+    def pieces(self) -> Iterator[str]:
+        """The answer's text, piece by piece. Closing the iterator early stops the work and remembers what came."""
+        status, error = Answer.Status.OK, ""
+        try:
+            yield from self._from_cache() or self._from_engine()
+        except GeneratorExit:
+            status = Answer.Status.CANCELLED
+            connection().set(names.CANCEL.format(answer=self.id), 1, ex=120)
+            raise
+        except Problem as problem:
+            status, error = Answer.Status.ERROR, problem.detail
+            raise
+        except redis.RedisError as lost:
+            status, error = Answer.Status.ERROR, "The queue could not be reached"
+            raise Unavailable("The queue cannot be reached at the moment; it is being restarted. Ask again in a few seconds.") from lost
+        finally:
+            self._remember(status, error)
+
+    def whole(self) -> str:
+        for _ in self.pieces():
+            pass
+        return self.text
+
+    def _from_cache(self) -> list[str] | None:
+        self._key = ""
+        if not self.question.is_deterministic:
+            return None
+        self._key = cache.key_of(version=self.route.version.pk, messages=self.question.messages, parameters=self.question.parameters)
+        found = cache.get(self._key)
+        if found is None:
+            return None
+        self.cached, self.text = True, found["text"]
+        self.prompt_tokens, self.completion_tokens = found["prompt_tokens"], found["completion_tokens"]
+        self.finish_reason = found["finish_reason"]
+        self.first_token_ms = self.elapsed_ms
+        return [self.text]
+
+    def _from_engine(self) -> Iterator[str]:
+        self._send()
+        try:
+            yield from self._follow()
+        finally:
+            connection().zrem(names.IN_FLIGHT, self.id)
+        if self._key and self.finish_reason in ("stop", "length"):
+            cache.put(
+                self._key,
+                {"text": self.text, "prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens, "finish_reason": self.finish_reason},
+            )
+
+    def _send(self) -> None:
+        r, now = connection(), time.time()
+        pipe = r.pipeline()
+        pipe.zremrangebyscore(names.IN_FLIGHT, "-inf", now)
+        pipe.zadd(names.IN_FLIGHT, {self.id: now + settings.ANSWER_TIMEOUT_SECONDS})
+        pipe.zcard(names.IN_FLIGHT)
+        waiting = pipe.execute()[2]
+        if waiting > settings.MAX_IN_FLIGHT:
+            r.zrem(names.IN_FLIGHT, self.id)
+            raise Busy(f"{waiting - 1} answers are being made already; ask again in a moment.", retry_after_seconds=2)
+        celery.send_task(
+            "dsportal.answer",
+            kwargs={
+                "answer": self.id, "version": self.route.version.pk, "messages": self.question.messages,
+                "parameters": self.question.parameters, "deadline": now + settings.ANSWER_TIMEOUT_SECONDS,
+            },
+            queue="inference", expires=settings.ANSWER_TIMEOUT_SECONDS, task_id=self.id,
+        )  # fmt: skip
+
+    def _follow(self) -> Iterator[str]:
+        """Pieces from the answer's stream. They are numbered by the characters before them, so that an answer that is begun again
+        after a worker's death continues where it stopped."""
+        stream, last = names.STREAM.format(answer=self.id), "0"
+        deadline = self.began + settings.ANSWER_TIMEOUT_SECONDS
+        last_sign = time.monotonic()
+        while True:
+            found = connection().xread({stream: last}, block=POLL_MS, count=200)
+            now = time.monotonic()
+            if now > deadline:
+                connection().set(names.CANCEL.format(answer=self.id), 1, ex=120)
+                raise TimedOut(f"No complete answer within {settings.ANSWER_TIMEOUT_SECONDS:.0f} s. Ask again, or for fewer tokens.")
+            if not found:
+                last_sign = now if workers("inference") else last_sign
+                if now - last_sign > NO_WORKER_SECONDS:
+                    raise Unavailable("No inference worker is running. Its log says why; it is restarted by itself.")
+                continue
+            last_sign = now
+            for last, entry in found[0][1]:
+                if "error" in entry:
+                    raise Problem(entry["error"]) if entry.get("whose") == "asker" else Unavailable(entry["error"])
+                piece = entry.get("text", "")[max(0, len(self.text) - int(entry.get("at", len(self.text)))) :]
+                if piece:
+                    if self.first_token_ms is None:
+                        self.first_token_ms = self.elapsed_ms
+                    self.text += piece
+                    yield piece
+                if "end" in entry:
+                    end = json.loads(entry["end"])
+                    self.prompt_tokens, self.completion_tokens = end["prompt_tokens"], end["completion_tokens"]
+                    self.finish_reason = end["finish_reason"]
+                    return
+
+    def _remember(self, status: str, error: str) -> None:
+        latency_ms = self.elapsed_ms
+        self.row = Answer.objects.create(
+            id=self.id, conversation=self.conversation, model_version=self.route.version, experiment=self.route.experiment, arm=self.route.arm,
+            user=self.user, route=self.channel, prompt=self.question.prompt[:8000], prompt_key=prompt_key(self.question.prompt),
+            messages=self.question.messages, parameters=self.question.parameters, text=self.text, status=status, error=error[:300],
+            cached=self.cached, prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, latency_ms=latency_ms,
+            first_token_ms=self.first_token_ms,
+        )  # fmt: skip
+        recorder.observe(
+            version=self.route.version.pk, route=self.channel, latency_ms=latency_ms, outcome=status, cached=self.cached,
+            prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, first_token_ms=self.first_token_ms,
+        )  # fmt: skip
+
+
+def ask(
+    *, question: Question, user: User | None, channel: str, version: str | None = None, conversation: Conversation | None = None, subject: str | None = None
+) -> Pending:
+    """Route the question. The work begins when the answer's pieces are read."""
+    who = subject or (conversation.pk if conversation else "") or (str(user.pk) if user and user.pk else new_id())
+    return Pending(question=question, route=route(asked=version, subject=who), user=user, channel=channel, conversation=conversation)
+
+
+@transaction.atomic
+def start_conversation(*, user: User, first_question: str) -> Conversation:
+    return Conversation.objects.create(user=user, title=first_question.strip()[:120] or "…")

@@ -1,0 +1,124 @@
+"""Starting training jobs and turning what they produce into model versions."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from django.conf import settings
+from django.db import transaction
+
+from apps import artifacts
+from apps.accounts.models import User
+from apps.accounts.problems import Conflict, Problem
+from apps.accounts.services import record
+from apps.datasets.models import Dataset
+from apps.jobs import services as jobs
+from apps.jobs.models import Job
+from apps.jobs.runs import Command, Run, register
+from apps.registry import services as registry
+from apps.registry.models import ModelVersion
+from apps.training.models import TrainingJob
+from apps.training.selectors import preset
+from workers.training.launcher import command_line
+
+STEP_METRICS = ("step", "loss", "lr", "tokens_per_second", "grad_norm", "loss_scale", "skipped_steps", "expert_load_max_over_mean", "elapsed")
+MAX_MINUTES = 7 * 24 * 60
+
+
+def _check(*, dataset: Dataset, preset_name: str, steps, minutes, world_size: int, zero_stage: int, precision: str, parent) -> None:
+    if dataset.current_run is None or dataset.current_run.status != Job.Status.SUCCEEDED:
+        raise Conflict("This dataset has not been processed yet. Process it first.", field="dataset")
+    if preset(preset_name) is None:
+        raise Problem(f"There is no preset {preset_name!r}; see /api/v1/presets/.", field="preset")
+    if (steps is None) == (minutes is None):
+        raise Problem("Give either steps or minutes, not both and not neither.", field="steps")
+    if minutes is not None and not 0 < minutes <= MAX_MINUTES:
+        raise Problem("The minutes must be more than 0 and at most a week.", field="minutes")
+    if zero_stage > 0 and world_size < 2:
+        raise Problem(f"ZeRO stage {zero_stage} shards over ranks; it needs a world_size of at least 2.", field="zero_stage")
+    if world_size > max(2, settings.CORES):
+        raise Problem(f"This machine has {settings.CORES} cores; a world_size of {world_size} needs a launcher of its own.", field="world_size")
+    if parent is not None and parent.kind not in (ModelVersion.Kind.MOE, ModelVersion.Kind.DENSE, ModelVersion.Kind.DISTILLED):
+        raise Problem(f"{parent.name} is {parent.get_kind_display()}; training goes on from an uncompressed version.", field="parent")
+
+
+@transaction.atomic
+def start(
+    *,
+    dataset: Dataset,
+    preset: str = "nano",
+    steps: int | None = None,
+    minutes: float | None = None,
+    precision: str = TrainingJob.Precision.BF16,
+    accum_steps: int = 1,
+    zero_stage: int = 0,
+    world_size: int = 1,
+    router: str = TrainingJob.Router.SOFTMAX,
+    parent: ModelVersion | None = None,
+    seed: int = 0,
+    options: dict | None = None,
+    actor: User | None,
+    source: str = "",
+) -> TrainingJob:
+    if steps is None and minutes is None:
+        minutes = 2.0
+    _check(
+        dataset=dataset, preset_name=preset, steps=steps, minutes=minutes, world_size=world_size, zero_stage=zero_stage,
+        precision=precision, parent=parent,
+    )  # fmt: skip
+    job = TrainingJob(
+        title=f"Train {preset} on {dataset.name}"[:200], dataset=dataset, run=dataset.current_run, preset=preset, steps=steps, minutes=minutes,
+        precision=precision, accum_steps=accum_steps, zero_stage=zero_stage, world_size=world_size, router=router, parent=parent, seed=seed,
+        options=options or {}, created_by=actor,
+    )  # fmt: skip
+    job.full_clean(exclude=["kind", "options", "result", "metrics", "created_by", "spec_sha256"])
+    job.spec_sha256 = hashlib.sha256(json.dumps(_spec(job, Path(".")), sort_keys=True).encode()).hexdigest()
+    job.save()
+    record(actor, "training.start", job, after={"preset": preset, "dataset": dataset.name, "steps": steps, "minutes": minutes}, source=source)
+    jobs.nudge()
+    return job
+
+
+def _spec(job: TrainingJob, work: Path) -> dict:
+    return {
+        "version": 1,
+        "dataset_folder": str(artifacts.local_path(job.run.folder)),
+        "output_folder": str(work / "model"),
+        "work_folder": str(work),
+        "preset": job.preset,
+        "parent_folder": str(artifacts.local_path(job.parent.folder)) if job.parent else None,
+        "steps": job.steps,
+        "minutes": job.minutes,
+        "precision": job.precision,
+        "accum_steps": job.accum_steps,
+        "zero_stage": job.zero_stage,
+        "world_size": job.world_size,
+        "router": job.router,
+        "seed": job.seed,
+        "threads": settings.JOB_THREADS,
+        **job.options.get("spec", {}),
+    }
+
+
+def _prepare(job: TrainingJob, work: Path) -> Command:
+    if job.parent:
+        artifacts.verify(job.parent.folder, job.parent.files)
+    return Command(command_line(job.world_size), _spec(job, work), {})
+
+
+def _on_event(job: TrainingJob, event: dict) -> dict:
+    if event["event"] != "step":
+        return {}
+    return {"metrics": {name: event[name] for name in STEP_METRICS if event.get(name) is not None}}
+
+
+def _complete(job: TrainingJob, result: dict, work: Path) -> dict:
+    kind = ModelVersion.Kind.MOE if result["total_parameters"] != result["active_parameters"] else ModelVersion.Kind.DENSE
+    version = registry.register_version(
+        kind=kind, folder=work / "model", parent=job.parent, run=job.run, training_job=job, result=result, actor=job.created_by
+    )
+    registry.evaluate(version=version, actor=job.created_by, options=job.options)
+    return {**result, "folder": version.folder, "model_version": version.pk}
+
+
+register(Job.Kind.TRAINING, Run(_prepare, _complete, _on_event))

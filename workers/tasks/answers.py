@@ -1,0 +1,201 @@
+"""The `inference` worker: Celery threads hand their sequence to the process's engine and publish its text to Redis."""
+
+import json
+import logging
+import os
+import queue
+import socket
+import threading
+import time
+
+from celery import signals
+from django.conf import settings
+from django.db import close_old_connections
+from prometheus_client import Gauge
+
+from apps import artifacts
+from apps.monitoring import names
+from apps.monitoring.presence import keep_presence
+from apps.redis import connection
+from apps.registry.models import ModelVersion
+from dsportal.celery import app
+
+log = logging.getLogger(__name__)
+
+WORKER = f"inference@{socket.gethostname()}:{os.getpid()}"
+STREAM_EXPIRES_SECONDS = 120
+CLAIM_SECONDS = 4
+FOLLOW_LIVE_SECONDS = 2.0
+
+engine_running = Gauge(names.ENGINE_RUNNING, "Sequences in the engine", multiprocess_mode="livesum")
+
+
+class Engines:
+    """The engines of this process, one a version, the least recently used closed when there are too many."""
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._open: dict[str, object] = {}
+        self._loading: dict[str, threading.Lock] = {}
+
+    def get(self, version_id: str):
+        with self._lock:
+            if engine := self._open.pop(version_id, None):
+                self._open[version_id] = engine  # now the most recently used
+                return engine
+            loading = self._loading.setdefault(version_id, threading.Lock())
+        with loading:
+            with self._lock:
+                if engine := self._open.get(version_id):
+                    return engine
+            engine = self._load(version_id)
+            with self._lock:
+                self._open[version_id] = engine
+                idle = [key for key in list(self._open)[: -self._limit] if self._open[key].stats().running == 0]
+                closing = [self._open.pop(key) for key in idle]
+            for old in closing:
+                old.close()
+            return engine
+
+    def _load(self, version_id: str):
+        from workers.engine import open_engine  # imports torch, which only this worker may hold
+
+        version = ModelVersion.objects.get(pk=version_id)
+        began = time.monotonic()
+        folder = artifacts.verify(version.folder, version.files)
+        engine = open_engine(folder, threads=settings.INFERENCE_THREADS)
+        log.info("%s is loaded in %.1f s", version.name, time.monotonic() - began)
+        return engine
+
+    def follow_live(self) -> None:
+        """Load a version as soon as it is live, so that its first question does not wait."""
+        live = ModelVersion.objects.filter(state=ModelVersion.State.LIVE).values_list("pk", flat=True).first()
+        if live:
+            self.get(live)
+        with self._lock:
+            engine_running.set(sum(engine.stats().running for engine in self._open.values()))
+
+    def close(self) -> None:
+        with self._lock:
+            for engine in self._open.values():
+                engine.close()
+            self._open.clear()
+
+
+engines = Engines(settings.MAX_ENGINES)
+_claims: set[str] = set()
+
+
+@app.task(name="dsportal.answer", ignore_result=True, acks_late=True, reject_on_worker_lost=True)
+def answer(*, answer: str, version: str, messages: list[dict], parameters: dict, deadline: float) -> None:
+    """Answer one question. Delivered again when a worker dies in the middle; then the same text comes again, and the asker
+    skips what it has. `deadline` is in seconds since 1970."""
+    close_old_connections()
+    r, stream = connection(), names.STREAM.format(answer=answer)
+    claim = names.CLAIM.format(answer=answer)
+    while not r.set(claim, WORKER, nx=True, ex=CLAIM_SECONDS):  # another worker is at it: take over only if it dies
+        if time.time() > deadline or _ended(stream):
+            return
+        time.sleep(0.5)
+    if time.time() > deadline or _ended(stream) or r.exists(names.CANCEL.format(answer=answer)):
+        r.delete(claim)
+        return
+    _claims.add(claim)
+    try:
+        _publish(answer, stream, version, messages, parameters, deadline)
+    finally:
+        _claims.discard(claim)
+        r.delete(claim)
+
+
+def _ended(stream: str) -> bool:
+    last = connection().xrevrange(stream, count=1)
+    return bool(last) and ("end" in last[0][1] or "error" in last[0][1])
+
+
+def _publish(answer: str, stream: str, version: str, messages: list[dict], parameters: dict, deadline: float) -> None:
+    from workers.engine import EngineClosed, EngineError, EngineFull, PromptTooLong, SamplingParams
+
+    pieces: queue.SimpleQueue = queue.SimpleQueue()
+    sampling = SamplingParams(
+        max_tokens=parameters["max_tokens"], temperature=parameters["temperature"], top_p=parameters["top_p"], top_k=parameters["top_k"],
+        # A seed of its own for every answer, the same when it is begun again, so that the text continues.
+        seed=parameters["seed"] if parameters["seed"] is not None else int(answer[-10:], 32) & 0x7FFFFFFF,
+        stop=tuple(parameters["stop"]),
+    )  # fmt: skip
+    try:
+        ticket = engines.get(version).submit(messages, sampling, on_token=pieces.put)
+        sent = 0
+        for text in _texts(ticket, pieces, answer, deadline):
+            _add(stream, {"at": sent, "text": text})
+            sent += len(text)
+        done = ticket.result()
+        if len(done.text) > sent:
+            _add(stream, {"at": sent, "text": done.text[sent:]})
+        end = {"prompt_tokens": done.prompt_tokens, "completion_tokens": done.tokens, "finish_reason": done.finish_reason}
+        _add(stream, {"end": json.dumps(end)})
+    except PromptTooLong as refusal:
+        _add(stream, {"error": str(refusal), "whose": "asker"})
+    except (EngineFull, EngineClosed, EngineError, artifacts.ArtifactDamaged, ModelVersion.DoesNotExist) as failure:
+        log.warning("answer %s failed: %s", answer, failure)
+        _add(stream, {"error": str(failure)})
+
+
+def _texts(ticket, pieces: queue.SimpleQueue, answer: str, deadline: float):
+    """Joined pieces as they come: whatever waits goes out in one message. Cancels when the asker went away or time is up."""
+    cancel = names.CANCEL.format(answer=answer)
+    last_look = time.monotonic()
+    while not (ticket.done() and pieces.empty()):
+        try:
+            text = pieces.get(timeout=0.05)
+            while not pieces.empty():
+                text += pieces.get()
+            if text:
+                yield text
+        except queue.Empty:
+            pass
+        now = time.monotonic()
+        if now - last_look > 0.3:
+            last_look = now
+            if connection().exists(cancel) or time.time() > deadline:
+                ticket.cancel()
+
+
+def _add(stream: str, entry: dict) -> None:
+    pipe = connection().pipeline(transaction=False)
+    pipe.xadd(stream, entry)
+    pipe.expire(stream, STREAM_EXPIRES_SECONDS)
+    pipe.execute()
+
+
+def _watch() -> None:
+    """Keep the claims of this worker alive and follow the live version."""
+    from django.db import DatabaseError
+    from redis import RedisError
+
+    last_follow = 0.0
+    while True:
+        try:
+            for claim in list(_claims):
+                connection().expire(claim, CLAIM_SECONDS)
+            if time.monotonic() - last_follow > FOLLOW_LIVE_SECONDS:
+                close_old_connections()
+                engines.follow_live()
+                last_follow = time.monotonic()
+        except (RedisError, DatabaseError, artifacts.ArtifactDamaged, OSError, ValueError) as error:
+            log.warning("the live version cannot be followed: %s", error)
+            last_follow = time.monotonic()
+        time.sleep(1.0)
+
+
+@signals.worker_ready.connect
+def _ready(sender, **_):
+    if "inference" in sender.hostname:
+        keep_presence("inference", WORKER)
+        threading.Thread(target=_watch, name="watch", daemon=True).start()
+
+
+@signals.worker_shutdown.connect
+def _shutdown(**_):
+    engines.close()
