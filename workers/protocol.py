@@ -1,10 +1,12 @@
-"""The child's side of a job: events out, the spec in, a quick end (docs/architecture.md, "Jobs are rows, work is a child process")."""
+"""The child side of a job: a spec in, events out (docs/architecture.md). Every `python -m workers.<package>` goes through `run`."""
 
 import json
 import os
 import signal
+import stat
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -14,60 +16,103 @@ from pydantic import BaseModel, ValidationError
 
 Spec = TypeVar("Spec", bound=BaseModel)
 
-_emitting = threading.Lock()
+EXIT_ERROR = 1
+EXIT_ORPHANED = 3
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+_write_lock = threading.Lock()
 
 
 class JobError(Exception):
-    """The work cannot be done. The message is for people: what, why, what to do next."""
+    """The work cannot be done. The message is for people: what, why, what to do."""
 
 
 def emit(event: str, **data: Any) -> None:
-    """Write one event as a JSON line to stdout, at once; safe from any thread."""
-    line = json.dumps({"event": event, **data}, ensure_ascii=False) + "\n"
-    with _emitting:
-        sys.stdout.write(line)
-        sys.stdout.flush()
+    """Write one event as a JSON line to stdout, whole and at once: threads may emit too. NaN and infinity become null."""
+    line = json.dumps({"event": event, **_finite(data)}, ensure_ascii=False, allow_nan=False) + "\n"
+    with _write_lock:
+        sys.stdout.buffer.write(line.encode())
+        sys.stdout.buffer.flush()
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN; a diverged loss must not make the whole event unreadable."""
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value
 
 
 def die_with_parent() -> None:
-    """End this process as soon as stdin closes, which is what happens when the worker that started it dies."""
+    """End this process at once when whoever started it is gone: another may start the same work again.
 
-    def watch() -> None:
-        # os.read, not sys.stdin: a thread blocked in the buffered reader holds a lock that aborts a normal exit.
-        while os.read(0, 4096):
-            pass
-        os._exit(1)
-
-    threading.Thread(target=watch, name="die-with-parent", daemon=True).start()
-
-
-def _leave(signum: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + signum)
-
-
-def run(main: Callable[[Spec], dict[str, Any]], spec_model: type[Spec]) -> None:
-    """Run one job: read the spec that argv[1] names, call `main`, emit its result as `done`.
-
-    A JobError becomes the error event and exit code 1. Any other exception is a defect: its traceback goes to stderr, the log.
+    A parent that holds our stdin as a pipe is gone when the pipe ends. A torchrun rank also ends with torchrun, which shares
+    that pipe with it; killed, torchrun would leave its ranks behind.
     """
-    signal.signal(signal.SIGTERM, _leave)
+    mode = os.fstat(0).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):  # a terminal or /dev/null has no parent at its other end
+        threading.Thread(target=_wait_for_end_of_file, daemon=True).start()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        threading.Thread(target=_wait_for_another_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _wait_for_end_of_file() -> None:
+    while True:
+        try:
+            if not os.read(0, 4096):
+                break
+        except OSError:
+            break  # closed before it was read: the same news
+    os._exit(EXIT_ORPHANED)
+
+
+def _wait_for_another_parent(parent: int, poll_seconds: float = 0.5) -> None:
+    while os.getppid() == parent:
+        time.sleep(poll_seconds)
+    os._exit(EXIT_ORPHANED)
+
+
+def run(main: Callable[[Spec], dict[str, Any] | None], spec_model: type[Spec]) -> None:
+    """Read the spec named by `argv[1]`, call `main` with it and emit `done` with what it returns.
+
+    `main` raises JobError where the work cannot be done: an `error` event and exit code 1. A rank that has nothing to report
+    returns None. SIGTERM ends the process at once; unfinished files have temporary names. Anything else raised is a fault of
+    ours: its traceback goes to stderr, the job's log.
+    """
+    signal.signal(signal.SIGTERM, _terminated)
     die_with_parent()
     try:
         result = main(_read_spec(spec_model))
     except JobError as error:
         emit("error", message=str(error))
-        raise SystemExit(1) from error
-    emit("done", result=result)
+        sys.exit(EXIT_ERROR)
+    except MemoryError:
+        emit("error", message="The machine ran out of memory. Use a smaller model, batch or dataset, or a machine with more of it.")
+        sys.exit(EXIT_ERROR)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        emit("error", message=f"A file could not be read or written{where}: {error.strerror or error}. Check the disk, then resume the job.")
+        raise
+    if result is not None:
+        emit("done", result=result)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    # At once: a long product in C would hold back an exception until it returns, and the supervisor's grace is short.
+    os._exit(EXIT_TERMINATED)
 
 
 def _read_spec(spec_model: type[Spec]) -> Spec:
     if len(sys.argv) != 2:
-        raise JobError("Name exactly one file, the job's spec: python -m workers.<package> SPEC.json")
+        raise JobError(f"Usage: python -m workers.<package> SPEC.json ({len(sys.argv) - 1} arguments were given, not one)")
     path = Path(sys.argv[1])
     try:
         return spec_model.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise JobError(f"The job's spec {path} cannot be read: {error.strerror}. Queue the job again.") from error
+        raise JobError(f"The spec {path} could not be read: {error.strerror}.") from error
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'spec'}: {e['msg']}" for e in error.errors())
-        raise JobError(f"The job's spec is not valid ({wrong}). Queue the job again with other options.") from error
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'spec'}: {e['msg']}" for e in error.errors())
+        raise JobError(f"The spec is not valid: {problems}.") from error

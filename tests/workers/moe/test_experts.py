@@ -1,0 +1,43 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from workers.moe.config import ModelConfig
+from workers.moe.experts import Experts
+
+CONFIG = ModelConfig(vocab_size=8, d_model=12, n_layers=1, n_heads=2, n_kv_heads=1, head_dim=4, d_expert=10, n_experts=5, top_k=2)
+
+
+def naive(x, ids, weights, gate_up, down):
+    """One token and one expert at a time, as the formula is written."""
+    rows = []
+    for token in range(x.shape[0]):
+        row = torch.zeros(x.shape[1], dtype=x.dtype)
+        for slot in range(ids.shape[1]):
+            expert = ids[token, slot]
+            gate, up = (x[token] @ gate_up[expert]).chunk(2)
+            row = row + weights[token, slot] * ((F.silu(gate) * up) @ down[expert])
+        rows.append(row)
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("idle_expert", [False, True])
+def test_experts_equal_a_naive_loop_forward_and_backward(idle_expert):
+    torch.manual_seed(0)
+    experts = Experts(CONFIG).double()
+    for parameter in experts.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(17, 12, dtype=torch.float64)
+    ids = torch.stack([torch.randperm(4 if idle_expert else 5)[:2] for _ in range(17)])
+    weights = torch.rand(17, 2, dtype=torch.float64)
+    results = []
+    for run in (lambda x, w: experts(x, ids, w), lambda x, w: naive(x, ids, w, experts.gate_up, experts.down)):
+        experts.zero_grad()
+        x_in, w_in = x.clone().requires_grad_(), weights.clone().requires_grad_()
+        out = run(x_in, w_in)
+        out.pow(2).sum().backward()
+        results.append([out.detach(), x_in.grad, w_in.grad, experts.gate_up.grad.clone(), experts.down.grad.clone()])
+    for ours, reference in zip(*results, strict=True):
+        torch.testing.assert_close(ours, reference)
+    if idle_expert:
+        assert not results[0][3][4].any()  # zero, not missing

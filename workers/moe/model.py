@@ -1,0 +1,199 @@
+"""The decoder, top to bottom. It knows nothing of parallelism, precision or storage; those are applied from outside.
+
+Parameters, for whoever reads the weights (an engine, an export):
+
+    embedding.weight                          (vocab, d_model)
+    blocks.I.attention_norm.weight            (d_model,)
+    blocks.I.attention.qkv.weight             ((n_heads + 2 · n_kv_heads) · head_dim, d_model): queries, keys, values
+    blocks.I.attention.out.weight             (d_model, n_heads · head_dim)
+    blocks.I.feed_forward_norm.weight         (d_model,)
+    blocks.I.feed_forward.router.weight/.bias (n_experts, d_model) / (n_experts,)
+    blocks.I.feed_forward.experts.gate_up     (n_experts, d_model, 2 · d_expert), gate first
+    blocks.I.feed_forward.experts.down        (n_experts, d_expert, d_model)
+    blocks.I.feed_forward.shared.gate_up/down as `dense` below, where there are shared experts
+    blocks.I.feed_forward.dense.gate_up/down  (d_model, 2 · d_dense) / (d_dense, d_model), where the layer is dense
+    norm.weight                               (d_model,)
+    head.weight                               (vocab, d_model); the embedding itself where they are tied
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from workers.moe.config import ModelConfig
+from workers.moe.experts import DenseNetwork, Experts
+from workers.moe.router import Router
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+
+
+def rope_tables(config: ModelConfig, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, each (max_seq_len, head_dim / 2), of rotary positions (RoFormer §3.2.2, halves rotated together)."""
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=device) / config.head_dim
+    positions = torch.arange(config.max_seq_len, dtype=torch.float32, device=device)
+    angles = torch.outer(positions, config.rope_theta**-exponents)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`x`: (B, H, T, head_dim); `cos`, `sin`: (T, head_dim / 2) or (B, 1, T, head_dim / 2)."""
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+
+
+@dataclass
+class LayerCache:
+    """Keys and values of one layer, each (B, n_kv_heads, capacity, head_dim)."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class KVCache:
+    """What a decoder remembers of `length` tokens, the same number for each of `batch` sequences."""
+
+    def __init__(self, config: ModelConfig, batch: int, capacity: int, *, dtype: torch.dtype = torch.float32, device: torch.device | None = None):
+        def zeros() -> Tensor:
+            return torch.zeros(batch, config.n_kv_heads, capacity, config.head_dim, dtype=dtype, device=device)
+
+        self.layers = [LayerCache(zeros(), zeros()) for _ in range(config.n_layers)]
+        self.length = 0
+
+
+class Attention(nn.Module):
+    """Grouped-query attention. `qkv` holds the query, key and value matrices one above the other."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
+        self.qkv = nn.Linear(config.d_model, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=False)
+        self.out = nn.Linear(self.heads * self.head_dim, config.d_model, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: LayerCache | None = None, past: int = 0) -> Tensor:
+        batch, length, _ = x.shape
+        q, k, v = self.project(x, cos, sin)
+        if cache is not None:
+            cache.keys[:, :, past : past + length] = k
+            cache.values[:, :, past : past + length] = v
+            k, v = cache.keys[:, :, : past + length].to(q.dtype), cache.values[:, :, : past + length].to(q.dtype)
+        # Without a mask: causal from position 0, or a single new token, which sees everything.
+        causal = mask is None and length > 1
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.heads != self.kv_heads)
+        return self.out(out.transpose(1, 2).reshape(batch, length, -1))
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`x`: (B, T, d_model) → rotated queries (B, H, T, head_dim), rotated keys and values (B, KV, T, head_dim)."""
+        batch, length, _ = x.shape
+        heads = self.qkv(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
+        turned = rotate(heads[:, : self.heads + self.kv_heads], cos, sin)
+        return turned[:, : self.heads], turned[:, self.heads :], heads[:, self.heads + self.kv_heads :]
+
+
+class FeedForward(nn.Module):
+    """A mixture of experts, with shared experts beside it where configured; or one dense network."""
+
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.router = self.experts = self.shared = self.dense = None
+        if layer < config.dense_layers:
+            self.dense = DenseNetwork(config.d_model, config.d_dense)
+            return
+        self.router = Router(config)
+        self.experts = Experts(config)
+        if config.n_shared_experts:
+            self.shared = DenseNetwork(config.d_model, config.n_shared_experts * config.d_expert)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`: (tokens, d_model) → (tokens, d_model)."""
+        if self.dense is not None:
+            return self.dense(x)
+        assert self.router is not None and self.experts is not None
+        ids, weights = self.router(x)
+        out = self.experts(x, ids, weights)
+        return out if self.shared is None else out + self.shared(x)
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.attention_norm = RMSNorm(config.d_model, config.norm_eps)
+        self.attention = Attention(config)
+        self.feed_forward_norm = RMSNorm(config.d_model, config.norm_eps)
+        self.feed_forward = FeedForward(config, layer)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: LayerCache | None = None, past: int = 0) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cos, sin, mask, cache, past)
+        batch, length, width = x.shape
+        return x + self.feed_forward(self.feed_forward_norm(x).view(-1, width)).view(batch, length, width)
+
+
+class Decoder(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        self.norm = RMSNorm(config.d_model, config.norm_eps)
+        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        if config.tie_embeddings:
+            self.head.weight = self.embedding.weight
+        self.rebuild_tables()
+
+    def rebuild_tables(self) -> None:
+        """Compute the rotary tables on the weights' device: a model built on the meta device has none."""
+        cos, sin = rope_tables(self.config, self.embedding.weight.device)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Normal weights of deviation 0.02, those that write into the residual stream smaller with depth (GPT-2 §2.3)."""
+        deep = 0.02 / (2 * self.config.n_layers) ** 0.5
+        for name, parameter in self.named_parameters():
+            if parameter.dim() > 1:
+                std = deep if name.endswith(("attention.out.weight", ".down")) else 0.02
+                nn.init.normal_(parameter, 0.0, std, generator=generator)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        positions: Tensor | None = None,
+        cache: KVCache | None = None,
+        mask: Tensor | None = None,
+        select: Tensor | None = None,
+    ) -> Tensor:
+        """Logits (B, T, vocab); with `select`, (B, T) bool, only those rows: (selected, vocab).
+
+        `tokens`: (B, T) int64. `positions`: (B, T), else they go on from the cache's length, or from 0. Causal; `mask`,
+        (B, 1, T, past + T) bool, replaces that. `cache` is extended by the T tokens. ValueError beyond `max_seq_len`.
+        """
+        past, length = (cache.length if cache else 0), tokens.shape[1]
+        if positions is None:
+            if past + length > self.config.max_seq_len:
+                raise ValueError(f"{past + length} tokens are more than the model's {self.config.max_seq_len}")
+            cos, sin = self.cos[past : past + length], self.sin[past : past + length]
+        else:
+            cos, sin = self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)  # B, 1, T, head_dim / 2
+        if mask is None and past and length > 1:
+            mask = torch.ones(length, past + length, dtype=torch.bool, device=tokens.device).tril(past)
+        x = self.embedding(tokens)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, cos, sin, mask, cache.layers[layer] if cache else None, past)
+        if cache:
+            cache.length += length
+        x = self.norm(x)
+        return self.head(x if select is None else x[select])
+
+    def routers(self) -> list[Router]:
+        """The routers, from the bottom layer up; dense layers have none."""
+        return [block.feed_forward.router for block in self.blocks if block.feed_forward.router is not None]

@@ -1,0 +1,61 @@
+"""Which experts see which tokens."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from workers.moe.config import ModelConfig
+
+
+class Router(nn.Module):
+    """`softmax(W x + b)` with the k largest, their weights summing to 1 (Switch Transformer §2.2, Mixtral §2.1).
+
+    With `router="sigmoid"`, scores are sigmoids and `b` moves the selection only, pushed against the load after every step
+    (DeepSeek-V3 §2.1.2), while the weights come from the unbiased scores. `weight`: (E, d_model), `bias`: (E,), FP32.
+
+    After a forward in training: `aux_loss` and `z_loss` (scalars, to be added to the loss) and `load` ((E,) int64, the tokens
+    each expert was given). In evaluation, `load` is kept where `keep_load` is set.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.top_k = config.top_k
+        self.n_experts = config.n_experts
+        self.sigmoid = config.router == "sigmoid"
+        self.weight = nn.Parameter(torch.empty(config.n_experts, config.d_model))
+        if self.sigmoid:
+            self.register_buffer("bias", torch.zeros(config.n_experts))
+        else:
+            self.bias = nn.Parameter(torch.zeros(config.n_experts))
+        self.keep_load = False
+        self.aux_loss: Tensor | None = None
+        self.z_loss: Tensor | None = None
+        self.load: Tensor | None = None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`x`: (tokens, d_model) → expert ids (tokens, k) int64 and weights (tokens, k) float32 that sum to 1 over k."""
+        with torch.autocast(x.device.type, enabled=False):
+            # In FP32 whatever the rest is in: rounding would flip the order of near-equal experts.
+            logits = F.linear(x.float(), self.weight.float(), None if self.sigmoid else self.bias.float())
+            scores = logits.sigmoid() if self.sigmoid else logits.softmax(-1)  # tokens, E
+            ids = (scores + self.bias if self.sigmoid else scores).topk(self.top_k, dim=-1).indices
+            weights = scores.gather(-1, ids)
+            weights = weights / weights.sum(-1, keepdim=True)
+            if self.training or self.keep_load:
+                self.load = torch.bincount(ids.reshape(-1), minlength=self.n_experts)
+            if self.training:
+                self._keep_losses(logits, scores, ids.numel())
+        return ids, weights
+
+    def _keep_losses(self, logits: Tensor, scores: Tensor, choices: int) -> None:
+        """Balance loss E · Σ f_e p_e (Switch Transformer eq. 4), 1 when even; z-loss (ST-MoE §3.1)."""
+        assert self.load is not None
+        share = self.load / choices
+        mean = (scores / scores.sum(-1, keepdim=True) if self.sigmoid else scores).mean(0)
+        self.aux_loss = self.n_experts * (share * mean).sum()
+        self.z_loss = logits.logsumexp(-1).square().mean()
+
+    @torch.no_grad()
+    def move_bias(self, load: Tensor, rate: float) -> None:
+        """Push the selection bias of overloaded experts down and of idle ones up. `load`: (E,) over all ranks."""
+        self.bias += rate * torch.sign(load.float().mean() - load.float())

@@ -1,0 +1,125 @@
+"""Text to ids and back, and the one place that knows how a question is formatted.
+
+`encode_prompt` and the Jinja template written beside the tokenizer give the same ids (a test holds it), so that trainer,
+evaluation, engine, export and any other server ask in the same way:
+
+    <|user|>What is …?<|assistant|>It is …<|end|>
+"""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads would take the cores that PyTorch was promised
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers  # noqa: E402
+
+PAD, BEGIN, END, SYSTEM, USER, ASSISTANT = SPECIAL_TOKENS = (
+    "<|pad|>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>",
+)  # fmt: skip
+ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] | trim }}"
+    "{% if message['role'] == 'assistant' %}{{ '<|end|>' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+# A word with the space before it; three digits; a Chinese character alone or joined by merges within a run; other marks.
+_PIECES = Regex(r"'(?:[sdmt]|ll|ve|re)| ?\p{Latin}+| ?[\p{L}\p{M}]+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+
+Message = dict[str, str]
+
+
+class ChatTokenizer:
+    """A byte-level BPE with special tokens for the turns of a conversation. Any text can be encoded, and comes back as it was (in NFC)."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        missing = [t for t in SPECIAL_TOKENS if tokenizer.token_to_id(t) is None]
+        if missing:
+            raise ValueError(f"the vocabulary lacks the special tokens {', '.join(missing)}")
+        # Special tokens in a text are text: a question must not be able to write the assistant's turn.
+        tokenizer.encode_special_tokens = True
+        self._tokenizer = tokenizer
+        self.pad_id, self.begin_id, self.end_id, *_ = (tokenizer.token_to_id(t) for t in SPECIAL_TOKENS)
+        self._role_ids = {role: tokenizer.token_to_id(token) for role, token in ROLES.items()}
+        self._special_ids = frozenset(tokenizer.token_to_id(t) for t in SPECIAL_TOKENS)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> "ChatTokenizer":
+        """Learn at most `vocab_size` tokens (a small text gives fewer) from `texts`."""
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.normalizer = normalizers.NFC()
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Split(_PIECES, behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            show_progress=False,
+            special_tokens=[AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        return cls(tokenizer)
+
+    @classmethod
+    def load(cls, folder: Path) -> "ChatTokenizer":
+        return cls(Tokenizer.from_file(str(folder / "tokenizer.json")))
+
+    def save(self, folder: Path, max_seq_len: int) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, with the chat template, as `transformers` reads them."""
+        self._tokenizer.save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer_config.json").write_text(json.dumps(self._config(max_seq_len), indent=1) + "\n")
+
+    def _config(self, max_seq_len: int) -> dict[str, Any]:
+        return {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": max_seq_len,
+            "pad_token": PAD,
+            "bos_token": BEGIN,
+            "eos_token": END,
+            "clean_up_tokenization_spaces": False,
+            "chat_template": CHAT_TEMPLATE,
+        }
+
+    @property
+    def vocab_size(self) -> int:
+        return self._tokenizer.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, special tokens left out; bytes that are no UTF-8 become U+FFFD."""
+        return self._tokenizer.decode([i for i in ids if i not in self._special_ids], skip_special_tokens=True)
+
+    def token_text(self, token_id: int) -> str:
+        """One token as written in the vocabulary."""
+        return self._tokenizer.id_to_token(token_id)
+
+    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """The conversation so far, up to where the answer begins. `messages`: {"role", "content"}; KeyError for another role."""
+        ids: list[int] = []
+        for message in messages:
+            ids.append(self._role_ids[message["role"]])
+            ids += self.encode(message["content"].strip())
+            if message["role"] == "assistant":
+                ids.append(self.end_id)
+        return [*ids, self._role_ids["assistant"]]
+
+    def encode_example(self, question: str, answer: str) -> tuple[list[int], list[bool]]:
+        """A question with its answer, and which of the ids are to be learnt: the answer's and the end."""
+        prompt = self.encode_prompt([{"role": "user", "content": question}])
+        learnt = [*self.encode(answer.strip()), self.end_id]
+        return prompt + learnt, [False] * len(prompt) + [True] * len(learnt)
+
+    def encode_document(self, text: str) -> tuple[list[int], list[bool]]:
+        """Plain text, all of which is learnt, after the token with which a document begins."""
+        learnt = [*self.encode(text.strip()), self.end_id]
+        return [self.begin_id, *learnt], [False] + [True] * len(learnt)
