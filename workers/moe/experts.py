@@ -5,12 +5,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workers.moe.config import ModelConfig
+from workers.moe.grouped import Combine, Dispatch, grouped_product
 
 
-def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """`down(silu(gate x) * up x)`. `x`: (rows, d_model), `gate_up`: (d_model, 2 · d_hidden) gate first, `down`: (d_hidden, d_model)."""
-    gate, up = (x @ gate_up).chunk(2, dim=-1)
-    return (F.silu(gate) * up) @ down
+def gated(gate_up: Tensor) -> Tensor:
+    """`silu(gate) * up`. `gate_up`: (rows, 2 · d_hidden), gate first → (rows, d_hidden). SwiGLU, Shazeer 2020."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
 
 
 class DenseNetwork(nn.Module):
@@ -22,7 +23,7 @@ class DenseNetwork(nn.Module):
         self.down = nn.Parameter(torch.empty(d_hidden, d_model))
 
     def forward(self, x: Tensor) -> Tensor:
-        return swiglu(x, self.gate_up, self.down)
+        return gated(x @ self.gate_up) @ self.down
 
 
 class Experts(nn.Module):
@@ -37,13 +38,15 @@ class Experts(nn.Module):
         """`x`: (tokens, d_model), `ids` and `weights`: (tokens, k) → (tokens, d_model). No token is dropped.
 
         Tokens are sorted by expert, so that each expert is one product over its own rows: quicker than a padded `bmm` while the
-        load is uneven. An expert without tokens takes part with zero rows, so that its gradient is zero and not missing: a
-        sharded run waits for the gradients of all.
+        load is uneven. A token whose ids are all n_experts (padding) goes to nobody, and comes back as zero.
         """
-        k = ids.shape[1]
-        order = ids.reshape(-1).argsort()  # tokens · k
-        counts = torch.bincount(ids.reshape(-1), minlength=self.gate_up.shape[0]).tolist()
-        rows = x[order // k].split(counts)
-        parts = [swiglu(r, up, down) for r, up, down in zip(rows, self.gate_up.unbind(), self.down.unbind(), strict=True)]
-        out = torch.cat(parts) * weights.reshape(-1)[order].unsqueeze(1).to(x.dtype)
-        return torch.zeros_like(x, dtype=out.dtype).index_add_(0, order // k, out)
+        n_experts, k = self.gate_up.shape[0], ids.shape[1]
+        flat = ids.reshape(-1)
+        counts = torch.bincount(flat, minlength=n_experts)[:n_experts].tolist()
+        order = flat.argsort(stable=True)[: sum(counts)]  # sorted position → token · k + slot
+        inverse = torch.full_like(flat, -1)
+        inverse[order] = torch.arange(len(order), device=flat.device)
+        inverse = inverse.view_as(ids)
+        rows = Dispatch.apply(x, order // k, inverse)
+        out = grouped_product(gated(grouped_product(rows, self.gate_up, counts)), self.down, counts)
+        return Combine.apply(out, weights, order, inverse)

@@ -51,6 +51,17 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
 
+@dataclass(frozen=True)
+class Step:
+    """What all layers share in one forward."""
+
+    cos: Tensor
+    sin: Tensor
+    mask: Tensor | None  # (B or 1, 1, T, past + T) bool, True where a query sees a key
+    valid: Tensor | None  # (B · T,) bool, False for padding
+    past: int  # tokens in the cache before this forward
+
+
 @dataclass
 class LayerCache:
     """Keys and values of one layer, each (B, n_kv_heads, capacity, head_dim)."""
@@ -79,16 +90,18 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.d_model, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=False)
         self.out = nn.Linear(self.heads * self.head_dim, config.d_model, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: LayerCache | None = None, past: int = 0) -> Tensor:
+    def forward(self, x: Tensor, step: Step, cache: LayerCache | None) -> Tensor:
         batch, length, _ = x.shape
-        q, k, v = self.project(x, cos, sin)
+        q, k, v = self.project(x, step.cos, step.sin)
         if cache is not None:
-            cache.keys[:, :, past : past + length] = k
-            cache.values[:, :, past : past + length] = v
-            k, v = cache.keys[:, :, : past + length].to(q.dtype), cache.values[:, :, : past + length].to(q.dtype)
+            end = step.past + length
+            cache.keys[:, :, step.past : end] = k
+            cache.values[:, :, step.past : end] = v
+            k, v = cache.keys[:, :, :end].to(q.dtype), cache.values[:, :, :end].to(q.dtype)
         # Without a mask: causal from position 0, or a single new token, which sees everything.
-        causal = mask is None and length > 1
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.heads != self.kv_heads)
+        causal = step.mask is None and length > 1
+        gqa = self.heads != self.kv_heads
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=step.mask, is_causal=causal, enable_gqa=gqa)
         return self.out(out.transpose(1, 2).reshape(batch, length, -1))
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,12 +126,12 @@ class FeedForward(nn.Module):
         if config.n_shared_experts:
             self.shared = DenseNetwork(config.d_model, config.n_shared_experts * config.d_expert)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`x`: (tokens, d_model) → (tokens, d_model)."""
+    def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """`x`: (tokens, d_model) → (tokens, d_model). `valid`: (tokens,) bool, False for padding."""
         if self.dense is not None:
             return self.dense(x)
         assert self.router is not None and self.experts is not None
-        ids, weights = self.router(x)
+        ids, weights = self.router(x, valid)
         out = self.experts(x, ids, weights)
         return out if self.shared is None else out + self.shared(x)
 
@@ -131,10 +144,10 @@ class Block(nn.Module):
         self.feed_forward_norm = RMSNorm(config.d_model, config.norm_eps)
         self.feed_forward = FeedForward(config, layer)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: LayerCache | None = None, past: int = 0) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin, mask, cache, past)
+    def forward(self, x: Tensor, step: Step, cache: LayerCache | None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), step, cache)
         batch, length, width = x.shape
-        return x + self.feed_forward(self.feed_forward_norm(x).view(-1, width)).view(batch, length, width)
+        return x + self.feed_forward(self.feed_forward_norm(x).view(-1, width), step.valid).view(batch, length, width)
 
 
 class Decoder(nn.Module):
@@ -170,12 +183,14 @@ class Decoder(nn.Module):
         positions: Tensor | None = None,
         cache: KVCache | None = None,
         mask: Tensor | None = None,
+        valid: Tensor | None = None,
         select: Tensor | None = None,
     ) -> Tensor:
-        """Logits (B, T, vocab); with `select`, (B, T) bool, only those rows: (selected, vocab).
+        """Logits (B, T, vocab); with `select`, int64 indices into B · T, only those rows: (selected, vocab).
 
         `tokens`: (B, T) int64. `positions`: (B, T), else they go on from the cache's length, or from 0. Causal; `mask`,
-        (B, 1, T, past + T) bool, replaces that. `cache` is extended by the T tokens. ValueError beyond `max_seq_len`.
+        (B, 1, T, past + T) bool, replaces that. `valid`: (B, T) bool, False for padding, which no expert then sees. `cache` is
+        extended by the T tokens. ValueError beyond `max_seq_len`.
         """
         past, length = (cache.length if cache else 0), tokens.shape[1]
         if positions is None:
@@ -186,13 +201,15 @@ class Decoder(nn.Module):
             cos, sin = self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)  # B, 1, T, head_dim / 2
         if mask is None and past and length > 1:
             mask = torch.ones(length, past + length, dtype=torch.bool, device=tokens.device).tril(past)
+        step = Step(cos, sin, mask, None if valid is None else valid.reshape(-1), past)
         x = self.embedding(tokens)
         for layer, block in enumerate(self.blocks):
-            x = block(x, cos, sin, mask, cache.layers[layer] if cache else None, past)
+            x = block(x, step, cache.layers[layer] if cache else None)
         if cache:
             cache.length += length
-        x = self.norm(x)
-        return self.head(x if select is None else x[select])
+        if select is not None:
+            x = x.reshape(-1, x.shape[-1]).index_select(0, select)
+        return self.head(self.norm(x))
 
     def routers(self) -> list[Router]:
         """The routers, from the bottom layer up; dense layers have none."""

@@ -32,8 +32,11 @@ class Router(nn.Module):
         self.z_loss: Tensor | None = None
         self.load: Tensor | None = None
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`x`: (tokens, d_model) → expert ids (tokens, k) int64 and weights (tokens, k) float32 that sum to 1 over k."""
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`x`: (tokens, d_model) → expert ids (tokens, k) int64 and weights (tokens, k) float32 that sum to 1 over k.
+
+        `valid`: (tokens,) bool; the ids of other tokens (padding) are n_experts, and they count in neither load nor losses.
+        """
         with torch.autocast(x.device.type, enabled=False):
             # In FP32 whatever the rest is in: rounding would flip the order of near-equal experts.
             logits = F.linear(x.float(), self.weight.float(), None if self.sigmoid else self.bias.float())
@@ -41,19 +44,23 @@ class Router(nn.Module):
             ids = (scores + self.bias if self.sigmoid else scores).topk(self.top_k, dim=-1).indices
             weights = scores.gather(-1, ids)
             weights = weights / weights.sum(-1, keepdim=True)
+            if valid is not None:
+                ids = ids.masked_fill(~valid.unsqueeze(1), self.n_experts)
             if self.training or self.keep_load:
-                self.load = torch.bincount(ids.reshape(-1), minlength=self.n_experts)
+                self.load = torch.bincount(ids.reshape(-1), minlength=self.n_experts)[: self.n_experts]
             if self.training:
-                self._keep_losses(logits, scores, ids.numel())
+                self._keep_losses(logits, scores, valid)
         return ids, weights
 
-    def _keep_losses(self, logits: Tensor, scores: Tensor, choices: int) -> None:
+    def _keep_losses(self, logits: Tensor, scores: Tensor, valid: Tensor | None) -> None:
         """Balance loss E · Σ f_e p_e (Switch Transformer eq. 4), 1 when even; z-loss (ST-MoE §3.1)."""
         assert self.load is not None
-        share = self.load / choices
-        mean = (scores / scores.sum(-1, keepdim=True) if self.sigmoid else scores).mean(0)
+        counted = torch.ones(len(logits), device=logits.device) if valid is None else valid.float()
+        counted = counted / counted.sum()  # tokens; as a product with it, a mean over the valid tokens
+        share = self.load / self.load.sum()
+        mean = counted @ (scores / scores.sum(-1, keepdim=True) if self.sigmoid else scores)
         self.aux_loss = self.n_experts * (share * mean).sum()
-        self.z_loss = logits.logsumexp(-1).square().mean()
+        self.z_loss = counted @ logits.logsumexp(-1).square()
 
     @torch.no_grad()
     def move_bias(self, load: Tensor, rate: float) -> None:
