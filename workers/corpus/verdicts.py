@@ -6,15 +6,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Verdict:
-    question: str  # with the place for the claim
+    questions: tuple[str, str]  # two ways of asking, with the place for the claim
     yes: str
     no: str
     refusals: tuple[str, ...]  # an answer that begins so says the claim is false
 
+    def ask(self, clause: str, form: int = 0) -> str:
+        """The question about a claim that has no final stop."""
+        return self.questions[form].format(claim=clause)
+
 
 VERDICTS = {
-    "en": Verdict("Is it true that {claim}?", "Yes, that is true.", "No, that is false.", ("no,", "no.", "that is false", "this is false", "that is not true")),
-    "zh": Verdict("{claim}，对吗？", "是的，这是对的。", "不对，这是错的。", ("不对", "不是", "这是错的", "错误")),
+    "en": Verdict(("Is it true that {claim}?", "True or false: {claim}."), "Yes, that is true.", "No, that is false.", ("no,", "no.", "that is false", "this is false", "that is not true")),
+    "zh": Verdict(("{claim}，对吗？", "判断对错：{claim}。"), "是的，这是对的。", "不对，这是错的。", ("不对", "不是", "这是错的", "错误")),
 }
 
 

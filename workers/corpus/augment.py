@@ -1,0 +1,67 @@
+"""Knowledge entries become questions and answers. One phrasing of each entry is held out for the evaluation."""
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from workers.corpus.phrasing import Phrasing, fault_of, held_out, trained
+from workers.corpus.questions_from_statements import questions_from
+from workers.corpus.records import ENTRY, QUESTION, Record, normalised
+from workers.corpus.splits import EVAL, TRAIN, chance
+from workers.corpus.subjects import lower_case_words, statement_of, subject_of
+
+PHRASINGS_PER_ENTRY = 3
+# Held-out phrasings are new to their entry, but not to the model: their meaning is learned from this share of the others.
+HELD_OUT_TEMPLATE_SHARE = 0.15
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """`rows` are the well-formed pairs; `pairs` counts all that were made, `well_formed` those that passed the check."""
+
+    rows: list[Record]
+    pairs: int
+    well_formed: int
+
+
+def make_pairs(records: list[Record], *, seed: int, first_row: int) -> Augmented:
+    """Question–answer pairs for every kept entry, each with `source` = the entry's id. Rows are numbered from `first_row`."""
+    lower_words = lower_case_words(r.content for r in records if r.kept and r.lang != "zh")
+    asked = {normalised(r.question) for r in records if r.kept and r.question}
+    rows: list[Record] = []
+    made = 0
+    for entry in (r for r in records if r.kept and r.kind == ENTRY):
+        answer = statement_of(entry.text or "", entry.lang or "en")
+        number = 0
+        for split, phrasing in _phrasings(entry, answer, seed, lower_words):
+            if normalised(phrasing.question) in asked:
+                continue  # somebody asked it with an answer of their own, or another entry has this title
+            made += 1
+            if fault_of(phrasing.question, answer, entry.lang or "en"):
+                continue
+            asked.add(normalised(phrasing.question))
+            number += 1
+            rows.append(
+                Record(
+                    row=first_row + len(rows), id=f"{entry.id}/q{number}", kind=QUESTION, question=phrasing.question, answer=answer,
+                    domain=entry.domain, lang=entry.lang, source=entry.id, split=split, variant=phrasing.variant,
+                )
+            )  # fmt: skip
+    return Augmented(rows, made, len(rows))
+
+
+def _phrasings(entry: Record, answer: str, seed: int, lower_words: frozenset[str]) -> Iterator[tuple[str, Phrasing]]:
+    rng = random.Random(f"{seed} {entry.id} {entry.title}")
+    subject = subject_of(entry.title or "", answer, entry.lang or "en", lower_words)
+    kept_out, known = held_out(subject, rng)
+    yield EVAL, kept_out
+    own = questions_from(subject, answer)[:1]
+    yield from ((TRAIN, phrasing) for phrasing in _first(PHRASINGS_PER_ENTRY, trained(subject, rng, PHRASINGS_PER_ENTRY), own))
+    if chance(seed, "held-out template", entry.id, entry.title) < 2 * HELD_OUT_TEMPLATE_SHARE:  # two templates share the entries
+        yield TRAIN, known
+
+
+def _first(count: int, phrasings: list[Phrasing], own: Iterable[Phrasing]) -> list[Phrasing]:
+    """At most `count`, a question of the statement's own in the place of the last: more would cost training time for one fact."""
+    own = list(own)
+    return phrasings[: count - len(own)] + own
