@@ -52,7 +52,7 @@ def make_claims(records: list[Record], *, seed: int, first_row: int) -> list[Rec
     lower_words = lower_case_words(r.content for r in records if r.kept and r.lang != "zh")
     facts = [fact for r in records if r.kept and r.kind == ENTRY for fact in [_fact(r, lower_words)] if fact]
     partners: dict[tuple, list[Fact]] = defaultdict(list)
-    for fact in facts:
+    for fact in sorted(facts, key=lambda fact: (fact.entry.id, fact.statement)):  # so that the order of rows does not matter
         partners[_agreement(fact)].append(fact)
         partners[(*_agreement(fact), fact.entry.domain)].append(fact)
     made: list[Record] = []
