@@ -1,0 +1,139 @@
+"""From files to a processed dataset: a list of small steps, each a name and a function from rows to rows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from workers.corpus.augment import Augmented, make_pairs
+from workers.corpus.classify import ClassifierReport, Example, classify, examples_from
+from workers.corpus.clean import clean
+from workers.corpus.deduplicate import deduplicate
+from workers.corpus.folder import goes_to, write_folder
+from workers.corpus.negatives import ask_claim, make_claims
+from workers.corpus.ratings import apply_ratings
+from workers.corpus.reading import read_rows
+from workers.corpus.records import AUGMENTED, CLAIM, CLASSIFIED, CLEANED, DEDUPLICATED, NEGATIVES, QUESTION, RAW, USED, BadRow, Record, normalised, parse
+from workers.corpus.report import Augmentation, Stage, make_report
+from workers.corpus.spec import ProcessSpec
+from workers.corpus.splits import assign_split
+
+# Labels for what comes without any: the entries of the demonstration, 24 and more domains in two languages.
+DEFAULT_LABELS = Path(__file__).resolve().parents[2] / "demo" / "knowledge"
+DAMAGED_EXCERPT = 300
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass
+class Findings:
+    """What steps learn beside the rows."""
+
+    pairs: int = 0
+    well_formed: int = 0
+    classifier: ClassifierReport = ClassifierReport()
+
+
+@dataclass(frozen=True)
+class Step:
+    stage: str
+    said: str  # what people are told while it runs
+    apply: Callable[[list[Record]], list[Record]]
+    share: float  # of the time, roughly
+
+
+def process(spec: ProcessSpec, progress: Progress) -> dict[str, Any]:
+    """Run all steps and write the folder. Returns its report. Raises UnreadableFile."""
+    findings = Findings()
+    steps = pipeline(spec, findings)
+    progress(0.0, "Reading")
+    records = read(spec.inputs)
+    funnel = [Stage(RAW, len(records))]
+    done = 0.05
+    for step in steps:
+        progress(done, f"{step.said} ({sum(r.kept for r in records):,} rows)")
+        records = step.apply(records)
+        funnel.append(Stage(step.stage, sum(r.kept for r in records)))
+        done += step.share
+    records = [replace(r, stage=USED) if r.kept else r for r in records]
+    progress(done, "Writing")
+    report = make_report(records, funnel, Augmentation(findings.pairs, findings.well_formed / findings.pairs if findings.pairs else 1.0), findings.classifier)
+    write_folder(spec.output_folder, records, report)
+    return report
+
+
+def pipeline(spec: ProcessSpec, findings: Findings) -> list[Step]:
+    return [
+        Step(CLEANED, "Cleaning", lambda records: apply_ratings(clean(records)), 0.25),
+        Step(DEDUPLICATED, "Looking for duplicates", deduplicate, 0.2),
+        Step(CLASSIFIED, "Telling domains", lambda records: _classify(records, spec, findings), 0.25),
+        Step(AUGMENTED, "Asking questions", lambda records: _augment(records, spec.seed, findings), 0.1),
+        Step(NEGATIVES, "Making false claims", lambda records: _add_claims(records, spec.seed), 0.05),
+        Step(USED, "Keeping held-out questions apart", keep_apart, 0.02),
+    ]
+
+
+def read(paths: list[Path]) -> list[Record]:
+    """All rows of all files, good and bad, numbered on."""
+    records: list[Record] = []
+    for path in paths:
+        for raw in read_rows(path):
+            records.append(_record(len(records), raw.fields, raw.error))
+    return records
+
+
+def _record(row: int, fields: dict[str, Any] | None, error: str | None) -> Record:
+    if fields is None:
+        return Record(row=row, id=f"r{row}", kind="unreadable").dropped(RAW, error or "unreadable")
+    try:
+        return parse(row, fields)
+    except BadRow as bad:
+        return Record(row=row, id=f"r{row}", kind="unreadable", text=str(fields)[:DAMAGED_EXCERPT]).dropped(RAW, bad.reason)
+
+
+def _classify(records: list[Record], spec: ProcessSpec, findings: Findings) -> list[Record]:
+    labelled, findings.classifier = classify(records, _default_labels(records), spec.work_folder, spec.seed)
+    return labelled
+
+
+def _default_labels(records: list[Record]) -> list[Example]:
+    if len({r.domain for r in records if r.kept and r.domain}) >= 2:
+        return []
+    paths = sorted(DEFAULT_LABELS.glob("*.jsonl"))
+    return examples_from(read(paths)) if paths else []
+
+
+def _augment(records: list[Record], seed: int, findings: Findings) -> list[Record]:
+    records = [assign_split(r, seed=seed) if r.kept and r.kind in (QUESTION, CLAIM) else r for r in records]
+    made: Augmented = make_pairs(records, seed=seed, first_row=len(records))
+    findings.pairs, findings.well_formed = made.pairs, made.well_formed
+    return records + made.rows
+
+
+def _add_claims(records: list[Record], seed: int) -> list[Record]:
+    records = [ask_claim(r) if r.kept and r.kind == CLAIM and not r.question else r for r in records]
+    return records + make_claims(records, seed=seed, first_row=len(records))
+
+
+def keep_apart(records: list[Record]) -> list[Record]:
+    """Drop what is trained on and asked in the held-out set too, and the second of two rows that ask the same."""
+    held_out = {_asks(r) for r in records if r.kept and goes_to(r) == "eval"}
+    seen: set[tuple[str, str]] = set()
+    return [_drop_repeated(record, held_out, seen) for record in records]
+
+
+def _drop_repeated(record: Record, held_out: set[tuple[str, str]], seen: set[tuple[str, str]]) -> Record:
+    split = goes_to(record)
+    if not record.kept or split is None or not record.question:
+        return record
+    asked = _asks(record)
+    if split == "train" and asked in held_out:
+        return record.dropped(USED, "held_out")
+    if asked in seen:
+        return record.dropped(USED, "exact_duplicate")
+    seen.add(asked)
+    return record
+
+
+def _asks(record: Record) -> tuple[str, str]:
+    return record.kind, normalised(record.question or "")

@@ -1,0 +1,114 @@
+"""Which examples a step sees, and how they are packed into rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workers.training.examples import Example
+
+ROW_LENGTH = 96  # rows are at least so long: short questions are packed several to a row
+
+
+class Sampler:
+    """An endless order of examples, each epoch shuffled anew; the same for the same seed, from any position on.
+
+    `weights` say how often an example comes in an epoch: 2.5 is twice, and thrice every other time.
+    """
+
+    def __init__(self, weights: np.ndarray, seed: int):
+        self._weights = weights
+        self._seed = seed
+        self._epoch = -1
+        self._order = np.empty(0, np.int64)
+        self.position = (0, 0)  # epoch, offset within it
+
+    def take(self, count: int) -> list[int]:
+        """The next `count` indices. Short datasets repeat within a batch."""
+        taken: list[int] = []
+        epoch, offset = self.position
+        while len(taken) < count:
+            order = self._order_of(epoch)
+            more = order[offset : offset + count - len(taken)]
+            taken += more.tolist()
+            offset += len(more)
+            if offset >= len(order):
+                epoch, offset = epoch + 1, 0
+        self.position = (epoch, offset)
+        return taken
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        if epoch != self._epoch:
+            generator = np.random.default_rng((self._seed, epoch))
+            times = np.floor(self._weights + generator.random(len(self._weights))).astype(np.int64)
+            if not times.any():
+                times[:] = 1  # all weights small, and no luck: an epoch is never empty
+            self._order = generator.permutation(np.repeat(np.arange(len(self._weights)), times))
+            self._epoch = epoch
+        return self._order
+
+
+def sampling_weights(examples: Sequence[Example], domain_weights: dict[str, float]) -> np.ndarray:
+    return np.array([e.weight * domain_weights.get(e.domain, 1.0) for e in examples])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples packed into R rows of length T; a token sees its own example only.
+
+    `tokens`, `positions`: (R, T) int64; `mask`: (R, 1, T, T) bool; `valid`: (R, T) bool; `select`: the positions in R · T from
+    which a learnt token is predicted, and `targets`: those tokens. `example`: (R, T) int64, the index in the batch, -1 for padding.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    mask: Tensor
+    valid: Tensor
+    select: Tensor
+    targets: Tensor
+    example: Tensor
+
+    @property
+    def token_count(self) -> int:
+        return int(self.valid.sum())
+
+    def to(self, device: torch.device) -> "Batch":
+        return self if device.type == "cpu" else Batch(**{k: v.to(device, non_blocking=True) for k, v in vars(self).items()})
+
+
+def pack(examples: Sequence[Example]) -> Batch:
+    """Pack by first fit, longest first, into rows as long as the longest example or ROW_LENGTH."""
+    length = max(ROW_LENGTH, *(len(e) for e in examples)) if examples else ROW_LENGTH
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(examples)), key=lambda i: -len(examples[i])):
+        size = len(examples[index])
+        row = next((r for r, free in enumerate(room) if free >= size), None)
+        if row is None:
+            rows.append([])
+            room.append(length)
+            row = len(rows) - 1
+        rows[row].append(index)
+        room[row] -= size
+    shape = (len(rows), length)
+    tokens, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    example, learnt = np.full(shape, -1, np.int64), np.zeros(shape, bool)
+    for row, members in enumerate(rows):
+        at = 0
+        for index in members:
+            end = at + len(examples[index])
+            tokens[row, at:end] = examples[index].ids
+            positions[row, at:end] = np.arange(end - at)
+            example[row, at:end] = index
+            learnt[row, at:end] = examples[index].learnt
+            at = end
+    where = np.flatnonzero(learnt)  # never the first of a row: the first token of an example is given
+    owner = torch.from_numpy(example)
+    # Padding sees padding, so that no row of the softmax is empty.
+    mask = (owner[:, :, None] == owner[:, None, :]).tril_().unsqueeze(1)
+    return Batch(
+        tokens=torch.from_numpy(tokens), positions=torch.from_numpy(positions), mask=mask, valid=owner >= 0,
+        select=torch.from_numpy(where - 1), targets=torch.from_numpy(tokens.reshape(-1)[where]), example=owner,
+    )  # fmt: skip

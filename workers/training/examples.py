@@ -1,0 +1,95 @@
+"""The records of a processed dataset as token sequences with a mask of what is to be learnt."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from workers.moe.tokenizer import ChatTokenizer
+from workers.protocol import JobError
+
+TRAIN_FILE = "train.jsonl"
+EVAL_FILE = "eval.jsonl"
+
+# Where a claim comes without the question that a chat would put it in.
+_CLAIM_FORMS = {
+    "en": ("Is it true that {claim}?", "Yes, that is true.", "No, that is false."),
+    "zh": ("“{claim}”这句话对吗？", "对，这是真的。", "不对，这是假的。"),
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training sequence. `ids`: (length,) int32; `learnt`: (length,) bool, the tokens whose prediction is the loss."""
+
+    ids: np.ndarray
+    learnt: np.ndarray
+    domain: str
+    weight: float
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file, one a line. JobError where a line is none, or the file is missing."""
+    if not path.exists():
+        raise JobError(f"The dataset has no {path.name}: process it before training on it.")
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise JobError(f"Line {number} of {path.name} is not JSON ({error}). Process the dataset again.") from error
+            if isinstance(record, dict):
+                yield record
+
+
+def as_question(record: dict[str, Any]) -> tuple[str, str] | None:
+    """A record as a question and its answer; None for plain text."""
+    if record.get("question") and record.get("answer"):
+        return record["question"], record["answer"]
+    if record.get("claim") and record.get("label") is not None:
+        wrapped, yes, no = _CLAIM_FORMS["zh" if record.get("lang") == "zh" else "en"]
+        claim = record["claim"].strip().rstrip(".。")
+        return wrapped.format(claim=claim), yes if record["label"] else no
+    return None
+
+
+def texts_of(records: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """All text that a tokenizer should know."""
+    for record in records:
+        pair = as_question(record)
+        if pair:
+            yield from pair
+        elif record.get("text"):
+            yield record["text"]
+
+
+def encode(records: Iterable[dict[str, Any]], tokenizer: ChatTokenizer, max_length: int) -> tuple[list[Example], int]:
+    """The examples, and the number of records that have none: no text, or a question too long to leave room for its answer.
+
+    A question teaches its answer only. A document teaches all of itself, in pieces of at most `max_length` tokens.
+    """
+    examples: list[Example] = []
+    without = 0
+    for record in records:
+        pair, text = as_question(record), record.get("text")
+        domain, weight = str(record.get("domain") or ""), float(record.get("weight") or 1.0)
+        if pair:
+            ids, learnt = tokenizer.encode_example(*pair)
+            pieces = [(ids, learnt)] if len(ids) <= max_length else []
+        elif text and text.strip():
+            ids, learnt = tokenizer.encode_document(text)
+            # Pieces overlap by the one token from which the next piece's first is predicted.
+            pieces = [(ids[a : a + max_length], [False, *learnt[a + 1 : a + max_length]]) for a in range(0, len(ids) - 1, max_length - 1)]
+        else:
+            pieces = []
+        without += not pieces
+        examples += [Example(np.array(i, np.int32), np.array(m, bool), domain, weight) for i, m in pieces]
+    return examples, without

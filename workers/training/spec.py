@@ -1,0 +1,78 @@
+"""What one training job is, as the JSON file that the child process reads."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from workers.moe.config import PRESETS, ModelConfig
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class TrainSpec(BaseModel):
+    """Paths are folders; `output_folder` appears when the job is done, `work_folder` keeps the checkpoint to resume from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = 1
+    dataset_folder: Path
+    output_folder: Path
+    work_folder: Path
+
+    preset: str | None = "nano"
+    model: dict[str, Any] | None = None  # a ModelConfig, in place of a preset
+    parent_folder: Path | None = None  # go on from this model, with its tokenizer and configuration
+    router: Literal["softmax", "sigmoid"] = "softmax"
+
+    steps: int | None = Field(None, ge=1)
+    minutes: float | None = Field(None, gt=0)  # of training proper; the schedule follows the clock
+
+    precision: Precision = "bf16"
+    accum_steps: int = Field(1, ge=1, le=4096)
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    world_size: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1)  # of this machine's cores, shared by the ranks that run on it
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    micro_batch: int = Field(32, ge=1)  # examples in one forward pass of one rank
+    lr: float = Field(5e-3, gt=0)
+    warmup: float = Field(0.05, ge=0, lt=1)  # share of the run over which the learning rate rises
+    schedule: Literal["linear", "cosine", "wsd", "constant"] = "linear"
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    aux_loss: float = Field(0.01, ge=0)  # weight of the balance loss
+    z_loss: float = Field(1e-4, ge=0)
+    bias_rate: float = Field(1e-3, ge=0)  # step of the sigmoid router's selection bias
+    domain_weights: dict[str, float] = {}  # how often a domain's records are seen, next to 1
+    vocab_size: int | None = Field(None, ge=300)  # of a tokenizer that is yet to learn; else the preset's
+    max_length: int = Field(256, ge=8)  # tokens of one example; longer documents are cut into pieces
+
+    seed: int = Field(0, ge=0)
+    log_every: int = Field(10, ge=1)  # steps between two step events
+    log_every_seconds: float = Field(1.0, ge=0)  # and the time that lies at least between them
+    sample_every_seconds: float = Field(10.0, gt=0)
+    checkpoint_every_seconds: float = Field(15.0, gt=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainSpec":
+        if (self.steps is None) == (self.minutes is None):
+            raise ValueError("give either steps or minutes")
+        if self.zero_stage and self.world_size < 2:
+            raise ValueError(f"zero_stage {self.zero_stage} shards over ranks: world_size must be at least 2")
+        if self.model is None and self.parent_folder is None and self.preset not in PRESETS:
+            raise ValueError(f"there is no preset {self.preset!r}; there are {', '.join(PRESETS)}")
+        if self.model is not None:
+            ModelConfig.from_dict(self.model)
+        return self
+
+    def model_config_for(self, vocab_size: int) -> ModelConfig:
+        """The shape of a model trained from nothing, for a tokenizer of `vocab_size` tokens."""
+        base = ModelConfig.from_dict(self.model) if self.model is not None else PRESETS[self.preset or "nano"]
+        return base.with_(vocab_size=vocab_size, router=self.router if base.is_moe else base.router)
+
+    @property
+    def most_vocabulary(self) -> int:
+        if self.vocab_size:
+            return self.vocab_size
+        return ModelConfig.from_dict(self.model).vocab_size if self.model is not None else PRESETS[self.preset or "nano"].vocab_size
