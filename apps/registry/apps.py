@@ -5,3 +5,6 @@ class RegistryConfig(AppConfig):
     name = "apps.registry"
     label = "registry"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self):
+        from apps.registry import services  # noqa: F401 — registers how its jobs are run

@@ -1,0 +1,85 @@
+"""What the frame of every page shows: the stations with their counts, the workers, the person."""
+
+from dataclasses import dataclass
+
+import redis
+from django.core.cache import cache
+from django.db.models import Count
+from django.http import HttpRequest
+from django.utils.functional import SimpleLazyObject
+from django.utils.translation import gettext_lazy as _
+
+from apps.datasets.models import Dataset
+from apps.experiments.models import Experiment
+from apps.feedback.models import Feedback
+from apps.jobs.models import Job
+from apps.monitoring.models import Alert
+from apps.monitoring.selectors import workers
+from apps.registry.models import ModelVersion
+
+COUNTS_KEPT_SECONDS = 2
+
+
+@dataclass(frozen=True)
+class Place:
+    """One link of the rail. `key` goes there after `g`."""
+
+    name: str  # of the URL, and of the icon
+    label: str
+    key: str
+    count: str = ""
+    bad: bool = False
+
+
+def shell(request: HttpRequest) -> dict:
+    return {"rail": SimpleLazyObject(lambda: _rail(_counts())), "worker_count": SimpleLazyObject(lambda: _counts()["workers"])}
+
+
+def _counts() -> dict:
+    """Asked of the database once in a while, not by every page."""
+    try:
+        found = cache.get("shell")
+        if found is None:
+            found = _count()
+            cache.set("shell", found, COUNTS_KEPT_SECONDS)
+    except redis.RedisError:
+        found = _count()
+    return found
+
+
+def _count() -> dict:
+    active = dict(Job.objects.filter(status__in=(Job.Status.QUEUED, Job.Status.RUNNING)).order_by().values_list("kind").annotate(Count("id")))
+    try:
+        alive = len(workers("jobs")) + len(workers("inference"))
+    except redis.RedisError:
+        alive = 0
+    return {
+        "datasets": Dataset.objects.count(),
+        "active": active,
+        "versions": ModelVersion.objects.count(),
+        "experiments": Experiment.objects.filter(status=Experiment.Status.RUNNING).count(),
+        "ratings": Feedback.objects.filter(dataset=None).count(),
+        "alerts": Alert.objects.filter(state=Alert.State.FIRING).count(),
+        "workers": alive,
+    }
+
+
+def _rail(counts: dict) -> list[list[Place]]:
+    def number(value: int) -> str:
+        return f"{value:,}" if value else ""
+
+    training = counts["active"].get(Job.Kind.TRAINING, 0)
+    return [
+        [Place("home", _("Home"), "h")],
+        [
+            Place("datasets", _("Datasets"), "d", number(counts["datasets"])),
+            Place("training", _("Training"), "r", _("%(n)s running") % {"n": training} if training else ""),
+            Place("models", _("Models"), "m", number(counts["versions"])),
+            Place("compression", _("Compression"), "c", number(counts["active"].get(Job.Kind.COMPRESSION, 0))),
+            Place("experiments", _("Experiments"), "e", number(counts["experiments"])),
+            Place("chat", _("Chat"), "a"),
+            Place("monitoring", _("Monitoring"), "o", number(counts["alerts"]), bool(counts["alerts"])),
+            Place("feedback", _("Feedback"), "f", number(counts["ratings"])),
+        ],
+        [Place("advisor", _("Advisor"), "v"), Place("api", _("API"), "i"), Place("audit", _("Audit"), "u"), Place("help", _("Help"), "p")],
+    ]

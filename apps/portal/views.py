@@ -1,0 +1,35 @@
+"""Error pages: what happened, why, what to do now, with the id that finds the log line."""
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+from django.utils.translation import gettext as _
+
+from apps.accounts.middleware import current_request_id
+
+
+def _error(request: HttpRequest, status: int, title: str, detail: str) -> HttpResponse:
+    if request.path.startswith(("/api/", "/v1/")):
+        body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": current_request_id()}
+        return JsonResponse(body, status=status, content_type="application/problem+json")
+    values = {"status": status, "title": title, "detail": detail, "request_id": current_request_id()}
+    return render(request, "error.html", values, status=status)
+
+
+def bad_request(request, exception=None):
+    return _error(request, 400, _("The request has mistakes"), _("The browser sent something that cannot be read. Go back and try again."))
+
+
+def forbidden(request, exception=None):
+    return _error(request, 403, _("Not allowed"), str(exception or "") or _("Your role may not do this. Ask an administrator for the role operator."))
+
+
+def not_found(request, exception=None):
+    return _error(request, 404, _("Not found"), _("There is nothing at this address. It may have been removed, or the link has a mistake."))
+
+
+def server_error(request):
+    return _error(request, 500, _("Something went wrong here"), _("The fault is ours and is in the log. Nothing you entered was half-done."))
+
+
+def csrf_failure(request, reason=""):
+    return _error(request, 403, _("The form has expired"), _("Go back, reload the page and send it again; it was open for too long or came from elsewhere."))
