@@ -2,22 +2,21 @@
 
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from workers.corpus.mixture import CASUAL_WEIGHT, HELD_OUT_TEMPLATE_SHARE, PHRASINGS_PER_ENTRY
 from workers.corpus.phrasing import Phrasing, fault_of, held_out, trained
 from workers.corpus.questions_from_statements import questions_from
 from workers.corpus.records import ENTRY, QUESTION, Record, normalised
 from workers.corpus.splits import EVAL, TRAIN, chance
 from workers.corpus.subjects import lower_case_words, statement_of, subject_of
 
-PHRASINGS_PER_ENTRY = 3
-# Held-out phrasings are new to their entry, but not to the model: their meaning is learned from this share of the others.
-HELD_OUT_TEMPLATE_SHARE = 0.15
+CASUAL = "casual"
 
 
 @dataclass(frozen=True)
 class Augmented:
-    """`rows` are the well-formed pairs; `pairs` counts all that were made, `well_formed` those that passed the check."""
+    """`rows` are the well-formed pairs and the casual ways of asking; `pairs` counts all pairs made, `well_formed` those that passed the check."""
 
     rows: list[Record]
     pairs: int
@@ -29,25 +28,40 @@ def make_pairs(records: list[Record], *, seed: int, first_row: int) -> Augmented
     lower_words = lower_case_words(r.content for r in records if r.kept and r.lang != "zh")
     asked = {normalised(r.question) for r in records if r.kept and r.question}
     rows: list[Record] = []
-    made = 0
+    made = well_formed = 0
     for entry in (r for r in records if r.kept and r.kind == ENTRY):
         answer = statement_of(entry.text or "", entry.lang or "en")
-        number = 0
+        formal: list[str] = []
         for split, phrasing in _phrasings(entry, answer, seed, lower_words):
             if normalised(phrasing.question) in asked:
                 continue  # somebody asked it with an answer of their own, or another entry has this title
             made += 1
             if fault_of(phrasing.question, answer, entry.lang or "en"):
                 continue
+            well_formed += 1
             asked.add(normalised(phrasing.question))
-            number += 1
-            rows.append(
-                Record(
-                    row=first_row + len(rows), id=f"{entry.id}/q{number}", kind=QUESTION, question=phrasing.question, answer=answer,
-                    domain=entry.domain, lang=entry.lang, source=entry.id, split=split, variant=phrasing.variant,
-                )
-            )  # fmt: skip
-    return Augmented(rows, made, len(rows))
+            rows.append(_pair(entry, phrasing, answer, split, first_row + len(rows), f"q{len(formal) + 1}" if split == TRAIN else "held-out"))
+            if split == TRAIN:
+                formal.append(phrasing.question)
+        if formal:
+            casual = casually(formal[0], entry.lang or "en", chance(seed, "casual", entry.id, entry.title))
+            rows.append(replace(_pair(entry, Phrasing(CASUAL, casual), answer, TRAIN, first_row + len(rows), CASUAL), weight=CASUAL_WEIGHT))
+    return Augmented(rows, made, well_formed)
+
+
+def casually(question: str, lang: str, dice: float) -> str:
+    """The question as somebody types it in a hurry. `dice` in [0, 1) says how."""
+    bare = question.rstrip("?？.。")
+    if lang == "zh":
+        return bare if dice < 0.5 else bare + "?"
+    return bare.lower() if dice < 0.6 else bare if dice < 0.8 else question.lower()
+
+
+def _pair(entry: Record, phrasing: Phrasing, answer: str, split: str, row: int, name: str) -> Record:
+    return Record(
+        row=row, id=f"{entry.id}/{name}", kind=QUESTION, question=phrasing.question, answer=answer,
+        domain=entry.domain, lang=entry.lang, source=entry.id, split=split, variant=phrasing.variant,
+    )  # fmt: skip
 
 
 def _phrasings(entry: Record, answer: str, seed: int, lower_words: frozenset[str]) -> Iterator[tuple[str, Phrasing]]:

@@ -10,7 +10,7 @@ from workers.corpus.rules import SENTENCE_RULES, TEXT_RULES, is_contact_spam, is
 
 # A document of which more than this is advertisement or boilerplate is dropped; of less, those sentences are cut out.
 MAX_CUT_SHARE = 0.4
-_SENTENCE = re.compile(r"[^.!?。!?\n]+(?:[.!?](?!\s|$)[^.!?。!?\n]*)*[.!?。!?]*[\"'”’)」]*\s*|\n+|[.!?。!?]+\s*")
+_SENTENCE = re.compile(r"[^.!?。！？\n]+(?:[.!?](?!\s|$)[^.!?。！？\n]*)*[.!?。！？]*[\"'”’)）」]*\s*|\n+|[.!?。！？]+\s*")
 
 
 def clean(records: list[Record]) -> list[Record]:

@@ -10,17 +10,21 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from workers.corpus.mixture import (
+    FALSE_CLAIM_WEIGHT,
+    FALSE_CLAIMS_PER_ENTRY,
+    HELD_OUT_CLAIMS_SHARE,
+    OTHER_KINDS_SHARE,
+    SAME_DOMAIN_SHARE,
+    TRUE_CLAIM_WEIGHT,
+)
 from workers.corpus.records import CLAIM, ENTRY, Record, normalised
 from workers.corpus.splits import EVAL, TRAIN, chance
 from workers.corpus.subjects import ASKED, CLAUSE, PERSON, Subject, lower_case_words, statement_of, subject_of
 from workers.corpus.verdicts import verdict_for
 
 WRONG_FACT, WRONG_NUMBER, BROKEN_LOGIC, TRUE_CLAIM = "wrong_fact", "wrong_number", "broken_logic", "true_claim"
-# Of the entries a number or a broken inference can be made of, so many get one; the rest get another entry's fact.
-OTHER_KINDS_SHARE = 0.25
-HELD_OUT_SHARE = 0.15
-SAME_DOMAIN_SHARE = 0.5  # the harder half: a fact of the same field
-_TRIES = 12
+_TRIES = 30
 # How sentences begin that do not begin with a name.
 _OPENING_WORD = re.compile(
     r"(?:The|An?|In|On|At|It|They|There|This|These|That|All|Some|Every|Most|Many|Each|No|When|If|After|Before|During)$"
@@ -47,6 +51,16 @@ class Claim:
     label: bool
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A claim with the way it is asked about (which of the verdict's questions)."""
+
+    split: str
+    claim: Claim
+    form: int
+    weight: float = 1.0
+
+
 def make_claims(records: list[Record], *, seed: int, first_row: int) -> list[Record]:
     """True and false claims of the kept entries, for training and held out, numbered from `first_row`."""
     lower_words = lower_case_words(r.content for r in records if r.kept and r.lang != "zh")
@@ -57,8 +71,8 @@ def make_claims(records: list[Record], *, seed: int, first_row: int) -> list[Rec
         partners[(*_agreement(fact), fact.entry.domain)].append(fact)
     made: list[Record] = []
     for fact in facts:
-        for number, (split, claim, form) in enumerate(_claims(fact, partners, seed), 1):
-            made.append(_record(fact, claim, form, split, number, first_row + len(made)))
+        for number, asked in enumerate(_claims(fact, partners, seed), 1):
+            made.append(_record(fact, asked, number, first_row + len(made)))
     return made
 
 
@@ -85,37 +99,41 @@ def _agreement(fact: Fact) -> tuple[str, bool, str]:
     return subject.lang, subject.kind == PERSON, f"{subject.is_plural} {opening[0] if opening else ''}"
 
 
-def _claims(fact: Fact, partners: dict[tuple, list[Fact]], seed: int) -> Iterator[tuple[str, Claim, int]]:
-    """(split, claim, form of the question) of one entry. Held-out ones ask in the other form; false ones say something new."""
+def _claims(fact: Fact, partners: dict[tuple, list[Fact]], seed: int) -> Iterator[Asked]:
+    """All claims of one entry. A held-out true claim is asked in a form in which training did not ask it; a false one is new."""
     rng = random.Random(f"{seed} claims {fact.entry.id} {fact.entry.title}")
     form = rng.randrange(2)
     true = Claim(TRUE_CLAIM, _clause(fact.subject, fact.subject.predicate or ""), True)
-    is_held_out = chance(seed, "claims", fact.entry.id, fact.entry.title) < HELD_OUT_SHARE
-    false = _false_claims(fact, partners, rng, how_many=2 if is_held_out else 1)
-    yield TRAIN, true, form
-    if false:
-        yield TRAIN, false[0], rng.randrange(2)
+    is_held_out = chance(seed, "claims", fact.entry.id, fact.entry.title) < HELD_OUT_CLAIMS_SHARE
+    false = _false_claims(fact, partners, rng, how_many=FALSE_CLAIMS_PER_ENTRY + is_held_out)
     if is_held_out:
-        yield EVAL, true, 1 - form
-        if len(false) > 1:
-            yield EVAL, false[1], rng.randrange(2)
+        yield Asked(TRAIN, true, form, TRUE_CLAIM_WEIGHT)
+        yield Asked(EVAL, true, 1 - form)
+        # A changed number is not held out: that asks how exactly a fact is remembered, not whether it is known.
+        if new := next((claim for claim in false if claim.variant != WRONG_NUMBER), None):
+            false.remove(new)
+            yield Asked(EVAL, new, rng.randrange(2))
+    else:
+        yield from (Asked(TRAIN, true, each, TRUE_CLAIM_WEIGHT / 2) for each in (0, 1))
+    # Where no partner fits, those that were found weigh more.
+    yield from (Asked(TRAIN, claim, rng.randrange(2), min(1.0, FALSE_CLAIMS_PER_ENTRY * FALSE_CLAIM_WEIGHT / len(false))) for claim in false)
 
 
 def _false_claims(fact: Fact, partners: dict[tuple, list[Fact]], rng: random.Random, how_many: int) -> list[Claim]:
-    """Different false claims of one entry, fewer where it has no fitting partners."""
+    """Different false claims of one entry, in random order; fewer where it has no fitting partners."""
     found: dict[str, Claim] = {}
     if rng.random() < OTHER_KINDS_SHARE:
-        for claim in rng.sample(own := [c for c in (_wrong_number(fact, rng), _broken_logic(fact)) if c], len(own)):
-            found.setdefault(claim.clause, claim)
+        own = [claim for claim in (_wrong_number(fact, rng), _broken_logic(fact)) if claim]
+        found |= {claim.clause: claim for claim in own}
     for _ in range(_TRIES):
         if len(found) >= how_many:
             break
         claim = _wrong_fact(fact, partners, rng)
         if claim:
             found.setdefault(claim.clause, claim)
-    claims = list(found.values())
+    claims = list(found.values())[:how_many]
     rng.shuffle(claims)
-    return claims[:how_many]
+    return claims
 
 
 def _wrong_fact(fact: Fact, partners: dict[tuple, list[Fact]], rng: random.Random) -> Claim | None:
@@ -187,12 +205,12 @@ def _as_clause(sentence: str) -> str:
     return clause[0].lower() + clause[1:] if _OPENING_WORD.match(first) else clause
 
 
-def _record(fact: Fact, claim: Claim, form: int, split: str, number: int, row: int) -> Record:
-    entry, verdict = fact.entry, verdict_for(fact.entry.lang)
+def _record(fact: Fact, asked: Asked, number: int, row: int) -> Record:
+    entry, claim, verdict = fact.entry, asked.claim, verdict_for(fact.entry.lang)
     sentence = fact.subject.opening + claim.clause.removeprefix(fact.subject.mention) if claim.clause.startswith(fact.subject.mention) else claim.clause
     sentence = f"{sentence}。" if fact.subject.lang == "zh" else f"{sentence[0].upper() if claim.variant == BROKEN_LOGIC else sentence[0]}{sentence[1:]}."
     return Record(
-        row=row, id=f"{entry.id}/c{number}", kind=CLAIM, text=sentence, question=verdict.ask(claim.clause, form),
+        row=row, id=f"{entry.id}/c{number}", kind=CLAIM, text=sentence, question=verdict.ask(claim.clause, asked.form),
         answer=verdict.yes if claim.label else verdict.no, label=claim.label, domain=entry.domain, lang=entry.lang, source=entry.id,
-        split=split, variant=claim.variant,
+        split=asked.split, variant=claim.variant, weight=asked.weight,
     )  # fmt: skip

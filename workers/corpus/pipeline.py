@@ -1,22 +1,24 @@
 """From files to a processed dataset: a list of small steps, each a name and a function from rows to rows."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from workers.corpus.augment import Augmented, make_pairs
+from workers.corpus.augment import make_pairs
 from workers.corpus.classify import ClassifierReport, Example, classify, examples_from
 from workers.corpus.clean import clean
 from workers.corpus.deduplicate import deduplicate
+from workers.corpus.definitions import entries_in
 from workers.corpus.folder import goes_to, write_folder
+from workers.corpus.mixture import weigh_documents
 from workers.corpus.negatives import ask_claim, make_claims
 from workers.corpus.ratings import apply_ratings
 from workers.corpus.reading import read_rows
-from workers.corpus.records import AUGMENTED, CLAIM, CLASSIFIED, CLEANED, DEDUPLICATED, NEGATIVES, QUESTION, RAW, USED, BadRow, Record, normalised, parse
+from workers.corpus.records import AUGMENTED, CLAIM, CLASSIFIED, CLEANED, DEDUPLICATED, DOCUMENT, NEGATIVES, RAW, USED, BadRow, Record, normalised, parse
 from workers.corpus.report import Augmentation, Stage, make_report
 from workers.corpus.spec import ProcessSpec
-from workers.corpus.splits import assign_split
+from workers.corpus.splits import assign_splits
 
 # Labels for what comes without any: the entries of the demonstration, 24 and more domains in two languages.
 DEFAULT_LABELS = Path(__file__).resolve().parents[2] / "demo" / "knowledge"
@@ -32,6 +34,7 @@ class Findings:
     pairs: int = 0
     well_formed: int = 0
     classifier: ClassifierReport = ClassifierReport()
+    definitions: list[Record] = field(default_factory=list)  # entries found in a data set of documents alone
 
 
 @dataclass(frozen=True)
@@ -68,17 +71,22 @@ def pipeline(spec: ProcessSpec, findings: Findings) -> list[Step]:
         Step(DEDUPLICATED, "Looking for duplicates", deduplicate, 0.2),
         Step(CLASSIFIED, "Telling domains", lambda records: _classify(records, spec, findings), 0.25),
         Step(AUGMENTED, "Asking questions", lambda records: _augment(records, spec.seed, findings), 0.1),
-        Step(NEGATIVES, "Making false claims", lambda records: _add_claims(records, spec.seed), 0.05),
-        Step(USED, "Keeping held-out questions apart", keep_apart, 0.02),
+        Step(NEGATIVES, "Making false claims", lambda records: _add_claims(records, spec.seed, findings), 0.05),
+        Step(USED, "Keeping held-out questions apart", lambda records: _mix(records, findings), 0.02),
     ]
 
 
 def read(paths: list[Path]) -> list[Record]:
-    """All rows of all files, good and bad, numbered on."""
+    """All rows of all files, good and bad, numbered on. An id that came before gets its row's number, so that sources are clear."""
     records: list[Record] = []
+    seen: set[str] = set()
     for path in paths:
         for raw in read_rows(path):
-            records.append(_record(len(records), raw.fields, raw.error))
+            record = _record(len(records), raw.fields, raw.error)
+            if record.id in seen:
+                record = replace(record, id=f"{record.id}-{record.row}")
+            seen.add(record.id)
+            records.append(record)
     return records
 
 
@@ -88,7 +96,8 @@ def _record(row: int, fields: dict[str, Any] | None, error: str | None) -> Recor
     try:
         return parse(row, fields)
     except BadRow as bad:
-        return Record(row=row, id=f"r{row}", kind="unreadable", text=str(fields)[:DAMAGED_EXCERPT]).dropped(RAW, bad.reason)
+        excerpt = " ".join(str(value) for value in fields.values() if isinstance(value, str | int | float))[:DAMAGED_EXCERPT]
+        return Record(row=row, id=f"r{row}", kind="unreadable", text=excerpt or None).dropped(RAW, bad.reason)
 
 
 def _classify(records: list[Record], spec: ProcessSpec, findings: Findings) -> list[Record]:
@@ -104,15 +113,22 @@ def _default_labels(records: list[Record]) -> list[Example]:
 
 
 def _augment(records: list[Record], seed: int, findings: Findings) -> list[Record]:
-    records = [assign_split(r, seed=seed) if r.kept and r.kind in (QUESTION, CLAIM) else r for r in records]
-    made: Augmented = make_pairs(records, seed=seed, first_row=len(records))
+    records = assign_splits(records, seed)
+    if {r.kind for r in records if r.kept} == {DOCUMENT}:
+        findings.definitions = entries_in(records)
+    made = make_pairs([*records, *findings.definitions], seed=seed, first_row=len(records))
     findings.pairs, findings.well_formed = made.pairs, made.well_formed
     return records + made.rows
 
 
-def _add_claims(records: list[Record], seed: int) -> list[Record]:
+def _add_claims(records: list[Record], seed: int, findings: Findings) -> list[Record]:
     records = [ask_claim(r) if r.kept and r.kind == CLAIM and not r.question else r for r in records]
-    return records + make_claims(records, seed=seed, first_row=len(records))
+    return records + make_claims([*records, *findings.definitions], seed=seed, first_row=len(records))
+
+
+def _mix(records: list[Record], findings: Findings) -> list[Record]:
+    # Where the documents are all there is, they are what is to be learned, whatever was asked about them.
+    return keep_apart(records) if findings.definitions else weigh_documents(keep_apart(records))
 
 
 def keep_apart(records: list[Record]) -> list[Record]:
@@ -126,9 +142,10 @@ def _drop_repeated(record: Record, held_out: set[tuple[str, str]], seen: set[tup
     split = goes_to(record)
     if not record.kept or split is None or not record.question:
         return record
-    asked = _asks(record)
-    if split == "train" and asked in held_out:
+    if split == "train" and _asks(record) in held_out:
         return record.dropped(USED, "held_out")
+    # To the letter: a question without its mark, as people type it, is another row. Rows that were uploaded met the sieve before.
+    asked = record.kind, record.question
     if asked in seen:
         return record.dropped(USED, "exact_duplicate")
     seen.add(asked)

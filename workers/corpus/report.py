@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from workers.corpus.classify import ClassifierReport
+from workers.corpus.mixture import parts_of
 from workers.corpus.records import CLAIM, DEDUPLICATED, Record
 
 
@@ -35,6 +36,7 @@ def make_report(records: list[Record], funnel: list[Stage], augmentation: Augmen
         "repaired": sum(record.original is not None for record in kept),
         "duplicates": {"clusters": len({record.cluster for record in duplicates}), "rows": len(duplicates)},
         "augmentation": asdict(augmentation),
+        "mixture": parts_of(records),
         "negatives": {split: sum(record.split == split for record in negatives) for split in ("train", "eval")},
         "classifier": asdict(classifier),
     }
