@@ -1,0 +1,21 @@
+"""Continuous-batching inference: sequences join and leave between two forwards of one model.
+
+    Sequence    one question and its answer so far          (sequence.py)
+    Scheduler   who waits, who has a slot, what runs next    (scheduler.py)
+    Runner      the model: chunks of tokens → logits         (runner.py, torch_runner.py)
+    Engine      the thread: schedule → run → postprocess     (engine.py)
+
+Nothing here needs torch until `open_engine` meets a folder that does.
+"""
+
+from workers.engine.engine import Engine, EngineStats
+from workers.engine.errors import EngineClosed, EngineError, EngineFull, PromptTooLong, UnusableModel
+from workers.engine.opening import open_engine
+from workers.engine.runner import Chunk, Logits, Runner
+from workers.engine.sampling import SamplingParams
+from workers.engine.sequence import Completion, Ticket
+
+__all__ = [
+    "Chunk", "Completion", "Engine", "EngineClosed", "EngineError", "EngineFull", "EngineStats", "Logits", "PromptTooLong", "Runner",
+    "SamplingParams", "Ticket", "UnusableModel", "open_engine",
+]  # fmt: skip

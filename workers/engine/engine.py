@@ -1,0 +1,185 @@
+"""The engine: one thread that repeats schedule → run → postprocess. Askers hand in a question and hold a ticket."""
+
+import logging
+import threading
+from collections.abc import Iterable
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+
+import numpy as np
+
+from workers.engine.errors import EngineClosed, EngineError, EngineFull, PromptTooLong
+from workers.engine.runner import Logits, Runner
+from workers.engine.sampling import SamplingParams
+from workers.engine.scheduler import Scheduler, Work
+from workers.engine.sequence import Completion, OnToken, Sequence, Ticket
+from workers.engine.text import Vocabulary
+from workers.moe import ChatTokenizer
+
+log = logging.getLogger(__name__)
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    running: int
+    waiting: int
+    slots: int
+    steps: int  # forwards since the engine was opened
+    prompt_tokens: int  # read since then
+    completion_tokens: int  # written since then
+
+
+class Engine:
+    """A loaded model that answers many at once. All public methods may be called from any thread."""
+
+    def __init__(self, runner: Runner, tokenizer: ChatTokenizer, *, max_waiting: int = 256, prefill_tokens: int = 128):
+        self._runner = runner
+        self._tokenizer = tokenizer
+        self._end_id = int(tokenizer.end_id)
+        self._vocabulary = Vocabulary(tokenizer)
+        self._scheduler = Scheduler(runner.max_batch, prefill_tokens)
+        self._max_waiting = max_waiting
+        self._steps = self._prompt_tokens = self._completion_tokens = 0
+        self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+        self._thread.start()
+
+    # -- the asker's side
+
+    def submit(self, messages: Many[Message], sampling: SamplingParams, on_token: OnToken | None = None) -> Ticket:
+        """Ask. `on_token` hears pieces of the answer, whole characters, from the engine's thread: it must be quick.
+
+        PromptTooLong; EngineFull where `max_waiting` wait already; EngineClosed; EngineError for a role that is none.
+        """
+        sequence = self._sequence(messages, sampling, on_token)
+        with self._changed:
+            if len(self._scheduler.waiting) >= self._max_waiting and not self._closed:
+                raise EngineFull(f"{len(self._scheduler.waiting)} questions wait already; ask again in a moment.")
+            self._enqueue(sequence)
+        return sequence.ticket
+
+    def generate_all(self, prompts: Iterable[Many[Message]], max_tokens: int, temperature: float = 0.0) -> list[Completion]:
+        """Answers in the order of `prompts`, however many there are. A prompt that leaves no room has an empty one."""
+        sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature)
+        return [outcome if isinstance(outcome, Completion) else outcome.result() for outcome in [self._begin(p, sampling) for p in prompts]]
+
+    def _begin(self, messages: Many[Message], sampling: SamplingParams) -> Ticket | Completion:
+        try:
+            sequence = self._sequence(messages, sampling, None)
+        except PromptTooLong as refusal:
+            return Completion("", 0, refusal.tokens, 0.0, "length")
+        with self._changed:
+            self._enqueue(sequence)
+        return sequence.ticket
+
+    def _sequence(self, messages: Many[Message], sampling: SamplingParams, on_token: OnToken | None) -> Sequence:
+        try:
+            prompt = self._tokenizer.encode_prompt(messages)
+        except KeyError as role:
+            raise EngineError(f"A message has the role {role}; there are system, user and assistant.") from role
+        room = self._runner.max_seq_len - len(prompt)
+        if room < 1:
+            raise PromptTooLong(len(prompt), self._runner.max_seq_len - 1)
+        return Sequence(prompt, sampling, min(room, sampling.max_tokens), self._vocabulary, on_token)
+
+    def _enqueue(self, sequence: Sequence) -> None:
+        if self._closed:
+            raise EngineClosed("The engine was closed; ask again.")
+        self._scheduler.add(sequence)
+        self._changed.notify()
+
+    def stats(self) -> EngineStats:
+        with self._changed:
+            running, waiting = len(self._scheduler.running), len(self._scheduler.waiting)
+            return EngineStats(running, waiting, self._runner.max_batch, self._steps, self._prompt_tokens, self._completion_tokens)
+
+    def close(self) -> None:
+        """End: whoever waits hears EngineClosed, and the model's memory is given back. A second call does nothing."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    # -- the engine's thread
+
+    def _loop(self) -> None:
+        try:
+            while not self._closed:
+                if not self.step():
+                    with self._changed:
+                        self._changed.wait_for(lambda: self._closed or self._scheduler.waiting)
+        finally:
+            self._abandon(EngineClosed("The engine was closed before the answer was complete; ask again."))
+            self._runner.close()
+
+    def step(self) -> bool:
+        """One turn: who comes and who goes, one forward, one token more for each that decodes. False where nothing was to be done."""
+        with self._changed:
+            gone = self._scheduler.remove_cancelled()
+            work = self._scheduler.schedule()
+        for sequence in gone:
+            sequence.finish_reason = "cancelled"
+            self._complete(sequence)
+        if not work:
+            return False
+        try:
+            logits = self._runner.forward([w.chunk for w in work])
+        except Exception:
+            # Whatever a model's kernels raise must reach those who wait; a thread that died would leave them waiting for ever.
+            log.exception("a forward of %d chunks failed", len(work))
+            self._abandon(EngineError("The model failed while it answered; the worker's log says why."), waiting=False)
+            return True
+        self._postprocess(work, logits)
+        return True
+
+    def _postprocess(self, work: list[Work], logits: Logits) -> None:
+        """`logits`: (len(work), vocab). Those whose prompt has been read choose their next token; those that end give up their slot."""
+        likely = logits.argmax(axis=-1)
+        finite = np.isfinite(logits[np.arange(len(work)), likely])
+        self._steps += 1
+        for row, (sequence, chunk) in enumerate(work):
+            sequence.in_cache += len(chunk.tokens)
+            self._prompt_tokens += 0 if chunk.start >= sequence.prompt_tokens else len(chunk.tokens)
+            if sequence.in_cache < len(sequence.tokens):
+                continue  # more of the prompt is to be read
+            if not finite[row]:
+                self._fail(sequence, EngineError("The model gives no finite numbers for this conversation; its weights are damaged."))
+                continue
+            self._advance(sequence, sequence.choose(logits[row], int(likely[row])))
+
+    def _advance(self, sequence: Sequence, token: int) -> None:
+        piece = sequence.append(token, self._end_id)
+        self._completion_tokens += 1
+        if sequence.finish_reason:
+            with self._changed:
+                self._scheduler.remove(sequence)
+        self._tell(sequence, piece)
+
+    def _tell(self, sequence: Sequence, piece: str) -> None:
+        try:
+            sequence.tell(piece)
+            if sequence.finish_reason:
+                sequence.complete()
+        except Exception as error:
+            # The asker's own code: its fault ends its own answer, not everyone's.
+            log.exception("on_token failed")
+            sequence.ticket.cancel()
+            sequence.ticket.resolve(EngineError(f"The answer could not be delivered: {error}"))
+
+    def _complete(self, sequence: Sequence) -> None:
+        self._tell(sequence, "")
+
+    def _fail(self, sequence: Sequence, error: EngineError) -> None:
+        with self._changed:
+            self._scheduler.remove(sequence)
+        sequence.ticket.resolve(error)
+
+    def _abandon(self, error: EngineError, *, waiting: bool = True) -> None:
+        with self._changed:
+            lost = [*self._scheduler.running, *(self._scheduler.waiting if waiting else ())]
+        for sequence in lost:
+            self._fail(sequence, error)

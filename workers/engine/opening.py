@@ -1,0 +1,71 @@
+"""A model folder becomes an engine: which runner serves it, and how many sequences its memory allows."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from workers.engine.engine import Engine
+from workers.engine.errors import UnusableModel
+from workers.engine.runner import Runner
+from workers.moe import ChatTokenizer
+
+KV_BYTES = 512 * 1024**2  # what keys and values of all slots may take together
+ONNX_FILE = "model.onnx"
+
+
+def open_engine(folder: Path, threads: int = 1, *, max_batch: int = 32, max_waiting: int = 256, max_seq_len: int = 4096) -> Engine:
+    """Load any kind of model folder. `threads`: cores it may use. UnusableModel where the folder is damaged or of no known kind.
+
+    `max_seq_len` cuts a longer context, and fewer slots than `max_batch` are made where their keys and values would take more
+    than `KV_BYTES`.
+    """
+    described = _read_config(folder)
+    tokenizer = _load_tokenizer(folder)
+    try:
+        length = min(max_seq_len, described.get("max_position_embeddings", max_seq_len))
+        slots = max(1, min(max_batch, KV_BYTES // (length * _bytes_a_token(described))))
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise UnusableModel(f"The config.json of {folder.name} does not describe a model: {error}.") from error
+    runner = _open_runner(folder, described, threads=threads, max_batch=slots, max_seq_len=length)
+    return Engine(runner, tokenizer, max_waiting=max_waiting)
+
+
+def _open_runner(folder: Path, described: dict[str, Any], *, threads: int, max_batch: int, max_seq_len: int) -> Runner:
+    is_onnx = (folder / ONNX_FILE).exists()
+    if is_onnx or described.get("storage"):
+        own: Runner | None = import_module("workers.compression").open_runner(folder, threads=threads, max_batch=max_batch, max_seq_len=max_seq_len)
+        if own is not None:
+            return own
+        if is_onnx:
+            raise UnusableModel(f"The {ONNX_FILE} of {folder.name} cannot be served.")
+    from workers.engine.torch_runner import open_torch_runner  # imports torch, which not every folder needs
+
+    return open_torch_runner(folder, threads=threads, max_batch=max_batch, max_seq_len=max_seq_len)
+
+
+def _bytes_a_token(described: dict[str, Any]) -> int:
+    """FP32 keys and values of all layers for one token."""
+    heads = described["num_attention_heads"]
+    head_dim = described.get("head_dim") or described["hidden_size"] // heads
+    kv_heads: int = described.get("num_key_value_heads") or heads
+    return int(2 * described["num_hidden_layers"] * kv_heads * head_dim * 4)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        described = json.loads((folder / "config.json").read_text())
+    except FileNotFoundError as error:
+        raise UnusableModel(f"{folder.name} is not a model folder: it has no config.json.") from error
+    except ValueError as error:
+        raise UnusableModel(f"The config.json of {folder.name} is not valid JSON: {error}.") from error
+    if not isinstance(described, dict):
+        raise UnusableModel(f"The config.json of {folder.name} is not a JSON object.")
+    return described
+
+
+def _load_tokenizer(folder: Path) -> ChatTokenizer:
+    try:
+        return ChatTokenizer.load(folder)
+    except Exception as error:
+        raise UnusableModel(f"The tokenizer.json of {folder.name} cannot be read: {error}.") from error

@@ -1,0 +1,73 @@
+"""Who waits, who has a slot, and what runs in the next forward. No threads, no clocks: the engine calls it under its lock."""
+
+from collections import deque
+from typing import NamedTuple
+
+from workers.engine.runner import Chunk
+from workers.engine.sequence import Sequence
+
+
+class Work(NamedTuple):
+    """A sequence and its part in the next forward."""
+
+    sequence: Sequence
+    chunk: Chunk
+
+
+class Scheduler:
+    """First come, first served, over a fixed number of slots.
+
+    Each step takes one token of every decoding sequence and at most `prefill_tokens` tokens of prompts: a long prompt is read
+    in parts, between which the others go on, and a short one behind it does not wait for all of it to be read.
+    """
+
+    def __init__(self, slots: int, prefill_tokens: int):
+        self._free = list(range(slots))[::-1]
+        self._prefill_tokens = prefill_tokens
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def remove_cancelled(self) -> list[Sequence]:
+        """Take out, and return, those whose asker has gone away."""
+        gone = [s for s in (*self.running, *self.waiting) if s.ticket.is_cancelled]
+        for sequence in gone:
+            self.remove(sequence)
+        return gone
+
+    def remove(self, sequence: Sequence) -> None:
+        if sequence.slot < 0:
+            self.waiting.remove(sequence)
+            return
+        self.running.remove(sequence)
+        self._free.append(sequence.slot)
+
+    def schedule(self) -> list[Work]:
+        """Admit who waits into the free slots, and share out the next forward. Empty where nothing is to be done."""
+        while self.waiting and self._free:
+            sequence = self.waiting.popleft()
+            sequence.start(self._free.pop())
+            self.running.append(sequence)
+        decoding = [Work(s, s.next_chunk(1)) for s in self.running if s.is_decoding]
+        return decoding + self._share_prefill([s for s in self.running if not s.is_decoding])
+
+    def _share_prefill(self, reading: list[Sequence]) -> list[Work]:
+        """Prompts by what is left of them, the shortest first, so that a question never waits for a long document to be read.
+
+        The oldest of all has a quarter of the tokens for itself: it goes on however many short ones come.
+        """
+        if not reading:
+            return []
+        oldest = reading[0]
+        first = oldest.next_chunk(max(1, self._prefill_tokens // 4))
+        left = self._prefill_tokens - len(first.tokens)
+        parts: list[Work] = []
+        for sequence in sorted(reading[1:], key=lambda s: s.prompt_tokens - s.in_cache):
+            if not left:
+                break
+            chunk = sequence.next_chunk(left)
+            left -= len(chunk.tokens)
+            parts.append(Work(sequence, chunk))
+        return [Work(oldest, oldest.next_chunk(len(first.tokens) + left)), *parts]

@@ -1,0 +1,130 @@
+"""One question and its answer so far, and the ticket by which the asker follows it."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from workers.engine.errors import EngineError
+from workers.engine.runner import Chunk
+from workers.engine.sampling import SamplingParams, draw
+from workers.engine.text import TextStream, Vocabulary
+
+FinishReason = Literal["stop", "length", "cancelled"]
+OnToken = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A finished answer. `text` has no space around it; the pieces given to `on_token`, joined, are the same."""
+
+    text: str
+    tokens: int  # of the answer, the end token not counted
+    prompt_tokens: int
+    seconds: float  # from its first forward to its last; waiting for a slot is not counted
+    finish_reason: FinishReason
+
+
+class Ticket:
+    """What the asker holds. All methods may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._ended = threading.Event()
+        self._cancelled = threading.Event()
+        self._completion: Completion | None = None
+        self._error: EngineError | None = None
+
+    def done(self) -> bool:
+        return self._ended.is_set()
+
+    def cancel(self) -> None:
+        """Let the sequence leave before the next step. Its result is what came until then, with `finish_reason="cancelled"`."""
+        self._cancelled.set()
+
+    @property
+    def is_cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    def result(self, timeout: float | None = None) -> Completion:
+        """Wait for the answer. TimeoutError after `timeout` seconds; EngineClosed or another EngineError where it cannot come."""
+        if not self._ended.wait(timeout):
+            raise TimeoutError(f"No answer within {timeout} s.")
+        if self._error is not None:
+            raise self._error
+        assert self._completion is not None
+        return self._completion
+
+    def resolve(self, outcome: Completion | EngineError) -> None:
+        """The engine's side: end the waiting. A second call is ignored."""
+        if self._ended.is_set():
+            return
+        if isinstance(outcome, Completion):
+            self._completion = outcome
+        else:
+            self._error = outcome
+        self._ended.set()
+
+
+class Sequence:
+    """Tokens of one conversation: a prompt, then an answer that grows by one a step. Only the engine's thread touches it."""
+
+    def __init__(self, prompt: list[int], sampling: SamplingParams, room: int, vocabulary: Vocabulary, on_token: OnToken | None):
+        """`room`: the most tokens the answer may have, at least 1."""
+        self.prompt_tokens = len(prompt)
+        self.tokens = list(prompt)
+        self.sampling = sampling
+        self.room = room
+        self.ticket = Ticket()
+        self.slot = -1  # none yet
+        self.in_cache = 0  # so many of `tokens` has the runner seen
+        self.finish_reason: FinishReason | None = None
+        self._on_token = on_token
+        self._stream = TextStream(vocabulary, sampling.stop)
+        self._random = np.random.default_rng(sampling.seed)
+        self._began = 0.0
+
+    @property
+    def answer_tokens(self) -> int:
+        return len(self.tokens) - self.prompt_tokens
+
+    @property
+    def is_decoding(self) -> bool:
+        return self.in_cache >= self.prompt_tokens
+
+    def start(self, slot: int) -> None:
+        self.slot = slot
+        self._began = time.monotonic()
+
+    def next_chunk(self, most: int) -> Chunk:
+        """The tokens the runner has not seen, at most `most` of them."""
+        return Chunk(self.slot, self.in_cache, self.tokens[self.in_cache : self.in_cache + most])
+
+    def choose(self, logits: np.ndarray, most_likely: int) -> int:
+        return most_likely if self.sampling.temperature == 0.0 else draw(logits, self.sampling, self._random)
+
+    def append(self, token: int, end_id: int) -> str:
+        """Take the next token of the answer; what may be shown of it. Sets `finish_reason` where it is the last."""
+        if token == end_id:
+            self.finish_reason = "stop"
+            return ""
+        self.tokens.append(token)
+        piece = self._stream.add(token)
+        if self._stream.stopped:
+            self.finish_reason = "stop"
+        elif self.answer_tokens >= self.room:
+            self.finish_reason = "length"
+        return piece
+
+    def tell(self, piece: str) -> None:
+        if piece and self._on_token:
+            self._on_token(piece)
+
+    def complete(self) -> None:
+        """Give out the rest of the text, then the result."""
+        assert self.finish_reason is not None
+        self.tell(self._stream.finish())
+        seconds = time.monotonic() - self._began if self._began else 0.0
+        self.ticket.resolve(Completion(self._stream.text, self.answer_tokens, self.prompt_tokens, seconds, self.finish_reason))
