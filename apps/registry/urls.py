@@ -1,1 +1,19 @@
-urlpatterns = []
+from django.urls import path
+
+from apps.registry import views
+
+urlpatterns = [
+    path("models/", views.models, name="models"),
+    path("models/<str:pk>/", views.version, name="version"),
+    path("models/<str:pk>/promote/", views.promote, name="promote"),
+    path("models/<str:pk>/rollback/", views.rollback, name="rollback"),
+    path("models/<str:pk>/evaluate/", views.evaluate, name="evaluate"),
+    path("models/<str:pk>/compress/", views.compress, name="compress"),
+    path("models/<str:pk>/answers/", views.version_answers, name="version_answers"),
+    path("models/<str:pk>/files/<path:name>", views.version_file, name="version_file"),
+    path("compression/", views.compression, name="compression"),
+    path("compression/chart/", views.compression_chart, name="compression_chart"),
+    path("compression/<str:pk>/", views.compression_job, name="compression_job"),
+    path("jobs/<str:pk>/cancel/", views.job_cancel, name="job_cancel"),
+    path("jobs/<str:pk>/resume/", views.job_resume, name="job_resume"),
+]
