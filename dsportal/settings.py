@@ -49,6 +49,7 @@ ARTIFACTS_URL = os.environ.get("ARTIFACTS_URL") or str(HOME / "artifacts")
 WORK_ROOT = HOME / "work"  # of jobs: specs, logs, checkpoints; may be removed when no job is running
 IMPORT_ROOTS = [HOME / "imports", *(Path(p) for p in os.environ.get("DSPORTAL_IMPORT_ROOTS", "").split(os.pathsep) if p)]
 MAX_UPLOAD_BYTES = int(os.environ.get("DSPORTAL_MAX_UPLOAD_BYTES", 2 * 1024**3))
+MAX_JSON_BYTES = 32 * 1024**2  # of one request's body; larger data comes as a file
 GUEST_CHAT = _flag("DSPORTAL_GUEST_CHAT", default=False)
 CACHE_BYTES = int(os.environ.get("DSPORTAL_CACHE_BYTES", 64 * 1024**2))
 MAX_IN_FLIGHT = int(os.environ.get("DSPORTAL_MAX_IN_FLIGHT", 256))  # answers being made or waited for; more are told to come back
@@ -214,7 +215,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["apps.accounts.permissions.ReadOrOperate"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": [
-        "rest_framework.parsers.JSONParser",
+        "apps.accounts.parsers.BoundedJSONParser",
         "rest_framework.parsers.MultiPartParser",
         "rest_framework.parsers.FormParser",
     ],

@@ -20,6 +20,29 @@ from apps.registry.models import ModelVersion
 COUNTS_KEPT_SECONDS = 2
 
 
+# What the scripts say, in the page's language.
+SCRIPT_STRINGS = {
+    "copied": _("Copied."),
+    "copy_by_hand": _("Press Ctrl C to copy what is selected."),
+    "uploading": _("{percent} % sent, about {seconds} s left"),
+    "checking": _("Sent. The file is being checked …"),
+    "upload_failed": _("The upload was cut off. Nothing was kept; send it again."),
+    "connection_lost": _("The portal cannot be reached; what you see is from {ago}. It is tried again by itself."),
+    "updated": _("updated {ago}"),
+    "now": _("just now"),
+    "seconds_ago": _("{n} s ago"),
+    "minutes_ago": _("{n} min ago"),
+    "hours_ago": _("{n} h ago"),
+    "days_ago": _("{n} days ago"),
+    "seconds": _("{n} s"),
+    "minutes_seconds": _("{m} min {s} s"),
+    "hours_minutes": _("{h} h {m} min"),
+    "theme_system": _("Colours: as the system"),
+    "theme_light": _("Colours: light"),
+    "theme_dark": _("Colours: dark"),
+}
+
+
 @dataclass(frozen=True)
 class Place:
     """One link of the rail. `key` goes there after `g`."""
@@ -32,7 +55,11 @@ class Place:
 
 
 def shell(request: HttpRequest) -> dict:
-    return {"rail": SimpleLazyObject(lambda: _rail(_counts())), "worker_count": SimpleLazyObject(lambda: _counts()["workers"])}
+    return {
+        "rail": SimpleLazyObject(lambda: _rail(_counts())),
+        "worker_count": SimpleLazyObject(lambda: _counts()["workers"]),
+        "script_strings": SCRIPT_STRINGS,
+    }
 
 
 def _counts() -> dict:

@@ -163,3 +163,19 @@ def query(context, **changes) -> str:
 @register.filter
 def get(mapping, key):
     return mapping.get(key) if hasattr(mapping, "get") else None
+
+
+@register.filter
+def split(text: str) -> list[str]:
+    return text.split()
+
+
+@register.simple_tag
+def sheet_url(name: str) -> str:
+    return static(f"css/{name}.css")
+
+
+@register.filter
+def unlocalized(value) -> str:
+    """A number as HTML attributes want it, whatever the language."""
+    return "" if value is None else f"{float(value):.4f}"

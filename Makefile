@@ -1,0 +1,47 @@
+# The commands of DSPortal. `make run` needs Python 3.11 or newer and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --retries 2 --timeout 20
+NO_PIP = { echo "DSPortal cannot start: the packages could not be installed (the line above says why). Check the network, then run it again." >&2; exit 1; }
+
+.PHONY: run test bench lint lock messages clean
+
+run: $(VENV)/installed
+	@exec $(BIN)/python -m dsportal.supervisor
+
+test: $(VENV)/installed-dev
+	@tests/install-tools
+	@$(BIN)/python -m pytest
+
+bench: $(VENV)/installed-dev
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks
+
+lint: $(VENV)/installed-dev
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+lock: $(VENV)/installed-dev
+	@$(BIN)/pip-compile -q -U --strip-extras --no-header --no-emit-index-url --no-emit-trusted-host --no-annotate -o requirements.lock requirements.in
+	@$(BIN)/pip-compile -q -U --strip-extras --no-header --no-emit-index-url --no-emit-trusted-host --no-annotate -o requirements-dev.lock requirements-dev.in
+	@sed -i 's/+cpu$$//' requirements.lock requirements-dev.lock
+
+messages: $(VENV)/installed-dev
+	@$(BIN)/python manage.py makemessages -l zh_Hans --no-location --ignore .venv --ignore var
+	@$(BIN)/python manage.py compilemessages -l zh_Hans --ignore .venv
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "DSPortal needs Python 3.11 or newer; set PYTHON=/path/to/it." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: requirements.lock | $(VENV)/bin/python
+	@echo "Installing the packages (once, about a minute) …"
+	@$(PIP) -r requirements.lock || $(NO_PIP)
+	@touch $@
+
+$(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
+	@echo "Installing what the tests need (once) …"
+	@$(PIP) -r requirements-dev.lock || $(NO_PIP)
+	@touch $@
