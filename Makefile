@@ -21,8 +21,8 @@ lint: $(VENV)/installed-dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 lock: $(VENV)/installed-dev
-	@$(BIN)/pip-compile -q -U --strip-extras --no-header --no-emit-index-url --no-emit-trusted-host --no-annotate -o requirements.lock requirements.in
-	@$(BIN)/pip-compile -q -U --strip-extras --no-header --no-emit-index-url --no-emit-trusted-host --no-annotate -o requirements-dev.lock requirements-dev.in
+	@$(BIN)/pip-compile -q -U --strip-extras --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-annotate -o requirements.lock requirements.in
+	@$(BIN)/pip-compile -q -U --strip-extras --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-annotate -o requirements-dev.lock requirements-dev.in
 	@sed -i 's/+cpu$$//' requirements.lock requirements-dev.lock
 
 messages: $(VENV)/installed-dev
