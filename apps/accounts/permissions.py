@@ -1,3 +1,4 @@
+from django.conf import settings
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 
 
@@ -16,3 +17,17 @@ class SignedIn(BasePermission):
 
     def has_permission(self, request, view):
         return bool(request.user and request.user.is_authenticated)
+
+
+class MayChat(BasePermission):
+    """Whoever is signed in; everybody where the operator opened the chat to guests."""
+
+    def has_permission(self, request, view):
+        return settings.GUEST_CHAT or bool(request.user and request.user.is_authenticated)
+
+
+class Administers(BasePermission):
+    message = "This needs the role admin."
+
+    def has_permission(self, request, view):
+        return bool(request.user and request.user.is_authenticated and request.user.may_administer)

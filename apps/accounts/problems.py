@@ -36,6 +36,16 @@ class Refused(Problem):
     title = "Not allowed"
 
 
+class Missing(Problem):
+    status = status.HTTP_404_NOT_FOUND
+    title = "Not found"
+
+
+class TooLarge(Problem):
+    status = status.HTTP_413_REQUEST_ENTITY_TOO_LARGE
+    title = "Too large"
+
+
 class Busy(Problem):
     status = status.HTTP_429_TOO_MANY_REQUESTS
     title = "Too many requests at once"
@@ -86,7 +96,7 @@ def problem_details(error: Exception, context: dict) -> Response | None:
     response = exception_handler(error, context)
     if response is None:
         return None
-    titles = {400: "The request has mistakes", 401: "Sign in first", 403: "Not allowed", 404: "Not found", 405: "Method not allowed"}
+    titles = {400: "The request has mistakes", 401: "Sign in first", 403: "Not allowed", 404: "Not found", 405: "Method not allowed", 413: "Too large"}
     extra = {"errors": response.data} if isinstance(error, exceptions.ValidationError) else {}
     detail = _first_message(response.data)
     body = _body(response.status_code, titles.get(response.status_code, "The request was refused"), detail, **extra)

@@ -10,6 +10,9 @@ from apps.accounts.problems import Problem
 MAX_CHARACTERS = 32_000
 MAX_MESSAGES = 200
 MAX_TOKENS = 1024
+MAX_TOP_K = 1_000_000
+MAX_SEED = 2**31 - 1
+_UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
 ROLES = ("system", "user", "assistant")
 
 
@@ -42,6 +45,8 @@ class Question:
         for message in self.messages:
             if message.get("role") not in ROLES or not isinstance(message.get("content"), str):
                 raise Problem(f"Each message needs a role ({', '.join(ROLES)}) and its content as text.", field="messages")
+            if _UNWRITABLE.search(message["content"]):
+                raise Problem("The text holds characters that no text may hold (U+0000, or half of a surrogate pair).", field="messages")
         length = sum(len(m["content"]) for m in self.messages)
         if length > MAX_CHARACTERS:
             raise Problem(f"The conversation has {length:,} characters; at most {MAX_CHARACTERS:,} can be read.", field="prompt")
@@ -53,7 +58,11 @@ class Question:
             raise Problem("The temperature must be between 0 and 2.", field="temperature")
         if not 0 < self.top_p <= 1:
             raise Problem("top_p must be more than 0 and at most 1.", field="top_p")
-        if len(self.stop) > 8 or any(not s or len(s) > 200 for s in self.stop):
+        if not 0 <= self.top_k <= MAX_TOP_K:
+            raise Problem(f"top_k must be between 0 (off) and {MAX_TOP_K}.", field="top_k")
+        if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
+            raise Problem(f"The seed must be between 0 and {MAX_SEED}.", field="seed")
+        if len(self.stop) > 8 or any(not s or len(s) > 200 or _UNWRITABLE.search(s) for s in self.stop):
             raise Problem("Give at most 8 stop strings of 1 to 200 characters.", field="stop")
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
-from apps.accounts.problems import Problem, Unavailable
+from apps.accounts.problems import Missing, Unavailable
 from apps.experiments.models import Experiment
 from apps.registry.models import ModelVersion
 
@@ -23,9 +23,10 @@ def arm_of(experiment: Experiment, subject: str) -> str:
 
 
 def find_version(name: str) -> ModelVersion:
+    # A name may look like an id only if somebody wants to be confused: the id wins.
     version = ModelVersion.objects.filter(pk=name).first() or ModelVersion.objects.filter(name=name).first()
     if version is None:
-        raise Problem(f"There is no model version {name!r}; see /api/v1/model-versions/.", field="version")
+        raise Missing(f"There is no model version {name!r}; see /api/v1/model-versions/.", field="version")
     return version
 
 

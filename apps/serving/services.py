@@ -4,11 +4,12 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import redis
 from django.conf import settings
 from django.db import transaction
+from kombu.exceptions import OperationalError
 
 from apps.accounts.models import User
 from apps.accounts.problems import Busy, Problem, TimedOut, Unavailable
@@ -17,6 +18,7 @@ from apps.monitoring import names, recorder
 from apps.monitoring.selectors import workers
 from apps.redis import connection
 from apps.serving import cache
+from apps.serving.context import fitted
 from apps.serving.models import Answer, Conversation
 from apps.serving.questions import Question, prompt_key
 from apps.serving.routing import Route, route
@@ -63,7 +65,7 @@ class Pending:
         except Problem as problem:
             status, error = Answer.Status.ERROR, problem.detail
             raise
-        except redis.RedisError as lost:
+        except (redis.RedisError, OperationalError) as lost:
             status, error = Answer.Status.ERROR, "The queue could not be reached"
             raise Unavailable("The queue cannot be reached at the moment; it is being restarted. Ask again in a few seconds.") from lost
         finally:
@@ -110,6 +112,9 @@ class Pending:
         if waiting > settings.MAX_IN_FLIGHT:
             r.zrem(names.IN_FLIGHT, self.id)
             raise Busy(f"{waiting - 1} answers are being made already; ask again in a moment.", retry_after_seconds=2)
+        self._publish(now)
+
+    def _publish(self, now: float) -> None:
         celery.send_task(
             "dsportal.answer",
             kwargs={
@@ -135,6 +140,7 @@ class Pending:
                 last_sign = now if workers("inference") else last_sign
                 if now - last_sign > NO_WORKER_SECONDS:
                     raise Unavailable("No inference worker is running. Its log says why; it is restarted by itself.")
+                yield ""  # so that a stream writes a sign of life, and notices that its reader went away
                 continue
             last_sign = now
             for last, entry in found[0][1]:
@@ -168,13 +174,17 @@ class Pending:
 
 
 def ask(
-    *, question: Question, user: User | None, channel: str, version: str | None = None, conversation: Conversation | None = None, subject: str | None = None
-) -> Pending:
-    """Route the question. The work begins when the answer's pieces are read."""
+    *, question: Question, user: User | None, channel: str, version: str | None = None, conversation: Conversation | None = None,
+    subject: str | None = None, trim: bool = False,
+) -> Pending:  # fmt: skip
+    """Route the question. The work begins when the answer's pieces are read. `trim`: leave out the oldest turns that do not fit."""
     who = subject or (conversation.pk if conversation else "") or (str(user.pk) if user and user.pk else new_id())
-    return Pending(question=question, route=route(asked=version, subject=who), user=user, channel=channel, conversation=conversation)
+    way = route(asked=version, subject=who)
+    if trim:
+        question = replace(question, messages=fitted(question.messages, way.version, question.max_tokens))
+    return Pending(question=question, route=way, user=user, channel=channel, conversation=conversation)
 
 
 @transaction.atomic
-def start_conversation(*, user: User, first_question: str) -> Conversation:
+def start_conversation(*, user: User | None, first_question: str) -> Conversation:
     return Conversation.objects.create(user=user, title=first_question.strip()[:120] or "…")

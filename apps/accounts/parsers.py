@@ -1,0 +1,38 @@
+"""JSON as it may come from anybody: bounded in size, in depth and in the length of its numbers."""
+
+import codecs
+import json
+
+from django.conf import settings
+from rest_framework.exceptions import APIException, ParseError
+from rest_framework.parsers import JSONParser
+
+MAX_DIGITS = 30  # a longer whole number fits no column, and does not even become a float
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number has {len(digits)} digits")
+    return int(digits)
+
+
+def _no_constant(name: str):
+    raise ValueError(f"{name} is not JSON")
+
+
+class BodyTooLarge(APIException):
+    status_code = 413
+
+
+class BoundedJSONParser(JSONParser):
+    def parse(self, stream, media_type=None, parser_context=None):
+        encoding = (parser_context or {}).get("encoding", settings.DEFAULT_CHARSET)
+        raw = stream.read(settings.MAX_JSON_BYTES + 1)
+        if len(raw) > settings.MAX_JSON_BYTES:
+            raise BodyTooLarge(f"JSON may have {settings.MAX_JSON_BYTES / 1024**2:,.0f} MB at most. Send larger data as a file (multipart).")
+        try:
+            return json.loads(codecs.decode(raw, encoding), parse_int=_whole_number, parse_constant=_no_constant)
+        except RecursionError as error:
+            raise ParseError("This JSON is nested too deeply.") from error
+        except (ValueError, LookupError) as error:
+            raise ParseError(f"This is not JSON: {error}") from error

@@ -1,0 +1,75 @@
+"""The chat: conversations whose turns are answers' rows. Each answer remembers the whole conversation that was sent, so that
+the newest one is the conversation, and answering an older one again makes a branch."""
+
+from django.db import transaction
+
+from apps.accounts.models import User
+from apps.accounts.problems import Missing, Problem
+from apps.serving import services
+from apps.serving.context import within_limits
+from apps.serving.models import Answer, Conversation
+from apps.serving.questions import Question
+from apps.serving.services import Pending
+
+MAX_TOKENS = 128
+AGAIN_TEMPERATURE = 0.8  # the same question at temperature 0 would give the same answer again
+
+
+def conversations_of(user: User | None, guest_ids: list[str] | tuple[str, ...] = ()):
+    """A person's own; a guest's are those that the browser's session remembers."""
+    if user is not None and user.pk:
+        return Conversation.objects.filter(user=user)
+    return Conversation.objects.filter(user=None, pk__in=list(guest_ids))
+
+
+def find_conversation(*, pk: str, user: User | None, guest_ids=()) -> Conversation:
+    found = conversations_of(user, guest_ids).filter(pk=pk).first()
+    if found is None:
+        raise Missing("There is no such conversation of yours.", field="conversation")
+    return found
+
+
+@transaction.atomic  # no conversation is left behind where no version can answer
+def say(
+    *, user: User | None, message: str = "", conversation: Conversation | None = None, version: str | None = None, after: str | None = None,
+    replaces: str | None = None, max_tokens: int = MAX_TOKENS, temperature: float | None = None,
+) -> Pending:  # fmt: skip
+    """One more turn: `message` after the answer `after` (the newest where none is given), or the answer `replaces` made again."""
+    if replaces:
+        messages = list(_answer_of(conversation, replaces, "replaces").messages)
+        temperature = AGAIN_TEMPERATURE if temperature is None else temperature
+    else:
+        Question([{"role": "user", "content": message}], max_tokens=max_tokens, temperature=temperature or 0.0)  # refuse before anything is written
+        messages = [*_history(conversation, after), {"role": "user", "content": message}]
+    question = Question(within_limits(messages), max_tokens=max_tokens, temperature=temperature or 0.0)
+    if conversation is None:
+        conversation = services.start_conversation(user=user, first_question=message)
+    else:
+        conversation.save(update_fields=["updated_at"])
+    return services.ask(question=question, user=user, channel="chat", version=version, conversation=conversation, trim=True)
+
+
+def _answer_of(conversation: Conversation | None, pk: str, field: str) -> Answer:
+    found = conversation.answers.filter(pk=pk).first() if conversation else None
+    if found is None:
+        raise Missing("There is no such answer in this conversation.", field=field)
+    return found
+
+
+def _history(conversation: Conversation | None, after: str | None) -> list[dict]:
+    if conversation is None:
+        if after:
+            raise Problem("Name the conversation that the answer is in.", field="conversation")
+        return []
+    newest = _answer_of(conversation, after, "after") if after else conversation.answers.exclude(status=Answer.Status.ERROR).order_by("-id").first()
+    if newest is None:
+        return []
+    if not newest.text:  # stopped before its first word
+        return newest.messages[:-1]
+    return [*newest.messages, {"role": "assistant", "content": newest.text}]
+
+
+@transaction.atomic
+def forget(*, conversation: Conversation) -> None:
+    """Take the conversation from its list. The answers stay, for their ratings and figures, without it."""
+    conversation.delete()
