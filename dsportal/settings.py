@@ -58,6 +58,7 @@ CORES = os.cpu_count() or 1
 JOB_SLOTS = int(os.environ.get("DSPORTAL_JOB_SLOTS", 1))  # heavy jobs at once in one worker
 JOB_NICENESS = int(os.environ.get("DSPORTAL_JOB_NICENESS", 10))
 JOB_HEARTBEAT_SECONDS = 1.0
+METRICS_PORT = int(os.environ.get("DSPORTAL_METRICS_PORT", 0))  # of a worker's own /metrics; 0: the web process shows them all
 MIN_FREE_BYTES = 200 * 1024**2
 MAX_ENGINES = int(os.environ.get("DSPORTAL_MAX_ENGINES", 3))  # versions an inference worker holds at once
 JOB_THREADS = int(os.environ.get("DSPORTAL_JOB_THREADS", CORES))

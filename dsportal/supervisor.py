@@ -130,7 +130,7 @@ class Supervisor:
         config.touch(mode=0o600)
         config.write_text(
             f"bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir {folder}\nappendonly yes\nappendfsync everysec\nsave \"\"\n"
-            "loglevel warning\nmaxmemory-policy noeviction\nauto-aof-rewrite-min-size 32mb\n"
+            f"loglevel notice\nlogfile {folder / 'redis.log'}\nmaxmemory-policy noeviction\nauto-aof-rewrite-min-size 32mb\n"
         )
         self.env["REDIS_URL"] = f"redis://:{password}@127.0.0.1:{port}/0"
         service = Service("redis", [_redis_server(), str(config)])
@@ -139,7 +139,7 @@ class Supervisor:
         deadline = time.monotonic() + STARTUP_SECONDS
         while not _answers_ping(port, password):
             if not service.is_running:
-                raise CannotStart(f"Redis ended at once. Its data is in {folder}; the lines above say why.")
+                raise CannotStart(f"Redis ended at once. {folder / 'redis.log'} says why.")
             if time.monotonic() > deadline or self.stopping.wait(0.05):
                 raise CannotStart("Redis does not answer.")
 

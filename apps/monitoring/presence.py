@@ -5,6 +5,8 @@ import threading
 import time
 
 import redis
+from django.conf import settings
+from prometheus_client import start_http_server
 
 from apps.monitoring import names
 from apps.redis import connection
@@ -16,7 +18,9 @@ EXPIRES_SECONDS = 5
 
 
 def keep_presence(role: str, name: str, stop: threading.Event | None = None) -> None:
-    """Beat from a daemon thread until the process ends or `stop` is set."""
+    """Beat from a daemon thread until the process ends or `stop` is set; serve /metrics where a port is given."""
+    if settings.METRICS_PORT:
+        start_http_server(settings.METRICS_PORT)
 
     def beat() -> None:
         key = names.WORKER.format(role=role, name=name.replace(":", "-"))
