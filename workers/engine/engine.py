@@ -37,7 +37,7 @@ class Engine:
     def __init__(self, runner: Runner, tokenizer: ChatTokenizer, *, max_waiting: int = 256, prefill_tokens: int = 128):
         self._runner = runner
         self._tokenizer = tokenizer
-        self._end_id = int(tokenizer.end_id)
+        self._end_id: int = tokenizer.end_id  # type: ignore[assignment]
         self._vocabulary = Vocabulary(tokenizer)
         self._scheduler = Scheduler(runner.max_batch, prefill_tokens)
         self._max_waiting = max_waiting

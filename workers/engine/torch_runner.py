@@ -32,6 +32,7 @@ class TorchRunner:
         self.max_seq_len = min(max_seq_len, model.config.max_seq_len)
         self.vocab_size = model.config.vocab_size
         self._model = model
+        self._tables: list[Any] = [model.cos, model.sin]
         self._blocks: list[Any] = list(model.blocks)
         self._device = model.embedding.weight.device
         self._cache = KVCache(model.config, max_batch, self.max_seq_len, device=self._device)
@@ -41,7 +42,7 @@ class TorchRunner:
     def forward(self, chunks: Sequence[Chunk]) -> Logits:
         model, batch = self._model, _Batch(chunks, self._device)
         x = model.embedding(batch.tokens)  # rows, d_model
-        cos, sin = (table[batch.positions][:, None, None] for table in (model.cos, model.sin))  # rows, 1, 1, head_dim / 2
+        cos, sin = (table[batch.positions][:, None, None] for table in self._tables)  # rows, 1, 1, head_dim / 2
         for layer, block in enumerate(self._blocks):
             q, k, v = block.attention.project(block.attention_norm(x).unsqueeze(1), cos, sin)
             x = x + block.attention.out(self._attend(layer, batch, q.squeeze(2), k.squeeze(2), v.squeeze(2)))

@@ -1,0 +1,50 @@
+import subprocess
+import sys
+
+import pytest
+
+from workers.engine import UnusableModel, open_engine, opening
+
+
+def copy(folder, tmp_path):
+    copied = tmp_path / "copy"
+    copied.mkdir()
+    for file in folder.iterdir():
+        (copied / file.name).write_bytes(file.read_bytes())
+    return copied
+
+
+def test_importing_the_engine_does_not_import_torch():
+    program = "import sys, workers.engine; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_folder_that_lacks_a_file_is_refused_by_name(folder, tmp_path, missing):
+    broken = copy(folder, tmp_path)
+    (broken / missing).unlink()
+    with pytest.raises(UnusableModel, match=missing):
+        open_engine(broken)
+
+
+def test_damaged_weights_are_refused(folder, tmp_path):
+    broken = copy(folder, tmp_path)
+    weights = (broken / "model.safetensors").read_bytes()
+    (broken / "model.safetensors").write_bytes(weights[:-64])
+    with pytest.raises(UnusableModel, match="damaged"):
+        open_engine(broken)
+
+
+def test_an_architecture_of_another_kind_is_refused_with_those_that_are_known(folder, tmp_path):
+    other = copy(folder, tmp_path)
+    config = (other / "config.json").read_text()
+    (other / "config.json").write_text(config.replace('"gpt_oss"', '"bert"'))
+    with pytest.raises(UnusableModel, match="gpt_oss"):
+        open_engine(other)
+
+
+def test_fewer_slots_are_made_where_keys_and_values_would_take_too_much(folder, monkeypatch):
+    monkeypatch.setattr(opening, "KV_BYTES", 3 * 96 * 2 * 2 * 2 * 8 * 4)  # three sequences of 96 tokens, 2 layers, 2 heads of 8, FP32
+    engine = open_engine(folder, max_batch=32)
+    assert engine.stats().slots == 3
+    engine.close()
