@@ -82,6 +82,8 @@ class Supervisor:
             "OMP_WAIT_POLICY": "PASSIVE",
             "MALLOC_ARENA_MAX": "2",
             "TOKENIZERS_PARALLELISM": "false",
+            # Celery warns root of unpickled messages; ours are JSON.
+            "PYTHONWARNINGS": "ignore:You're running the worker with superuser privileges",
         }
 
     # -- before anything runs
@@ -154,7 +156,7 @@ class Supervisor:
         return json.loads(done.stdout.strip().splitlines()[-1])
 
     def add_processes(self) -> None:
-        celery = [sys.executable, "-m", "celery", "-A", "dsportal", "worker", "--loglevel", "warning", "--without-gossip", "--without-mingle"]
+        celery = [sys.executable, "-m", "celery", "--quiet", "-A", "dsportal", "worker", "--loglevel", "warning", "--without-gossip", "--without-mingle"]
         web = [
             sys.executable, "-m", "granian", "--interface", "wsgi", "--host", self.host, "--port", str(self.port),
             "--workers", str(min(4, max(1, CORES))), "--blocking-threads", "48", "--backlog", "1024", "--respawn-failed-workers",
