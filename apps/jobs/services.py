@@ -33,13 +33,13 @@ def nudge() -> None:
     transaction.on_commit(lambda: celery.send_task("dsportal.run_jobs", queue="jobs", expires=60, retry=False))
 
 
-def move(job: Job, to: str, *, attempt: int | None = None, **fields) -> bool:
-    """Move the row if it still is where this process believes it to be; False where it is not."""
+def move(job: Job, to: str, *, of_attempt: int | None = None, **fields) -> bool:
+    """Move the row if it still is where this process believes it to be (and, given `of_attempt`, still that attempt's); False where it is not."""
     if to not in TRANSITIONS[job.status]:
         return False
     rows = Job.objects.filter(pk=job.pk, status=job.status)
-    if attempt is not None:  # a worker that was given up must not write over its successor
-        rows = rows.filter(attempt=attempt)
+    if of_attempt is not None:  # a worker that was given up must not write over its successor
+        rows = rows.filter(attempt=of_attempt)
     if not rows.update(status=to, **fields):
         return False
     JobEvent.objects.create(job_id=job.pk, kind="status", data={"from": job.status, "to": to, "error": fields.get("error", "")})
@@ -55,7 +55,7 @@ def claim_next(*, worker: str) -> Job | None:
         now = timezone.now()
         started = job.started_at or now
         fields = {"attempt": job.attempt + 1, "worker": worker, "heartbeat_at": now, "started_at": started, "finished_at": None, "error": ""}
-        if move(job, S.RUNNING, attempt=job.attempt, **fields):
+        if move(job, S.RUNNING, of_attempt=job.attempt, **fields):
             return job
     return None
 
@@ -69,25 +69,25 @@ def beat(job: Job, **fields) -> bool:
 @transaction.atomic
 def finish(job: Job, *, result: dict) -> bool:
     return move(
-        job, S.SUCCEEDED, attempt=job.attempt, result=result, progress=1.0, eta_seconds=0.0, message="", finished_at=timezone.now()
+        job, S.SUCCEEDED, of_attempt=job.attempt, result=result, progress=1.0, eta_seconds=0.0, message="", finished_at=timezone.now()
     )
 
 
 @transaction.atomic
 def fail(job: Job, error: str) -> bool:
-    return move(job, S.FAILED, attempt=job.attempt, error=error[:4000], eta_seconds=None, finished_at=timezone.now())
+    return move(job, S.FAILED, of_attempt=job.attempt, error=error[:4000], eta_seconds=None, finished_at=timezone.now())
 
 
 @transaction.atomic
 def release(job: Job, *, why: str) -> bool:
     """Give a running job back to the queue: its worker is shutting down or was lost."""
     JobEvent.objects.create(job_id=job.pk, kind="requeued", data={"why": why, "progress": job.progress})
-    return move(job, S.QUEUED, attempt=job.attempt, eta_seconds=None, message=why, heartbeat_at=None)
+    return move(job, S.QUEUED, of_attempt=job.attempt, eta_seconds=None, message=why, heartbeat_at=None)
 
 
 @transaction.atomic
 def settle_cancelled(job: Job) -> bool:
-    return move(job, S.CANCELLED, attempt=job.attempt, finished_at=timezone.now(), eta_seconds=None, message="")
+    return move(job, S.CANCELLED, of_attempt=job.attempt, finished_at=timezone.now(), eta_seconds=None, message="")
 
 
 @transaction.atomic
