@@ -6,7 +6,7 @@ from dataclasses import replace
 from workers.corpus.languages import language_of
 from workers.corpus.records import CLEANED, DOCUMENT, Record
 from workers.corpus.repair import repair
-from workers.corpus.rules import SENTENCE_RULES, TEXT_RULES, is_contact_spam, is_garbled, is_too_short
+from workers.corpus.rules import SENTENCE_RULES, TEXT_RULES, is_contact_spam, is_garbled, is_too_short, may_hold_foreign_sentence
 
 # A document of which more than this is advertisement or boilerplate is dropped; of less, those sentences are cut out.
 MAX_CUT_SHARE = 0.4
@@ -55,6 +55,8 @@ def _clean_document(text: str, lang: str) -> tuple[str, str | None]:
 
 
 def _cut_sentences(text: str) -> tuple[str, dict[str, int]]:
+    if not may_hold_foreign_sentence(text):
+        return text, {}
     kept: list[str] = []
     cut: dict[str, int] = {}
     for sentence in _SENTENCE.findall(text):

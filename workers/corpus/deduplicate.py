@@ -5,8 +5,12 @@ Different facts that share a template ("X is the capital of Y") are never merged
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import lru_cache
 
-from workers.corpus.minhash import HAN_SHINGLE, LATIN_SHINGLE, candidate_pairs, shingle_hashes, signatures
+import numpy as np
+
+from workers.corpus.minhash import HAN_SHINGLE, LATIN_SHINGLE, Hashes, candidate_pairs, shingle_hashes, signatures
 from workers.corpus.records import CLAIM, DEDUPLICATED, DOCUMENT, ENTRY, QUESTION, RATING, Record, normalised
 from workers.corpus.same_statement import same_statement
 
@@ -14,6 +18,7 @@ MIN_JACCARD = 0.7
 BANDS, ROWS = 25, 5  # recall 0.998 at a Jaccard of 0.75 (FACTS)
 # A signature estimates Jaccard with a standard error of 0.04: below this nothing worth an exact comparison is lost.
 MIN_ESTIMATE = MIN_JACCARD - 0.15
+CACHED_TEXTS = 10_000  # whose shingles are remembered: candidates come in clusters
 _TEXTS = (DOCUMENT, ENTRY)
 
 
@@ -42,8 +47,6 @@ def _mark(records: list[Record], clusters: Iterable[tuple[int, list[int], str]])
 
 
 def _with_cluster(record: Record, number: int) -> Record:
-    from dataclasses import replace
-
     return replace(record, cluster=number)
 
 
@@ -84,15 +87,14 @@ def _near(records: list[Record], texts: list[int]) -> list[tuple[int, list[int],
     plain = [normalised(records[i].text or "") for i in texts]
     sizes = [HAN_SHINGLE if records[i].lang in ("zh", "ja") else LATIN_SHINGLE for i in texts]
     signature = signatures(plain, sizes)
-    shingles: dict[int, set[int]] = {}
 
-    def of(n: int) -> set[int]:
-        if n not in shingles:
-            shingles[n] = set(shingle_hashes(plain[n], sizes[n]).tolist())
-        return shingles[n]
+    @lru_cache(maxsize=CACHED_TEXTS)
+    def shingles(n: int) -> Hashes:
+        return np.unique(shingle_hashes(plain[n], sizes[n]))
 
+    @lru_cache(maxsize=None)
     def is_duplicate(m: int, n: int) -> bool:
-        if sizes[m] != sizes[n] or (signature[m] == signature[n]).mean() < MIN_ESTIMATE or jaccard(of(m), of(n)) < MIN_JACCARD:
+        if sizes[m] != sizes[n] or (signature[m] == signature[n]).mean() < MIN_ESTIMATE or jaccard(shingles(m), shingles(n)) < MIN_JACCARD:
             return False
         return _may_merge(records[texts[m]], records[texts[n]]) and same_statement(records[texts[m]].text or "", records[texts[n]].text or "")
 
@@ -120,9 +122,10 @@ def _may_merge(a: Record, b: Record) -> bool:
     return not (a.kind == ENTRY and b.kind == ENTRY) or normalised(a.title or "") == normalised(b.title or "")
 
 
-def jaccard(a: set[int], b: set[int]) -> float:
-    both = len(a & b)
-    return both / (len(a) + len(b) - both) if a or b else 1.0
+def jaccard(a: Hashes, b: Hashes) -> float:
+    """Of two sets given as sorted arrays without repeats."""
+    both = len(np.intersect1d(a, b, assume_unique=True))
+    return both / (len(a) + len(b) - both) if len(a) or len(b) else 1.0
 
 
 class UnionFind:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 PERMUTATIONS = 128
 SEED = 1
 LATIN_SHINGLE, HAN_SHINGLE = 5, 3  # characters; a Han character says about as much as two Latin letters
-BATCH_CHARACTERS = 400_000
+BATCH_CHARACTERS = 100_000
 _MULTIPLIER = np.uint32(0x01000193)
 
 Hashes = NDArray[np.uint32]
@@ -54,16 +54,34 @@ def signatures(texts: Sequence[str], sizes: Sequence[int]) -> Hashes:
     a, b = _permutations()
     out = np.full((len(texts), PERMUTATIONS), np.iinfo(np.uint32).max, np.uint32)
     for indices in _batches(texts):
-        hashes = [shingle_hashes(texts[i], sizes[i]) for i in indices]
-        present = [(i, h) for i, h in zip(indices, hashes, strict=True) if len(h)]
-        if not present:
-            continue
-        joined = _mixed(np.concatenate([h for _, h in present]))
-        starts = np.cumsum([0] + [len(h) for _, h in present[:-1]])
-        rows = [i for i, _ in present]
-        for k in range(PERMUTATIONS):  # one permutation at a time: the whole batch stays in the cache
+        rows, joined, starts = _hashes_of_batch([(i, texts[i], sizes[i]) for i in indices])
+        for k in range(PERMUTATIONS if rows else 0):  # one permutation at a time: the whole batch stays in the cache
             out[rows, k] = np.minimum.reduceat(joined * a[k] + b[k], starts)
     return out
+
+
+def _hashes_of_batch(batch: list[tuple[int, str, int]]) -> tuple[list[int], Hashes, NDArray[np.int64]]:
+    """(rows, mixed hashes of all their shingles one after another, where each row's begin); rows without text are left out."""
+    rows: list[int] = []
+    parts: list[Hashes] = []
+    lengths: list[int] = []
+    # All texts of one shingle size are hashed as one; the hashes that run over the end of a text are then left out.
+    for size in sorted({size for _, _, size in batch}):
+        group = [(i, text) for i, text, own in batch if own == size and len(text) >= size]
+        if group:
+            counts = np.array([len(text) - size + 1 for _, text in group])
+            rolled = shingle_hashes("".join(text for _, text in group), size)
+            inside = np.repeat(np.arange(len(group)) * (size - 1), counts) + np.arange(counts.sum())
+            rows += [i for i, _ in group]
+            parts.append(rolled[inside])
+            lengths += counts.tolist()
+    for i, text, size in batch:
+        if 0 < len(text) < size:
+            rows.append(i)
+            parts.append(shingle_hashes(text, size))
+            lengths.append(1)
+    joined = _mixed(np.concatenate(parts)) if parts else np.empty(0, np.uint32)
+    return rows, joined, np.cumsum([0, *lengths[:-1]])
 
 
 def _batches(texts: Sequence[str]) -> Iterator[list[int]]:

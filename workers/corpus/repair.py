@@ -28,7 +28,7 @@ MIN_REREAD_CHARACTERS = 4
 def repair(text: str) -> str:
     """The text with its encoding, markup and white space put right; the same text where nothing is wrong."""
     text = _strip_markup(_reread_utf8(text))
-    if is_bad(text):  # before control characters go: they are bytes of what is to be read again
+    if not text.isascii() and is_bad(text):  # before control characters go: they are bytes of what is to be read again
         text = fix_text(text, FTFY)
     text = _INVISIBLE.sub("", text)
     text = _LINES.sub("\n", _SPACES.sub(" ", text)).strip()
@@ -37,8 +37,7 @@ def repair(text: str) -> str:
 
 def _reread_utf8(text: str) -> str:
     """Undo UTF-8 that was read as GBK, where no byte was lost: chance does not make valid UTF-8 of a real text's GB18030."""
-    foreign = sum(ord(c) > 127 for c in text)
-    if foreign < MIN_REREAD_CHARACTERS:
+    if text.isascii() or sum(ord(c) > 127 for c in text) < MIN_REREAD_CHARACTERS:
         return text
     try:
         return text.encode("gb18030").decode("utf-8")

@@ -12,6 +12,8 @@ from ftfy.badness import is_bad
 from workers.corpus.encodings import common_chinese
 from workers.corpus.languages import count_words
 
+_HAN = re.compile(r"[\u4e00-\u9fff]")
+
 # -- advertisements: one strong phrase, or two weak ones, in a sentence
 
 STRONG_ADVERTISEMENT = re.compile(
@@ -44,10 +46,9 @@ WEAK_ADVERTISEMENT_ZH = re.compile(r"优惠|折扣|促销|热卖|热销|正品|�
 
 
 def is_advertisement(sentence: str) -> bool:
-    strong = len(STRONG_ADVERTISEMENT.findall(sentence)) + len(STRONG_ADVERTISEMENT_ZH.findall(sentence))
-    if strong:
+    if STRONG_ADVERTISEMENT.search(sentence) or _different(WEAK_ADVERTISEMENT, sentence) >= 3:
         return True
-    return _different(WEAK_ADVERTISEMENT, sentence) >= 3 or _different(WEAK_ADVERTISEMENT_ZH, sentence) >= 3
+    return bool(_HAN.search(sentence)) and (bool(STRONG_ADVERTISEMENT_ZH.search(sentence)) or _different(WEAK_ADVERTISEMENT_ZH, sentence) >= 3)
 
 
 def _different(pattern: re.Pattern[str], sentence: str) -> int:
@@ -94,13 +95,23 @@ BOILERPLATE_ZH = re.compile(
     r"责任编辑|本站(?:内容|声明|使用)|当前位置|点击(?:数|次数|率)?[:：]|浏览次数|分享到|收藏本站|页面不存在|正在加载|打印本页"
 )
 MENU_SEPARATOR = re.compile(r"\s[|>»·•/]\s")
+MENU_PIECES = 4
 
 
 def is_boilerplate(sentence: str) -> bool:
-    if BOILERPLATE.search(sentence) or BOILERPLATE_ZH.search(sentence):
+    if _says_boilerplate(sentence):
         return True
     pieces = MENU_SEPARATOR.split(sentence)
-    return len(pieces) >= 4 and all(count_words(piece) <= 4 for piece in pieces)
+    return len(pieces) >= MENU_PIECES and all(count_words(piece) <= 4 for piece in pieces)
+
+
+def _says_boilerplate(text: str) -> bool:
+    return bool(BOILERPLATE.search(text) or (_HAN.search(text) and BOILERPLATE_ZH.search(text)))
+
+
+def may_hold_foreign_sentence(text: str) -> bool:
+    """False where no sentence of `text` can meet a sentence rule, which spares most texts being cut up."""
+    return is_advertisement(text) or _says_boilerplate(text) or len(MENU_SEPARATOR.findall(text)) >= MENU_PIECES - 1
 
 
 # -- what is left of a page's code
@@ -122,7 +133,8 @@ DOUBLE_DECODED = re.compile("锟斤拷|烫烫烫|屯屯屯|鐨勪|锛屼|銆傘|
 MAX_RARE_SHARE = 0.4  # of Han characters: clean texts stay below 0.34 (a list of elements), UTF-8 read as GBK is above 0.44
 MIN_HAN = 6
 MAX_SYMBOL_SHARE = 0.35
-_HAN = re.compile(r"[\u4e00-\u9fff]")
+_SYMBOL = re.compile(r"[^\w\s.,;:!?'\"()\-，。、；：！？“”‘’（）《》—…%°℃·]|_")
+_NOT_SPACE = re.compile(r"\S")
 _LATIN_WORD = re.compile(r"[A-Za-z]{4,}")
 _VOWEL = re.compile(r"[aeiouyAEIOUY]")
 MAX_VOWELLESS_SHARE = 0.4
@@ -130,14 +142,13 @@ MAX_VOWELLESS_SHARE = 0.4
 
 def is_garbled(text: str) -> bool:
     """Text whose encoding was lost, or that is not language at all."""
-    if text.count(REPLACEMENT) * 100 > len(text) or DOUBLE_DECODED.search(text) or is_bad(text):
-        return True
-    han = _HAN.findall(text)
-    if len(han) >= MIN_HAN and sum(c not in common_chinese() for c in han) > MAX_RARE_SHARE * len(han):
-        return True
-    dense = re.sub(r"\s", "", text)
-    symbols = sum(not (c.isalnum() or c in ".,;:!?'\"()-，。、；：！？“”‘’（）《》—…%°℃·") for c in dense)
-    if dense and symbols > MAX_SYMBOL_SHARE * len(dense):
+    if not text.isascii():
+        if text.count(REPLACEMENT) * 100 > len(text) or DOUBLE_DECODED.search(text) or is_bad(text):
+            return True
+        han = _HAN.findall(text)
+        if len(han) >= MIN_HAN and sum(c not in common_chinese() for c in han) > MAX_RARE_SHARE * len(han):
+            return True
+    if len(_SYMBOL.findall(text)) > MAX_SYMBOL_SHARE * len(_NOT_SPACE.findall(text)):
         return True
     words = _LATIN_WORD.findall(text)
     return len(words) >= 4 and sum(not _VOWEL.search(w) and not w.isupper() for w in words) > MAX_VOWELLESS_SHARE * len(words)
