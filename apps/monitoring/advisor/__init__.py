@@ -1,0 +1,1 @@
+"""What hardware a model needs, and what to change next. Figures and formulas; nothing here changes anything."""

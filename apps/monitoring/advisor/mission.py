@@ -1,0 +1,51 @@
+"""The claim that this portal was asked to check: "1024 GPUs, 48 TB → 12 TB by ZeRO". Which assumptions give it, and what the formula says."""
+
+from dataclasses import dataclass
+
+from apps.monitoring.advisor.memory import PAPER
+from apps.monitoring.advisor.shapes import Shape
+
+GPUS = 1024
+BEFORE_BYTES, AFTER_BYTES = 48e12, 12e12
+
+
+@dataclass(frozen=True)
+class Line:
+    stage: int
+    formula: str
+    bytes_per_gpu: float
+    bytes_in_all: float
+
+
+@dataclass(frozen=True)
+class MissionCase:
+    gpus: int
+    claim: str
+    explanation: str
+    implied_parameters: float  # that make the claim's "before" with one full copy on every GPU
+    claimed: list[Line]  # each stage, for the implied parameters
+    yours: list[Line]  # each stage, for the model that was asked about
+
+
+def mission_case(shape: Shape) -> MissionCase:
+    implied = BEFORE_BYTES / (PAPER.total * GPUS)
+    lines = _lines(implied)
+    ratio = BEFORE_BYTES / AFTER_BYTES
+    explanation = (
+        f"Without sharding every GPU holds {PAPER.total} Ψ bytes (weights 2 Ψ, gradients 2 Ψ, optimizer 12 Ψ). {GPUS} full copies take 48 TB when "
+        f"{PAPER.total} Ψ · {GPUS} = 48 TB, so Ψ = {implied / 1e9:.2f} B parameters, {BEFORE_BYTES / GPUS / 1e9:.1f} GB a GPU. "
+        f"12 TB is a quarter of it, and {ratio:.0f}× is what stage 1 gives with many GPUs: (2 + 2 + 12/N) Ψ → 4 Ψ, here "
+        f"{lines[1].bytes_in_all / 1e12:.2f} TB. The formula goes further: stage 2 leaves {lines[2].bytes_in_all / 1e12:.2f} TB, and stage 3 "
+        f"one copy in all, {lines[3].bytes_in_all / 1e9:.1f} GB. Activations are not in these figures, and ZeRO does not shard them."
+    )
+    return MissionCase(GPUS, "48 TB → 12 TB on 1024 GPUs", explanation, implied, lines, _lines(shape.total_parameters))
+
+
+def _lines(psi: float) -> list[Line]:
+    each = {
+        0: ("(2 + 2 + 12) Ψ", PAPER.total),
+        1: ("(2 + 2 + 12 / N) Ψ", PAPER.weights + PAPER.gradients + PAPER.optimizer / GPUS),
+        2: ("(2 + (2 + 12) / N) Ψ", PAPER.weights + (PAPER.gradients + PAPER.optimizer) / GPUS),
+        3: ("(2 + 2 + 12) Ψ / N", PAPER.total / GPUS),
+    }
+    return [Line(stage, formula, a * psi, a * psi * GPUS) for stage, (formula, a) in each.items()]
