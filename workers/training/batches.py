@@ -10,6 +10,11 @@ from torch import Tensor
 from workers.training.examples import Example
 
 ROW_LENGTH = 96  # rows are at least so long: short questions are packed several to a row
+# Lengths are rounded up: on CPU, oneDNN compiles each product anew for shapes that it has not met, which costs more than the
+# product itself.
+LENGTH_STEP = 16
+SELECT_STEP = 32
+NO_TARGET = -100  # what F.cross_entropy leaves out
 
 
 class Sampler:
@@ -59,7 +64,8 @@ class Batch:
     """Examples packed into R rows of length T; a token sees its own example only.
 
     `tokens`, `positions`: (R, T) int64; `mask`: (R, 1, T, T) bool; `valid`: (R, T) bool; `select`: the positions in R · T from
-    which a learnt token is predicted, and `targets`: those tokens. `example`: (R, T) int64, the index in the batch, -1 for padding.
+    which a learnt token is predicted, and `targets`: those tokens; at their end is padding, with the target NO_TARGET. `example`:
+    (R, T) int64, the index in the batch, -1 for padding.
     """
 
     tokens: Tensor
@@ -69,18 +75,18 @@ class Batch:
     select: Tensor
     targets: Tensor
     example: Tensor
-
-    @property
-    def token_count(self) -> int:
-        return int(self.valid.sum())
+    token_count: int
+    learnt_count: int
 
     def to(self, device: torch.device) -> "Batch":
-        return self if device.type == "cpu" else Batch(**{k: v.to(device, non_blocking=True) for k, v in vars(self).items()})
+        if device.type == "cpu":
+            return self
+        return Batch(**{k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in vars(self).items()})
 
 
 def pack(examples: Sequence[Example]) -> Batch:
     """Pack by first fit, longest first, into rows as long as the longest example or ROW_LENGTH."""
-    length = max(ROW_LENGTH, *(len(e) for e in examples)) if examples else ROW_LENGTH
+    length = max(ROW_LENGTH, _rounded(max((len(e) for e in examples), default=0), LENGTH_STEP))
     rows: list[list[int]] = []
     room: list[int] = []
     for index in sorted(range(len(examples)), key=lambda i: -len(examples[i])):
@@ -105,10 +111,18 @@ def pack(examples: Sequence[Example]) -> Batch:
             learnt[row, at:end] = examples[index].learnt
             at = end
     where = np.flatnonzero(learnt)  # never the first of a row: the first token of an example is given
+    select = np.zeros(_rounded(len(where), SELECT_STEP), np.int64)
+    targets = np.full(len(select), NO_TARGET, np.int64)
+    select[: len(where)], targets[: len(where)] = where - 1, tokens.reshape(-1)[where]
     owner = torch.from_numpy(example)
     # Padding sees padding, so that no row of the softmax is empty.
     mask = (owner[:, :, None] == owner[:, None, :]).tril_().unsqueeze(1)
     return Batch(
         tokens=torch.from_numpy(tokens), positions=torch.from_numpy(positions), mask=mask, valid=owner >= 0,
-        select=torch.from_numpy(where - 1), targets=torch.from_numpy(tokens.reshape(-1)[where]), example=owner,
+        select=torch.from_numpy(select), targets=torch.from_numpy(targets), example=owner,
+        token_count=sum(len(e) for e in examples), learnt_count=len(where),
     )  # fmt: skip
+
+
+def _rounded(number: int, step: int) -> int:
+    return -(-number // step) * step

@@ -33,6 +33,10 @@ class Example:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def learnt_count(self) -> int:
+        return int(self.learnt.sum())
+
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
     """The JSON objects of a file, one a line. JobError where a line is none, or the file is missing."""

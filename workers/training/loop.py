@@ -1,0 +1,192 @@
+"""The training loop, top to bottom: a step, what is told of it, and what happens between two steps."""
+
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workers.moe import Decoder
+from workers.protocol import JobError
+from workers.training.batches import Batch, Sampler, pack
+from workers.training.parallel import gradients_stay_here, make_optimizer, parallelize
+from workers.training.precision import Precision
+from workers.training.prepare import Prepared
+from workers.training.ranks import Ranks
+from workers.training.recent import remember
+from workers.training.schedule import learning_rate, progress_of
+from workers.training.spec import TrainSpec
+from workers.training.state import Checkpoints, Progress
+from workers.training.telling import Teller
+
+SMALLEST_SCALE = 2.0**-8  # an FP16 loss scale below it means that the loss itself is not finite
+
+
+class Diverged(Exception):
+    """The loss or the gradients are not finite, and no smaller loss scale would help."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One step, over all ranks."""
+
+    loss: float  # mean over the learnt tokens
+    tokens: int
+    grad_norm: float
+    lr: float
+    taken: bool
+
+
+class Loop:
+    def __init__(self, spec: TrainSpec, ranks: Ranks, prepared: Prepared):
+        self.spec, self.ranks, self.examples = spec, ranks, prepared.examples
+        self.model = prepared.model
+        self.module = parallelize(self.model, spec.zero_stage, ranks)
+        self.optimizer = make_optimizer(self.module, spec.zero_stage, ranks, spec.lr, spec.weight_decay)
+        self.precision = Precision(spec.precision, ranks.device)
+        self.sampler = Sampler(prepared.weights, spec.seed)
+        self.routers = self.model.routers()
+        self.checkpoints = Checkpoints(spec.work_folder, ranks, spec.zero_stage, spec.checkpoint_every_seconds)
+        self.teller = Teller(spec, ranks, prepared)
+        self.progress = Progress()
+        self._began = 0.0
+
+    def run(self) -> Progress:
+        """From the last checkpoint, or from the beginning, to the end. JobError where it diverges twice."""
+        if resumed := self.checkpoints.load(self.model, self.optimizer, self.precision):
+            self._take_up(resumed)
+            if resumed.step:
+                self.teller.note(f"Resumed from step {resumed.step:,}.", step=resumed.step)
+        else:
+            self._save()  # where to go back to, should the first steps diverge
+        self._began = time.monotonic() - self.progress.elapsed
+        while self.share_done < 1:
+            try:
+                outcome = self.step()
+            except Diverged as diverged:
+                self._go_back(diverged)
+                continue
+            self._between_steps(outcome)
+        self.teller.step(self.progress, outcome=None)
+        return self.progress
+
+    @property
+    def share_done(self) -> float:
+        return progress_of(step=self.progress.step, elapsed_seconds=self.progress.elapsed, steps=self.spec.steps, minutes=self.spec.minutes)
+
+    # -- one step
+
+    def step(self) -> Outcome:
+        """`accum_steps` micro-batches on each rank, one step of the optimizer. Raises Diverged."""
+        spec, done = self.spec, self.share_done
+        lr = learning_rate(spec.lr * self.progress.lr_factor, done, spec.warmup, spec.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        batches, learnt = self._batches()
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
+        load = [torch.zeros(r.n_experts, dtype=torch.float64, device=self.ranks.device) for r in self.routers]
+        for number, batch in enumerate(batches, start=1):
+            with gradients_stay_here(self.module) if number < len(batches) else nullcontext():
+                mean, balance = self.losses(batch)
+                # Ranks are averaged over, micro-batches divided by their number; a micro-batch with more learnt tokens than
+                # others weighs more, so that the sum is the mean over all tokens, as of one large batch.
+                weight = batch.learnt_count * spec.accum_steps * self.ranks.size / learnt
+                self.precision.backward((mean * weight + balance) / spec.accum_steps)
+            loss_sum += mean.detach() * batch.learnt_count
+            for total, router in zip(load, self.routers, strict=True):
+                total += cast(Tensor, router.load)
+        tokens = sum(b.token_count for b in batches)
+        loss, tokens, load_rows = self._over_ranks(loss_sum, tokens, load, learnt)
+        if not math.isfinite(loss) and not self.precision.scales:
+            raise Diverged(f"the loss became {loss} at step {self.progress.step + 1:,}")
+        grad_norm, taken = self.precision.step(self.optimizer, self.model, spec.clip_norm)
+        self.optimizer.zero_grad(set_to_none=True)
+        self._after(loss, tokens, learnt, load_rows, taken)
+        return Outcome(loss, tokens, grad_norm, lr, taken)
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy over the batch's learnt tokens, and what the routers add for balance."""
+        with self.precision.autocast():
+            logits = self.module(batch.tokens, positions=batch.positions, mask=batch.mask, valid=batch.valid, select=batch.select)
+            mean = F.cross_entropy(logits.float(), batch.targets)
+        balance = mean.new_zeros(())
+        for router in self.routers:
+            balance = balance + self.spec.aux_loss * cast(Tensor, router.aux_loss) + self.spec.z_loss * cast(Tensor, router.z_loss)
+        return mean, balance
+
+    def _batches(self) -> tuple[list[Batch], int]:
+        """This rank's micro-batches, and the number of learnt tokens in those of all ranks: each draws the same examples."""
+        spec, size = self.spec, self.ranks.size
+        chosen = [self.examples[i] for i in self.sampler.take(spec.micro_batch * spec.accum_steps * size)]
+        learnt = sum(e.learnt_count for e in chosen)
+        parts = [chosen[start : start + spec.micro_batch] for start in range(0, len(chosen), spec.micro_batch)]
+        return [pack(part).to(self.ranks.device) for part in parts[self.ranks.rank :: size]], learnt
+
+    def _over_ranks(self, loss_sum: Tensor, tokens: int, load: list[Tensor], learnt: int) -> tuple[float, int, list[list[float]]]:
+        """One exchange for all that a step's ranks must know of each other."""
+        counted = torch.tensor([float(tokens)], dtype=torch.float64, device=self.ranks.device)
+        both = self.ranks.sum(torch.cat([loss_sum.reshape(1), counted, *load]))
+        widths = [1, 1, *(len(row) for row in load)]
+        (total,), (all_tokens,), *rows = (part.tolist() for part in both.split(widths))
+        return total / learnt, int(all_tokens), rows
+
+    def _after(self, loss: float, tokens: int, learnt: int, load: list[list[float]], taken: bool) -> None:
+        progress = self.progress
+        if not taken:
+            if not self.precision.scales:
+                raise Diverged(f"the gradients were not finite at step {progress.step + 1:,}")
+            progress.skipped_steps += 1
+            if self.precision.loss_scale < SMALLEST_SCALE:
+                raise Diverged(f"no loss scale keeps FP16 finite at step {progress.step + 1:,}")
+        else:
+            remember(progress, loss, load)
+            for router, row in zip(self.routers, load, strict=True):
+                if router.sigmoid:
+                    router.move_bias(torch.tensor(row, device=self.ranks.device), self.spec.bias_rate)
+        progress.step += 1
+        progress.tokens += tokens
+        progress.learnt_tokens += learnt
+        progress.sampler = self.sampler.position
+
+    # -- between two steps
+
+    def _between_steps(self, outcome: Outcome) -> None:
+        """The first rank's clock decides for all."""
+        elapsed, save, sample = self._ask_first_rank(time.monotonic() - self._began, self.checkpoints.is_due, self.teller.sample_is_due)
+        self.progress.elapsed = elapsed
+        self.teller.step(self.progress, outcome, self.share_done, self.precision.loss_scale)
+        if sample:
+            self.teller.sample(self.model, self.progress.step)
+        if save:
+            self._save()
+
+    def _ask_first_rank(self, elapsed: float, save: bool, sample: bool) -> tuple[float, bool, bool]:
+        mine = [elapsed, float(save), float(sample)] if self.ranks.is_first else [0.0, 0.0, 0.0]
+        if self.ranks.size > 1:
+            mine = self.ranks.sum(torch.tensor(mine, dtype=torch.float64, device=self.ranks.device)).tolist()
+        return mine[0], bool(mine[1]), bool(mine[2])
+
+    def _save(self) -> None:
+        self.checkpoints.save(self.progress, self.model, self.optimizer, self.precision)
+
+    def _take_up(self, progress: Progress) -> None:
+        self.progress = progress
+        self.sampler.position = progress.sampler
+
+    def _go_back(self, diverged: Diverged) -> None:
+        """Once, to the last checkpoint, at half the learning rate; time that passed has passed."""
+        elapsed, seen = self.progress.elapsed, self.progress.lr_factor
+        if seen < 1:
+            raise JobError(f"Training diverged twice: {diverged}, at half the learning rate too. Lower lr (now {self.spec.lr}) or use precision fp32.")
+        self.optimizer.zero_grad(set_to_none=True)
+        before = self.checkpoints.load(self.model, self.optimizer, self.precision)
+        assert before is not None
+        self._take_up(before)
+        self.progress.elapsed, self.progress.lr_factor = max(elapsed, before.elapsed), 0.5
+        self.teller.note(f"Training diverged: {diverged}. It goes on from step {before.step:,} with half the learning rate.", step=before.step)
+
+

@@ -1,0 +1,79 @@
+"""How a plain model and its optimizer are spread over the ranks: ZeRO (Rajbhandari 2020) by PyTorch's own means.
+
+| stage | what each rank keeps its part of | by |
+|---|---|---|
+| 0 | nothing: all is replicated | DistributedDataParallel |
+| 1 | the optimizer's state | … with ZeroRedundancyOptimizer |
+| 2 | and the gradients and the parameters at rest, gathered once a step | FSDP2, `reshard_after_forward=False` |
+| 3 | and the parameters, gathered for each layer, twice a step | FSDP2, `reshard_after_forward=True` |
+
+Experts that saw no token have gradients of zero (`workers.moe.grouped`), so that no rank waits for one that never comes.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workers.moe.model import Decoder
+from workers.training.ranks import Ranks
+
+
+def parallelize(model: Decoder, stage: int, ranks: Ranks) -> nn.Module:
+    """The module to call in the loop. `model` must be on the ranks' device, with equal weights on each."""
+    if ranks.size == 1:
+        return model
+    if stage <= 1:
+        from torch.nn.parallel import DistributedDataParallel
+
+        # Buffers are equal by construction: rotary tables, and biases moved by the load of all ranks.
+        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(ranks.device.type, (ranks.size,))
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh, reshard_after_forward=stage == 3)
+    # What lies outside the blocks (embedding, last norm, head) is used first and last: gathered once either way.
+    return fully_shard(model, mesh=mesh, reshard_after_forward=False)
+
+
+def make_optimizer(module: nn.Module, stage: int, ranks: Ranks, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW over the parameters as this rank sees them. Matrices decay, norms and biases do not."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    options: dict[str, Any] = {"lr": lr, "betas": (0.9, 0.99), "fused": True}
+    if ranks.size > 1 and stage == 1:
+        from torch.distributed.optim import ZeroRedundancyOptimizer
+
+        return ZeroRedundancyOptimizer(groups, optimizer_class=torch.optim.AdamW, **options)
+    return torch.optim.AdamW(groups, **options)
+
+
+@contextmanager
+def gradients_stay_here(module: nn.Module) -> Iterator[None]:
+    """Backward passes inside add to this rank's gradients only; the first one outside sends the sum."""
+    if hasattr(module, "set_requires_gradient_sync"):  # FSDP2
+        module.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            module.set_requires_gradient_sync(True)
+    else:
+        with module.no_sync() if hasattr(module, "no_sync") else nullcontext():
+            yield
+
+
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """The weights of all ranks, on the CPU. Every rank must call it."""
+    return {name: (t.full_tensor() if hasattr(t, "full_tensor") else t).detach().cpu() for name, t in model.state_dict().items()}
+
+
+def part_of(tensor: Tensor) -> Tensor:
+    """What this rank holds of a parameter, or of its optimizer state."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

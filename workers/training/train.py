@@ -1,0 +1,27 @@
+"""One training job, from spec to model folder."""
+
+from typing import Any
+
+from workers.protocol import emit
+from workers.training.finish import finish
+from workers.training.loop import Loop
+from workers.training.prepare import prepare
+from workers.training.ranks import join, leave
+from workers.training.spec import TrainSpec
+
+
+def train(spec: TrainSpec) -> dict[str, Any] | None:
+    """Run the job; its result on the first rank, None on the others. JobError where it cannot be done."""
+    ranks = join(spec)
+    if ranks.is_first:
+        emit("progress", progress=0.0, message="Reading the dataset", eta_seconds=None)
+    prepared = prepare(spec, ranks)
+    loop = Loop(spec, ranks, prepared)
+    for note in prepared.notes:
+        loop.teller.note(note)
+    progress = loop.run()
+    if ranks.is_first:
+        emit("progress", progress=1.0, message="Writing the model", eta_seconds=None)
+    result = finish(spec, ranks, prepared, progress)
+    leave(ranks)
+    return result
