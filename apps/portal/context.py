@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import redis
 from django.core.cache import cache
-from django.db.models import Count
+from django.db.models import Count, Value
 from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 from django.utils.translation import gettext_lazy as _
@@ -28,6 +28,8 @@ SCRIPT_STRINGS = {
     "checking": _("Sent. The file is being checked …"),
     "upload_failed": _("The upload was cut off. Nothing was kept; send it again."),
     "connection_lost": _("The portal cannot be reached; what you see is from {ago}. It is tried again by itself."),
+    "chat_lost": _("The portal could not be reached. Ask again in a moment."),
+    "chat_thanks": _("Thank you. The next version can learn from it."),
     "updated": _("updated {ago}"),
     "now": _("just now"),
     "seconds_ago": _("{n} s ago"),
@@ -37,6 +39,7 @@ SCRIPT_STRINGS = {
     "seconds": _("{n} s"),
     "minutes_seconds": _("{m} min {s} s"),
     "hours_minutes": _("{h} h {m} min"),
+    "chart_failed": _("The figures could not be loaded. They are asked for again by themselves."),
     "theme_system": _("Colours: as the system"),
     "theme_light": _("Colours: light"),
     "theme_dark": _("Colours: dark"),
@@ -75,20 +78,33 @@ def _counts() -> dict:
 
 
 def _count() -> dict:
-    active = dict(Job.objects.filter(status__in=(Job.Status.QUEUED, Job.Status.RUNNING)).order_by().values_list("kind").annotate(Count("id")))
+    """All counts in one query."""
+    active = Job.objects.filter(status__in=(Job.Status.QUEUED, Job.Status.RUNNING))
+    counted = dict(
+        active.order_by()
+        .values("kind")
+        .annotate(n=Count("pk"))
+        .values_list("kind", "n")
+        .union(
+            *(
+                rows.order_by().annotate(what=Value(name)).values("what").annotate(n=Count("pk")).values_list("what", "n")
+                for name, rows in (
+                    ("datasets", Dataset.objects.all()),
+                    ("versions", ModelVersion.objects.all()),
+                    ("experiments", Experiment.objects.filter(status=Experiment.Status.RUNNING)),
+                    ("ratings", Feedback.objects.filter(dataset=None)),
+                    ("alerts", Alert.objects.filter(state=Alert.State.FIRING)),
+                )
+            ),
+            all=True,
+        )
+    )
     try:
         alive = len(workers("jobs")) + len(workers("inference"))
     except redis.RedisError:
         alive = 0
-    return {
-        "datasets": Dataset.objects.count(),
-        "active": active,
-        "versions": ModelVersion.objects.count(),
-        "experiments": Experiment.objects.filter(status=Experiment.Status.RUNNING).count(),
-        "ratings": Feedback.objects.filter(dataset=None).count(),
-        "alerts": Alert.objects.filter(state=Alert.State.FIRING).count(),
-        "workers": alive,
-    }
+    own = {name: counted.get(name, 0) for name in ("datasets", "versions", "experiments", "ratings", "alerts")}
+    return {**own, "active": {kind: counted.get(kind, 0) for kind in Job.Kind.values}, "workers": alive}
 
 
 def _rail(counts: dict) -> list[list[Place]]:
@@ -110,3 +126,9 @@ def _rail(counts: dict) -> list[list[Place]]:
         ],
         [Place("advisor", _("Advisor"), "v"), Place("api", _("API"), "i"), Place("audit", _("Audit"), "u"), Place("help", _("Help"), "p")],
     ]
+
+
+def stations_and_keys() -> list[Place]:
+    """Every place with the key that goes there; for the help page and the palette."""
+    empty = {"active": {}, "datasets": 0, "versions": 0, "experiments": 0, "alerts": 0, "ratings": 0}
+    return [place for group in _rail(empty) for place in group]

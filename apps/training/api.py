@@ -1,1 +1,105 @@
-urlpatterns = []
+from django.urls import path
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers, status
+from rest_framework.response import Response
+from rest_framework.routers import SimpleRouter
+from rest_framework.views import APIView
+
+from apps.datasets.api import find_dataset
+from apps.jobs.api import JobActions, JobOutput
+from apps.registry.models import ModelVersion
+from apps.rest import IdentField, checked, find, source_of
+from apps.training import selectors, services
+from apps.training.models import TrainingJob
+
+
+class MetricsOutput(serializers.Serializer):
+    """The last step's figures."""
+
+    step = serializers.IntegerField(required=False)
+    loss = serializers.FloatField(required=False)
+    lr = serializers.FloatField(required=False)
+    tokens_per_second = serializers.FloatField(required=False)
+    grad_norm = serializers.FloatField(required=False)
+    loss_scale = serializers.FloatField(required=False)
+    skipped_steps = serializers.IntegerField(required=False)
+    expert_load_max_over_mean = serializers.FloatField(required=False)
+    elapsed = serializers.FloatField(required=False)
+
+
+class TrainingJobOutput(JobOutput):
+    dataset = serializers.CharField(source="dataset_id")
+    dataset_name = serializers.CharField(source="dataset.name")
+    run = serializers.CharField(source="run_id", help_text="the processing run whose rows it reads")
+    parent = serializers.CharField(source="parent_id", allow_null=True)
+    preset = serializers.CharField()
+    steps = serializers.IntegerField(allow_null=True)
+    minutes = serializers.FloatField(allow_null=True)
+    precision = serializers.ChoiceField(TrainingJob.Precision.choices)
+    accum_steps = serializers.IntegerField()
+    zero_stage = serializers.IntegerField()
+    world_size = serializers.IntegerField()
+    router = serializers.ChoiceField(TrainingJob.Router.choices)
+    seed = serializers.IntegerField()
+    spec_sha256 = serializers.CharField()
+    metrics = MetricsOutput()
+    model_version = serializers.CharField(source="model_version.pk", default=None, allow_null=True)
+
+
+class TrainingInput(serializers.Serializer):
+    dataset = IdentField()
+    preset = serializers.CharField(default="nano", max_length=40)
+    steps = serializers.IntegerField(default=None, allow_null=True, min_value=1, max_value=10_000_000)
+    minutes = serializers.FloatField(default=None, allow_null=True)
+    precision = serializers.ChoiceField(TrainingJob.Precision.choices, default=TrainingJob.Precision.BF16)
+    accum_steps = serializers.IntegerField(default=1, min_value=1, max_value=4096)
+    zero_stage = serializers.IntegerField(default=0, min_value=0, max_value=3)
+    world_size = serializers.IntegerField(default=1, min_value=1, max_value=32_767)
+    router = serializers.ChoiceField(TrainingJob.Router.choices, default=TrainingJob.Router.SOFTMAX)
+    parent = IdentField(default=None, allow_null=True, help_text="the model version to go on from")
+    seed = serializers.IntegerField(default=0, min_value=0, max_value=2**31 - 1)
+
+
+class TrainingJobViewSet(JobActions):
+    queryset = selectors.training_jobs()
+    serializer_class = TrainingJobOutput
+    filterset_fields = ["status", "dataset", "preset", "parent"]
+
+    @extend_schema(request=TrainingInput, responses={202: TrainingJobOutput})
+    def create(self, request):
+        """Give `steps` or `minutes`; two minutes where neither is given."""
+        given = checked(TrainingInput, request)
+        given["dataset"] = find_dataset(given["dataset"])
+        given["parent"] = find(ModelVersion.objects.all(), given["parent"], "parent")
+        job = services.start(**given, actor=request.user, source=source_of(request))
+        return Response(self.get_serializer(job).data, status=status.HTTP_202_ACCEPTED)
+
+
+class DenseTwinOutput(serializers.Serializer):
+    total_parameters = serializers.IntegerField()
+    configuration = serializers.JSONField()
+
+
+class PresetOutput(serializers.Serializer):
+    name = serializers.CharField()
+    total_parameters = serializers.IntegerField(help_text="counted on torch's meta device")
+    active_parameters = serializers.IntegerField(help_text="of those, how many one token uses")
+    configuration = serializers.JSONField()
+    dense_twin = DenseTwinOutput(allow_null=True, required=False, help_text="a dense model with as many parameters")
+
+
+class PresetsOutput(serializers.Serializer):
+    next = serializers.URLField(allow_null=True)
+    previous = serializers.URLField(allow_null=True)
+    results = PresetOutput(many=True)
+
+
+class PresetsView(APIView):
+    @extend_schema(responses=PresetsOutput, operation_id="presets_list")
+    def get(self, request):
+        return Response({"next": None, "previous": None, "results": selectors.presets()})
+
+
+router = SimpleRouter()
+router.register("training-jobs", TrainingJobViewSet)
+urlpatterns = [path("presets/", PresetsView.as_view()), *router.urls]

@@ -72,11 +72,16 @@ def start(
         options=options or {}, created_by=actor,
     )  # fmt: skip
     job.full_clean(exclude=["kind", "options", "result", "metrics", "created_by", "spec_sha256"])
-    job.spec_sha256 = hashlib.sha256(json.dumps(_spec(job, Path(".")), sort_keys=True).encode()).hexdigest()
+    job.spec_sha256 = hashlib.sha256(spec_text(job).encode()).hexdigest()
     job.save()
     record(actor, "training.start", job, after={"preset": preset, "dataset": dataset.name, "steps": steps, "minutes": minutes}, source=source)
     jobs.nudge()
     return job
+
+
+def spec_text(job: TrainingJob) -> str:
+    """The spec as it is hashed: all that decides the result, and nothing of where this attempt runs."""
+    return json.dumps(_spec(job, Path(".")), sort_keys=True)
 
 
 def _spec(job: TrainingJob, work: Path) -> dict:

@@ -1,49 +1,160 @@
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.translation import gettext_lazy as _
+
+from apps.accounts.problems import Problem
+from apps.datasets.models import Dataset
+from apps.jobs import services as jobs
+from apps.jobs.models import Job
+from apps.portal.pages import action, page_of, refuse
+from apps.training import services
+from apps.training.charts import compare_chart, job_charts, name_of
+from apps.training.estimates import Estimate, estimate
+from apps.training.forms import StartForm
+from apps.training.history import history, samples
+from apps.training.models import TrainingJob
+from apps.training.selectors import preset, presets, training_jobs
+
+SECTION = "training"
+ROWS = 25
+MOST_COMPARED = 6
+COLUMNS = {"loss": _("Loss"), "tokens_per_second": _("Tokens/s"), "grad_norm": _("Gradient norm"), "expert_load_max_over_mean": _("Expert load, max/mean")}
+UNITS = {"step": _("by step"), "elapsed": _("by time")}
 
 
 @login_required
-def training(request: HttpRequest, pk: str = "", name: str = "") -> HttpResponse:
-    return render(request, "base.html", {"section": "training"})
+def training(request: HttpRequest) -> HttpResponse:
+    rows = training_jobs()
+    for name in ("status", "preset", "dataset"):
+        if value := request.GET.get(name):
+            rows = rows.filter(**{name: value})
+    values = {
+        "section": SECTION, "page": page_of(rows, request, ROWS), "statuses": Job.Status.choices, "presets": presets(),
+        "datasets": Dataset.objects.filter(training_jobs__isnull=False).distinct().order_by("name")[:100],
+        "filtered": any(request.GET.get(name) for name in ("status", "preset", "dataset")), "most_compared": MOST_COMPARED,
+    }  # fmt: skip
+    values["live"] = any(job.is_active for job in values["page"].rows)
+    template = "training/_rows.html" if request.GET.get("part") == "rows" else "training/list.html"
+    return render(request, template, values)
 
 
 @login_required
-def training_new(request: HttpRequest, pk: str = "", name: str = "") -> HttpResponse:
-    return render(request, "base.html", {"section": "training"})
+def training_new(request: HttpRequest) -> HttpResponse:
+    """The form. `?clone=JOB` fills it with another run's values, `?dataset=` and `?parent=` with these."""
+    if not request.user.may_operate:
+        raise PermissionDenied
+    source = TrainingJob.objects.filter(pk=request.POST.get("clone") or request.GET.get("clone") or "").first()
+    asked = {name: request.GET[name] for name in ("dataset", "parent", "preset") if request.GET.get(name)}
+    form = StartForm(request.POST or None, initial={**(StartForm.initial_of(source) if source else {}), **asked})
+    if request.method == "POST" and form.is_valid():
+        try:
+            job = services.start(**form.asked(), options=source.options if source else None, actor=request.user, source=request.META["REMOTE_ADDR"])
+            return redirect("training_job", job.pk)
+        except Problem as problem:
+            if problem.field in ("minutes", "steps"):
+                problem.field = "amount"
+            refuse(form, problem)
+    values = {
+        "section": SECTION, "form": form, "presets": presets(), "source": source, "advanced": [form[name] for name in form.ADVANCED],
+        "advanced_open": any(form[name].errors for name in form.ADVANCED) or source is not None, "estimate": _estimate(form),
+        "chosen": str(form["preset"].value()),
+    }  # fmt: skip
+    return render(request, "training/new.html", values, status=400 if form.errors else 200)
 
 
 @login_required
-def training_estimate(request: HttpRequest, pk: str = "", name: str = "") -> HttpResponse:
-    return render(request, "base.html", {"section": "training"})
+def training_estimate(request: HttpRequest) -> HttpResponse:
+    return render(request, "training/_estimate.html", {"estimate": _estimate(StartForm(request.GET))})
+
+
+def _estimate(form: StartForm) -> Estimate | None:
+    """For what the form holds now; None while that makes no sense."""
+
+    def number(name: str, kind: type, default):
+        try:
+            return kind(form[name].value())
+        except (TypeError, ValueError):
+            return default
+
+    chosen = preset(str(form["preset"].value()))
+    amount = number("amount", float, 0.0)
+    if chosen is None or not amount > 0:
+        return None
+    by_steps = form["unit"].value() == "steps"
+    dataset = str(form["dataset"].value() or next((value for value, _label in form.fields["dataset"].choices), ""))
+    rows = Dataset.objects.filter(pk=dataset).values_list("used_rows", flat=True).first()
+    return estimate(
+        preset=chosen, minutes=None if by_steps else amount, steps=max(1, round(amount)) if by_steps else None,
+        accum_steps=max(1, number("accum_steps", int, 1)), zero_stage=number("zero_stage", int, 0), world_size=max(1, number("world_size", int, 1)),
+        precision=str(form["precision"].value()), rows=rows,
+    )  # fmt: skip
+
+
+def _job(pk: str) -> TrainingJob:
+    return get_object_or_404(training_jobs().select_related("run"), pk=pk)
 
 
 @login_required
-def training_compare(request: HttpRequest, pk: str = "", name: str = "") -> HttpResponse:
-    return render(request, "base.html", {"section": "training"})
+def training_job(request: HttpRequest, pk: str) -> HttpResponse:
+    job = _job(pk)
+    values = {"section": SECTION, "job": job, "samples": samples(job.pk), "version": getattr(job, "model_version", None)}
+    if request.GET.get("part") == "status":
+        response = render(request, "training/_status.html", values)
+        if not job.is_active:  # the page has more to show now: the version, the finished charts
+            response["HX-Refresh"] = "true"
+        return response
+    values |= {
+        "preset": preset(job.preset), "spec": services.spec_text(job), "domains": bool(job.result.get("expert_domain")),
+        "every": 2 if job.is_active else 0,
+    }  # fmt: skip
+    return render(request, "training/job.html", values)
 
 
 @login_required
-def training_compare_chart(request: HttpRequest, pk: str = "", name: str = "") -> HttpResponse:
-    return render(request, "base.html", {"section": "training"})
+def training_charts(request: HttpRequest, pk: str) -> JsonResponse:
+    job = _job(pk)
+    return JsonResponse({"charts": {name: chart.as_json() for name, chart in job_charts(job, history(job.pk)).items()}})
+
+
+def _compared(request: HttpRequest) -> list[TrainingJob]:
+    asked = list(dict.fromkeys(request.GET.getlist("job")))[:MOST_COMPARED]
+    found = training_jobs().in_bulk(asked)
+    return [found[pk] for pk in asked if pk in found]
 
 
 @login_required
-def training_job(request: HttpRequest, pk: str = "", name: str = "") -> HttpResponse:
-    return render(request, "base.html", {"section": "training"})
+def training_compare(request: HttpRequest) -> HttpResponse:
+    chosen = _compared(request)
+    shown = {job.pk for job in chosen}
+    values = {
+        "section": SECTION, "jobs": [(job, name_of(job)) for job in chosen], "most_compared": MOST_COMPARED,
+        "others": [] if len(chosen) >= MOST_COMPARED else [job for job in training_jobs()[:20] if job.pk not in shown],
+        "columns": COLUMNS.items(), "column": _of(request.GET.get("show"), COLUMNS), "units": UNITS.items(), "over": _of(request.GET.get("over"), UNITS),
+        "every": 3 if any(job.is_active for job in chosen) else 0, "too_many": len(set(request.GET.getlist("job"))) > MOST_COMPARED,
+    }  # fmt: skip
+    return render(request, "training/compare.html", values)
 
 
 @login_required
-def training_chart(request: HttpRequest, pk: str = "", name: str = "") -> HttpResponse:
-    return render(request, "base.html", {"section": "training"})
+def training_compare_chart(request: HttpRequest) -> JsonResponse:
+    chosen = _compared(request)
+    column, over = _of(request.GET.get("show"), COLUMNS), _of(request.GET.get("over"), UNITS)
+    return JsonResponse(compare_chart(chosen, [history(job.pk) for job in chosen], column=column, over=over).as_json())
 
 
-@login_required
-def training_cancel(request: HttpRequest, pk: str = "", name: str = "") -> HttpResponse:
-    return render(request, "base.html", {"section": "training"})
+def _of(value: str | None, known: dict) -> str:
+    return value if value in known else next(iter(known))
 
 
-@login_required
-def training_resume(request: HttpRequest, pk: str = "", name: str = "") -> HttpResponse:
-    return render(request, "base.html", {"section": "training"})
+@action
+def training_cancel(request: HttpRequest, pk: str) -> HttpResponse:
+    jobs.cancel(job=_job(pk), actor=request.user, source=request.META["REMOTE_ADDR"])
+    return redirect("training_job", pk)
 
+
+@action
+def training_resume(request: HttpRequest, pk: str) -> HttpResponse:
+    jobs.resume(job=_job(pk), actor=request.user, source=request.META["REMOTE_ADDR"])
+    return redirect("training_job", pk)

@@ -1,0 +1,115 @@
+"""What a run will take, before it is started: from earlier runs on this machine, and by counting bytes."""
+
+import os
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import Q
+from django.utils.translation import gettext as _
+
+from apps.jobs.models import Job
+from apps.training.models import TrainingJob
+from apps.training.selectors import preset as find
+from workers.training.spec import TrainSpec
+
+RUNS_LOOKED_AT = 60
+RUNS_USED = 5
+MIN_STEPS = 20  # a run shorter than this measured its start
+MICRO_BATCH = TrainSpec.model_fields["micro_batch"].default
+MAX_LENGTH = TrainSpec.model_fields["max_length"].default
+WEIGHT, GRADIENT, ADAM = 4, 4, 8  # bytes a parameter: FP32 weights and gradients, two FP32 moments
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """`steps`, `seconds`, `tokens_per_second` are None where no earlier run tells. `basis` says what they rest on."""
+
+    tokens_per_second: float | None
+    seconds: float | None
+    steps: int | None
+    passes: float | None  # over the dataset's used rows
+    basis: str
+    parameters: int
+    active_parameters: int
+    memory_bytes: int  # of one rank
+    memory_parts: list[tuple[str, int]]
+    machine_bytes: int
+    ranks: int
+
+    @property
+    def fits(self) -> bool:
+        return self.memory_bytes * self.ranks <= 0.9 * self.machine_bytes
+
+
+def estimate(*, preset: dict[str, Any], minutes: float | None, steps: int | None, accum_steps: int, zero_stage: int, world_size: int, precision: str,
+             rows: int | None) -> Estimate:  # fmt: skip
+    pace = _pace(preset, world_size)
+    step_seconds = pace.seconds_per_micro_batch * accum_steps if pace else None
+    count, seconds = steps, (minutes * 60 if minutes else None)
+    if step_seconds:
+        count = steps or max(1, int((minutes or 0) * 60 / step_seconds))
+        seconds = seconds or (steps or 0) * step_seconds
+    parts = memory(preset, precision=precision, zero_stage=zero_stage, world_size=world_size)
+    return Estimate(
+        tokens_per_second=pace.tokens_per_second if pace else None,
+        seconds=seconds,
+        steps=count,
+        passes=count * MICRO_BATCH * accum_steps * world_size / rows if count and rows else None,
+        basis=pace.basis if pace else _("No run on this machine has measured its speed yet; the first one will tell."),
+        parameters=preset["total_parameters"],
+        active_parameters=preset["active_parameters"],
+        memory_bytes=sum(size for _name, size in parts),
+        memory_parts=parts,
+        machine_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        ranks=world_size,
+    )
+
+
+@dataclass(frozen=True)
+class _Pace:
+    tokens_per_second: float
+    seconds_per_micro_batch: float
+    basis: str
+
+
+def _pace(preset: dict[str, Any], world_size: int) -> _Pace | None:
+    """Medians of the newest runs of the same preset, else of those of the nearest one, scaled by the active parameters."""
+    measured = [
+        job
+        for job in TrainingJob.objects.filter(Q(status=Job.Status.SUCCEEDED) | Q(status=Job.Status.RUNNING)).order_by("-pk")[:RUNS_LOOKED_AT]
+        if job.metrics.get("tokens_per_second") and job.metrics.get("elapsed") and job.metrics.get("step", 0) >= MIN_STEPS
+    ]
+    if not measured:
+        return None
+    same = [job for job in measured if job.preset == preset["name"]]
+    alike = [job for job in same if job.world_size == world_size] or same or measured
+    nearest = alike[:RUNS_USED] if same else [alike[0]]
+    known = find(nearest[0].preset)
+    scale = 1.0 if same or known is None else preset["active_parameters"] / known["active_parameters"]
+    speed = statistics.median(job.metrics["tokens_per_second"] for job in nearest) / scale
+    seconds = statistics.median(job.metrics["elapsed"] / job.metrics["step"] / job.accum_steps for job in nearest) * scale
+    if same:
+        basis = _("Measured: the median of %(n)s earlier runs of %(preset)s on this machine.") % {"n": len(nearest), "preset": preset["name"]}
+    else:
+        basis = _("Scaled: %(preset)s has not run here; taken from %(other)s by the ratio of active parameters (%(ratio)s).") % {
+            "preset": preset["name"], "other": nearest[0].preset, "ratio": f"{scale:,.1f} ×",
+        }  # fmt: skip
+    return _Pace(speed, seconds, basis)
+
+
+def memory(preset: dict[str, Any], *, precision: str, zero_stage: int, world_size: int) -> list[tuple[str, int]]:
+    """Bytes of one rank by part. ZeRO shards the moments from stage 1, the gradients from 2, the weights from 3."""
+    total, shape = preset["total_parameters"], preset["configuration"]
+    shard = [world_size if zero_stage >= stage else 1 for stage in (3, 2, 1)]
+    half = 2 if precision in ("bf16", "fp16") else 4
+    tokens = MICRO_BATCH * MAX_LENGTH
+    width = shape["d_model"] * 12 + (shape["top_k"] or 1) * (shape["d_expert"] or shape["d_dense"]) * 3
+    return [
+        (_("weights, 4 B a parameter"), total * WEIGHT // shard[0]),
+        (_("gradients, 4 B a parameter"), total * GRADIENT // shard[1]),
+        (_("AdamW's moments, 8 B a parameter"), total * ADAM // shard[2]),
+        *([(_("working copy in 16 bits, 2 B a parameter"), total * 2)] if half == 2 else []),
+        (_("activations of %(n)s tokens at most") % {"n": f"{tokens:,}"}, tokens * shape["n_layers"] * width * half),
+        (_("logits and their gradient, 8 B a word of the vocabulary"), tokens * shape["vocab_size"] * 8),
+    ]

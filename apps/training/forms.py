@@ -1,0 +1,72 @@
+from django import forms
+from django.conf import settings
+from django.utils.translation import gettext_lazy as _
+
+from apps.datasets.models import Dataset
+from apps.jobs.models import Job
+from apps.registry.models import ModelVersion
+from apps.training.models import TrainingJob
+from apps.training.selectors import presets
+
+UNCOMPRESSED = (ModelVersion.Kind.MOE, ModelVersion.Kind.DENSE, ModelVersion.Kind.DISTILLED)
+CHOICES_SHOWN = 200  # of datasets and parents; the newest
+ZERO_STAGES = [
+    (0, _("0: every rank holds everything")),
+    (1, _("1: the optimizer's state is shared out")),
+    (2, _("2: and the gradients")),
+    (3, _("3: and the parameters")),
+]
+
+
+class StartForm(forms.Form):
+    """From a preset to a run. What the service refuses comes back at the field of the same name."""
+
+    dataset = forms.ModelChoiceField(Dataset.objects.none(), label=_("Dataset"), empty_label=None)
+    preset = forms.ChoiceField(label=_("Preset"), widget=forms.RadioSelect, initial="nano")
+    amount = forms.FloatField(label=_("For"), initial=2, min_value=0.01, widget=forms.NumberInput(attrs={"step": "any", "inputmode": "decimal"}))
+    unit = forms.ChoiceField(label=_("of"), choices=[("minutes", _("minutes")), ("steps", _("steps"))], initial="minutes")
+    parent = forms.ModelChoiceField(
+        ModelVersion.objects.none(), label=_("Go on from"), required=False, empty_label=_("nothing: new weights"),
+        help_text=_("An uncompressed version whose weights and tokenizer it starts with."),
+    )  # fmt: skip
+    precision = forms.ChoiceField(label=_("Precision"), choices=TrainingJob.Precision.choices, initial=TrainingJob.Precision.BF16)
+    router = forms.ChoiceField(label=_("Router"), choices=TrainingJob.Router.choices, initial=TrainingJob.Router.SOFTMAX)
+    accum_steps = forms.IntegerField(
+        label=_("Gradient accumulation"), initial=1, min_value=1, max_value=4096, help_text=_("Micro-batches to one step of the optimizer.")
+    )
+    world_size = forms.IntegerField(label=_("Processes"), initial=1, min_value=1, max_value=1024, help_text=_("Ranks under torchrun."))
+    zero_stage = forms.TypedChoiceField(label=_("ZeRO stage"), choices=ZERO_STAGES, coerce=int, initial=0)
+    seed = forms.IntegerField(label=_("Seed"), initial=0, min_value=0, max_value=2**31 - 1)
+    clone = forms.CharField(required=False, widget=forms.HiddenInput)
+
+    ADVANCED = ("precision", "router", "accum_steps", "world_size", "zero_stage", "seed")
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        processed = Dataset.objects.filter(current_run__status=Job.Status.SUCCEEDED).order_by("-id")
+        parents = ModelVersion.objects.filter(kind__in=UNCOMPRESSED).order_by("-id")
+        # The chosen one must be among the choices even when two hundred newer ones exist.
+        self.fields["dataset"].queryset = processed
+        self.fields["parent"].queryset = parents
+        self.fields["dataset"].choices = [(d.pk, self._dataset_label(d)) for d in processed[:CHOICES_SHOWN]]
+        self.fields["parent"].choices = [("", self.fields["parent"].empty_label), *((v.pk, v.name) for v in parents[:CHOICES_SHOWN])]
+        self.fields["preset"].choices = [(p["name"], p["name"]) for p in presets()]
+        self.fields["world_size"].help_text = _("Ranks under torchrun; this machine has %(n)s cores.") % {"n": settings.CORES}
+
+    @staticmethod
+    def _dataset_label(dataset: Dataset) -> str:
+        return f"{dataset.name} ({dataset.used_rows:,})" if dataset.used_rows is not None else dataset.name
+
+    def asked(self) -> dict:
+        """The arguments of `training.services.start`, from clean data."""
+        data = dict(self.cleaned_data)
+        amount, unit = data.pop("amount"), data.pop("unit")
+        data.pop("clone")
+        return {**data, "minutes": amount if unit == "minutes" else None, "steps": max(1, round(amount)) if unit == "steps" else None}
+
+    @classmethod
+    def initial_of(cls, job: TrainingJob) -> dict:
+        """What a clone of the job begins with."""
+        same = {name: getattr(job, name) for name in ("preset", "precision", "router", "accum_steps", "world_size", "zero_stage", "seed")}
+        amount, unit = (job.minutes, "minutes") if job.minutes else (job.steps, "steps")
+        return {**same, "dataset": job.dataset_id, "parent": job.parent_id, "amount": amount, "unit": unit, "clone": job.pk}

@@ -1,0 +1,210 @@
+// Figures as the server describes them (apps/monitoring/figures.py), drawn by plotly.
+//
+//   <section data-charts data-url="…" data-every="2">          one request for all figures in it: {charts: {name: figure}}
+//     <figure class="card chart" data-chart="name"> … </figure>
+//   <figure class="card chart" data-chart data-url="…" data-every="2">   one request of its own: figure
+//
+// figure: {data, layout, now, table: {head, rows}, empty, final}. Colours are names of tokens; times are in UTC.
+import { heard, lost } from "./live.js";
+import { say } from "./strings.js";
+
+const CONFIG = { displayModeBar: false, responsive: false, doubleClick: "reset", showTips: false };
+const RETRY_SECONDS = 5;
+const pad = (number) => String(number).padStart(2, "0");
+
+// -- colours and times
+
+const probe = document.createElement("span");
+let colours = new Map();
+
+function colour(token) {
+  if (!colours.has(token)) {
+    // light-dark() is only resolved in a property that takes a colour.
+    probe.style.color = `var(${token})`;
+    colours.set(token, getComputedStyle(probe).color);
+  }
+  return colours.get(token);
+}
+
+function local(moment) {
+  const date = new Date(moment);
+  return `${date.getFullYear()}-${pad(date.getMonth() + 1)}-${pad(date.getDate())} ${pad(date.getHours())}:${pad(date.getMinutes())}:${pad(date.getSeconds())}`;
+}
+
+const TOKEN = /^var\((--[\w-]+)\)$/;
+const MOMENT = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)$/;
+
+function resolved(value, key = "") {
+  if (typeof value === "string") {
+    const token = value.match(TOKEN);
+    if (token) return key === "family" ? getComputedStyle(document.documentElement).getPropertyValue(token[1]).trim() : colour(token[1]);
+    return MOMENT.test(value) ? local(value) : value;
+  }
+  if (Array.isArray(value)) return value.map((each) => resolved(each, key));
+  if (value && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([name, each]) => [name, resolved(each, name)]));
+  return value;
+}
+
+// -- one figure
+
+const drawn = new Map(); // element → {figure, plot}
+
+function showTable(element, table) {
+  const box = element.querySelector("[data-table]");
+  if (!box || !table || !box.closest("details").open) return;
+  const cell = (name, text, scope) => {
+    const made = document.createElement(name);
+    made.textContent = text;
+    if (scope) made.scope = scope;
+    return made;
+  };
+  const made = document.createElement("table");
+  made.className = "table table-tight";
+  const head = made.createTHead().insertRow();
+  table.head.forEach((text, at) => { const th = cell("th", text, "col"); if (at) th.className = "n"; head.append(th); });
+  const body = made.createTBody();
+  table.rows.forEach((row) => {
+    const line = body.insertRow();
+    row.forEach((text, at) => { const td = cell("td", MOMENT.test(text) ? local(text) : text); if (at) td.className = "n"; line.append(td); });
+  });
+  box.replaceChildren(made);
+}
+
+function wait(element, text) {
+  const word = element.querySelector("[data-wait]");
+  word.textContent = text;
+  word.hidden = !text;
+}
+
+async function draw(element, figure) {
+  const plot = element.querySelector("[data-plot]");
+  const canvas = plot.querySelector("[data-canvas]") || plot.appendChild(Object.assign(document.createElement("div"), { className: "chart-canvas" }));
+  canvas.dataset.canvas = "";
+  const now = element.querySelector("[data-now]");
+  if (now && figure.now && now.textContent !== figure.now) now.textContent = figure.now;
+  const first = !drawn.get(element)?.canvas;
+  drawn.set(element, { figure, canvas: figure.empty ? null : canvas });
+  showTable(element, figure.table);
+  wait(element, figure.empty);
+  if (figure.empty) {
+    Plotly.purge(canvas);
+    canvas.replaceChildren();
+    return;
+  }
+  const layout = resolved(figure.layout);
+  layout.width = plot.clientWidth || undefined;
+  await Plotly.react(canvas, resolved(figure.data), layout, CONFIG);
+  if (first) listen(element, canvas);
+}
+
+// -- hovering and zooming together
+
+let following = false;
+
+function siblings(element) {
+  const group = element.closest("[data-charts]") || document;
+  return [...group.querySelectorAll("[data-chart]")].filter((other) => other !== element && drawn.get(other)?.canvas && !("alone" in other.dataset));
+}
+
+function together(action) {
+  if (following) return;
+  following = true;
+  try { action(); } finally { following = false; }
+}
+
+function listen(element, canvas) {
+  const alone = "alone" in element.dataset;
+  canvas.on("plotly_hover", (event) => {
+    if (alone || following || !event.points?.[0]) return;
+    const at = event.xvals?.[0] ?? event.points[0].x;
+    together(() => siblings(element).forEach((other) => Plotly.Fx.hover(drawn.get(other).canvas, { xval: at })));
+  });
+  canvas.on("plotly_unhover", () => {
+    if (!alone) together(() => siblings(element).forEach((other) => Plotly.Fx.unhover(drawn.get(other).canvas)));
+  });
+  canvas.on("plotly_relayout", (change) => {
+    if (alone || following) return;
+    const range = change["xaxis.range[0]"] !== undefined ? { "xaxis.range": [change["xaxis.range[0]"], change["xaxis.range[1]"]] } : change["xaxis.autorange"] ? { "xaxis.autorange": true } : null;
+    if (!range) return;
+    following = true;
+    Promise.all(siblings(element).map((other) => Plotly.relayout(drawn.get(other).canvas, range))).finally(() => { following = false; });
+  });
+  canvas.on("plotly_click", (event) => {
+    const to = event.points?.[0]?.customdata;
+    if (typeof to === "string" && to.startsWith("/")) location.assign(to);
+    else if (typeof to === "string" && to.startsWith("?")) location.assign(location.pathname + to);
+  });
+}
+
+// -- asking the server
+
+function elementsOf(source) {
+  if (source.matches("[data-chart]")) return [[source, (answer) => answer]];
+  return [...source.querySelectorAll("[data-chart]")].map((element) => [element, (answer) => answer.charts[element.dataset.chart]]);
+}
+
+async function refresh(source) {
+  let answer = null;
+  try {
+    const response = await fetch(source.dataset.url, { headers: { Accept: "application/json" } });
+    if (response.redirected && new URL(response.url).pathname.startsWith("/login")) { location.reload(); return true; }
+    if (response.ok) answer = await response.json();
+    else elementsOf(source).forEach(([element]) => { if (!drawn.has(element)) wait(element, say("chart_failed")); });
+  } catch { /* said below */ }
+  if (!answer) { lost(); return false; }
+  heard();
+  const figures = elementsOf(source).map(([element, pick]) => [element, pick(answer)]).filter(([, figure]) => figure);
+  for (const [element, figure] of figures) await draw(element, figure);
+  return figures.length > 0 && figures.every(([, figure]) => figure.final);
+}
+
+function keep(source) {
+  const every = Number(source.dataset.every || 0) * 1000;
+  let timer = 0, busy = false, done = false;
+  const turn = async () => {
+    clearTimeout(timer);
+    if (busy || done || !source.isConnected) return;
+    if (!document.hidden) {
+      busy = true;
+      const known = drawn.size;
+      done = await refresh(source);
+      busy = false;
+      if (done || (!every && drawn.size > known)) return;
+    }
+    timer = setTimeout(turn, every || RETRY_SECONDS * 1000);
+  };
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) turn(); });
+  turn();
+}
+
+function plotly() {
+  if (window.Plotly) return Promise.resolve();
+  const script = document.querySelector("script[data-plotly]");
+  return new Promise((resolve, reject) => {
+    script.addEventListener("load", resolve);
+    script.addEventListener("error", reject);
+  });
+}
+
+export async function startCharts() {
+  probe.hidden = true;
+  document.body.append(probe);
+  const all = [...document.querySelectorAll("[data-chart]")];
+  try {
+    await plotly();
+  } catch {
+    all.forEach((element) => wait(element, say("chart_failed")));
+    return;
+  }
+  document.querySelectorAll("[data-charts], [data-chart][data-url]").forEach(keep);
+  document.addEventListener("themechange", () => {
+    colours = new Map();
+    drawn.forEach(({ figure }, element) => draw(element, figure));
+  });
+  all.forEach((element) => element.querySelector("details")?.addEventListener("toggle", () => showTable(element, drawn.get(element)?.figure.table)));
+  let resizing = 0;
+  addEventListener("resize", () => {
+    clearTimeout(resizing);
+    resizing = setTimeout(() => drawn.forEach(({ figure }, element) => draw(element, figure)), 120);
+  });
+}
