@@ -6,7 +6,7 @@ from dataclasses import replace
 from workers.corpus.languages import language_of
 from workers.corpus.records import CLEANED, DOCUMENT, Record
 from workers.corpus.repair import repair
-from workers.corpus.rules import SENTENCE_RULES, TEXT_RULES, is_contact_spam, is_garbled, is_too_short, may_hold_foreign_sentence
+from workers.corpus.rules import SENTENCE_RULES, TEXT_RULES, is_contact_spam, is_garbled, is_remnant, is_too_short, may_hold_foreign_sentence
 
 # A document of which more than this is advertisement or boilerplate is dropped; of less, those sentences are cut out.
 MAX_CUT_SHARE = 0.4
@@ -45,7 +45,7 @@ def _clean_document(text: str, lang: str) -> tuple[str, str | None]:
     kept, cut = _cut_sentences(text)
     if cut:
         reason, characters = max(cut.items(), key=lambda item: item[1])
-        if sum(cut.values()) > MAX_CUT_SHARE * len(text) or is_too_short(kept, lang):
+        if sum(cut.values()) > MAX_CUT_SHARE * len(text) or is_remnant(kept):
             return text, reason
     if is_contact_spam(kept):
         return text, "contact_spam"

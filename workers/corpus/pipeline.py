@@ -97,7 +97,8 @@ def _record(row: int, fields: dict[str, Any] | None, error: str | None) -> Recor
         return parse(row, fields)
     except BadRow as bad:
         excerpt = " ".join(str(value) for value in fields.values() if isinstance(value, str | int | float))[:DAMAGED_EXCERPT]
-        return Record(row=row, id=f"r{row}", kind="unreadable", text=excerpt or None).dropped(RAW, bad.reason)
+        own = fields.get("id")
+        return Record(row=row, id=own if isinstance(own, str) and own else f"r{row}", kind="unreadable", text=excerpt or None).dropped(RAW, bad.reason)
 
 
 def _classify(records: list[Record], spec: ProcessSpec, findings: Findings) -> list[Record]:

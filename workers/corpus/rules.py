@@ -19,7 +19,7 @@ _HAN = re.compile(r"[\u4e00-\u9fff]")
 STRONG_ADVERTISEMENT = re.compile(
     r"""\b(?:
       buy\ (?:now|today|one\s+get\s+one) | (?:order|shop|act|call|apply|subscribe|enroll?)\ (?:now|today)\b(?!\s+(?:known|called)) | limited[-\s]time\ (?:offer|deal|only)
-    | click\ (?:here|the\ link|below|now) | (?:use|enter|with|apply)\ (?:the\ )?(?:promo|discount|coupon|voucher)?\ ?code\ [A-Z0-9]{3,} | (?:promo|coupon|discount|voucher)\ codes?
+    | click\ (?:here|the\ link|below|now) | (?:use|enter|with|apply)\ (?:the\ )?(?:promo|discount|coupon|voucher)?\ ?code\ (?-i:[A-Z0-9]{3,}) | (?:promo|coupon|discount|voucher)\ codes?
     | free\ (?:shipping|delivery|gift|quote|consultation|trial) | money[-\s]back\ guarantee | satisfaction\ guaranteed | risk[-\s]free
     | (?:best|lowest|unbeatable|rock[-\s]bottom)\ (?:prices?|deals?) | special\ (?:offer|promotion|discount) | (?:mega|flash|clearance|summer|winter|black\ friday)\ sale
     | while\ (?:stocks?|supplies)\ lasts? | don'?t\ miss\ (?:out|this) | sign\ up\ (?:now|today|for\ free) | download\ (?:now|our\ free)
@@ -38,9 +38,9 @@ WEAK_ADVERTISEMENT = re.compile(
 STRONG_ADVERTISEMENT_ZH = re.compile(
     r"加(?:我)?(?:微信|薇信|威信|V信|v信|VX|vx|QQ|群|好友领)|(?:微信|薇信|VX|vx|v信|V信|QQ)(?:号|群)?\s*[:：]\s*[A-Za-z0-9_-]{4,}|扫(?:描)?(?:码|二维码)(?:关注|领取|添加|下载|进群|咨询)?"
     r"|点击(?:下方|下面|这里|此处|链接|购买|领取|下单|下载|查看详情|进入|立即)|限时(?:优惠|抢购|特价|秒杀|特惠|折扣|促销|免费|领取)|全场\s*[\d一二三四五六七八九]+(?:\.\d)?\s*折|(?:全国|全场|满\d+元?)?包邮"
-    r"|立即(?:购买|抢购|下单|订购|咨询|报名|领取|加入|下载|注册)|马上(?:购买|抢购|下单|订购|咨询|报名|领取)|(?:领取?|送|优惠|折扣|代金)(?:优惠)?券|免费(?:领取|试听|试用|送货|咨询|赠送)|代开(?:发票|证明)|刷单|日赚|月入[\d一二三四五六七八九十]*(?:万|\d{3})"
+    r"|立即(?:购买|抢购|下单|订购|咨询|报名|领取|加入|下载|注册|预约)|马上(?:购买|抢购|下单|订购|咨询|报名|领取)|(?:领取?|送|优惠|折扣|代金)(?:优惠)?券|免费(?:领取|试听|试用|送货|咨询|赠送)|代开(?:发票|证明)|刷单|日赚|月入[\d一二三四五六七八九十]*(?:万|\d{3})"
     r"|兼职(?:日结|招聘|赚)|无抵押|秒到账|低息贷款|(?:在线|线上|澳门|网上)(?:赌场|博彩|娱乐城)|中奖(?:计划|名额)|包过|办证|买[一二三\d]送[一二三\d]|错过(?:等一年|不再|就没)|(?:咨询|订购|服务|招商|客服|联系)(?:热线|电话)"
-    r"|欢迎(?:选购|订购|来电|咨询|加盟|致电)|厂家直销|招商加盟|正品(?:保证|保障)|假一赔[十\d]|货到付款|(?:跳楼|吐血|清仓)(?:价|甩卖|大甩卖)|关注(?:我们的)?(?:公众号|微信)|一键(?:下单|购买)|亏本|秒杀价|特价(?:促销|出售|销售)"
+    r"|欢迎(?:选购|订购|来电|咨询|加盟|致电)|厂家直销|招商加盟|正品(?:保证|保障)|假一赔[十\d]|货到付款|(?:跳楼|吐血|清仓)(?:价|甩卖|大甩卖)|关注(?:我们的)?(?:公众号|微信)|一键(?:下单|购买)|亏本|秒杀价|开业酬宾|充[\d一二三四五六七八九十百千]+送|特价(?:促销|出售|销售)"
 )
 WEAK_ADVERTISEMENT_ZH = re.compile(r"优惠|折扣|促销|热卖|热销|正品|抢购|秒杀|爆款|特价|特惠|亲们|客服|现货|下单|订购|赠品|返现|好评|仅售|只要\d+元|原价|\d+元|免费|全网最低|最低价|数量有限|先到先得|机会难得|!{2,}|！{2,}")
 
@@ -57,19 +57,24 @@ def _different(pattern: re.Pattern[str], sentence: str) -> int:
 
 # -- ways to be reached, where no knowledge is
 
+LINK = re.compile(r"(?:https?://|www\.)\S+")
 CONTACT = re.compile(
-    r"https?://\S+|www\.\S+|[\w.+-]+@[\w-]+\.[\w.]+|(?<!\d)1[3-9]\d{9}(?!\d)|(?<![\d.])\+?\d{1,3}[ -]?\(?\d{2,4}\)?[ -]\d{3,4}[ -]?\d{3,4}(?!\d)|(?<!\d)400[- ]?\d{3,4}[- ]?\d{3,4}(?!\d)"
+    r"[\w.+-]+@[\w-]+\.[\w.]+|(?<!\d)1[3-9]\d{9}(?!\d)|(?<![\d.])\+?\d{1,3}[ -]?\(?\d{2,4}\)?[ -]\d{3,4}[ -]?\d{3,4}(?!\d)|(?<!\d)400[- ]?\d{3,4}[- ]?\d{3,4}(?!\d)"
     r"|(?<!\d)0\d{2,3}-\d{7,8}(?!\d)|\b1-?800-[\dA-Z-]{7,}|(?:微信|薇信|QQ|qq|VX|vx|WeChat|Telegram|WhatsApp)\s*(?:号|群|ID|id)?\s*[:：]?\s*[+@]?[A-Za-z0-9_-]{5,}"
 )
 CONTACT_CALL = re.compile(
     r"\b(?:call|phone|tel|telephone|contact|text|dial|whatsapp|email|e-mail|reach|write|visit|message)\b|联系|电话|拨打|来电|致电|咨询|微信|热线|邮箱|手机|加我|访问|网址", re.IGNORECASE
 )
 MAX_CONTACT_WORDS = 60
+MIN_WORDS_BESIDE_LINKS = 6  # a link beside a sentence is a source; a few words around links are a directory
 
 
 def is_contact_spam(text: str) -> bool:
     """Short text that mostly says where somebody can be reached."""
-    contacts = CONTACT.findall(text)
+    bare = LINK.sub(" ", text)
+    if bare != text and count_words(bare) < MIN_WORDS_BESIDE_LINKS:
+        return True
+    contacts = CONTACT.findall(bare)
     if not contacts:
         return False
     if sum(map(len, contacts)) > 0.3 * len(text):
@@ -135,7 +140,7 @@ MIN_HAN = 6
 MAX_SYMBOL_SHARE = 0.35
 _SYMBOL = re.compile(r"[^\w\s.,;:!?'\"()\-，。、；：！？“”‘’（）《》—…%°℃·]|_")
 _NOT_SPACE = re.compile(r"\S")
-_LATIN_WORD = re.compile(r"[A-Za-z]{4,}")
+_LATIN_WORD = re.compile(r"[A-Za-z]{3,}")
 _VOWEL = re.compile(r"[aeiouyAEIOUY]")
 MAX_VOWELLESS_SHARE = 0.4
 
@@ -170,6 +175,14 @@ MIN_WORDS_ELSE = 4
 
 def is_too_short(text: str, lang: str) -> bool:
     return count_words(text) < MIN_WORDS.get(lang, MIN_WORDS_ELSE)
+
+
+# What is left when advertisements are cut out of a short text is the rest of the advertisement.
+MIN_WORDS_LEFT = 15
+
+
+def is_remnant(text: str) -> bool:
+    return count_words(text) < MIN_WORDS_LEFT
 
 
 @dataclass(frozen=True)
