@@ -4,53 +4,93 @@ Hand-written backward passes: plain indexing would scatter gradients with atomic
 reproducible with more than one thread, and a loop under autograd keeps one node for each expert.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where each copy of a token stands when they are sorted by expert. A copy is token · k + slot, one for each expert it sees.
+
+    `copies`: (rows,), the copy in each row; tokens · k in a row that only fills up its expert's part. `tokens`: (rows,), its token
+    (any, for filling). `rows`: (tokens, k), the row of each copy, -1 for a token that goes nowhere. `counts`: rows of each expert.
+    """
+
+    copies: Tensor
+    tokens: Tensor
+    rows: Tensor
+    counts: list[int]
+
+    @classmethod
+    def of(cls, ids: Tensor, n_experts: int, step: int) -> "Places":
+        """`ids`: (tokens, k), n_experts for a token that goes nowhere. Each expert's rows are filled up to a multiple of `step`."""
+        n_tokens, k = ids.shape
+        flat = ids.reshape(-1)
+        used = torch.bincount(flat, minlength=n_experts)[:n_experts]
+        counts = (used + step - 1) // step * step
+        sizes = torch.stack([used, counts]).tolist()
+        order = flat.argsort(stable=True)[: sum(sizes[0])]
+        rows = torch.full_like(flat, -1)
+        if step == 1:
+            copies = order
+            rows[order] = torch.arange(len(order), device=flat.device)
+        else:
+            before = (counts - used).cumsum(0) - (counts - used)  # filling rows before each expert's part
+            at = torch.arange(len(order), device=flat.device) + before[flat[order]]
+            copies = torch.full((sum(sizes[1]),), n_tokens * k, device=flat.device)
+            copies[at] = order
+            rows[order] = at
+        return cls(copies, (copies // k).clamp_(max=n_tokens - 1), rows.view_as(ids), sizes[1])
+
+
 class Dispatch(Function):
-    """`x[rows]`: one copy of a token for each expert that sees it. `inverse`: (tokens, k), where the copies of each token went."""
+    """One row for each expert that sees a token. `x`: (tokens, d_model) → (rows, d_model)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(inverse)
-        return x.index_select(0, rows)
+    def forward(ctx: Any, x: Tensor, places: Places) -> Tensor:
+        ctx.places = places
+        return x.index_select(0, places.tokens)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        (inverse,) = ctx.saved_tensors
-        return _gather_sum(grad, inverse), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return _gather_sum(grad, ctx.places.rows), None
 
 
 class Combine(Function):
-    """`Σ_k weights[t, k] · y[inverse[t, k]]`: what the experts of a token say, weighted. The inverse of `Dispatch`."""
+    """What the experts of a token say, weighted: `Σ_k weights[t, k] · y[rows[t, k]]`. The inverse of `Dispatch`."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, weights: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-        weighted = y * weights.reshape(-1).index_select(0, order).unsqueeze(1).to(y.dtype)
-        ctx.save_for_backward(y, weights, order)
-        return _gather_sum(weighted, inverse)
+    def forward(ctx: Any, y: Tensor, weights: Tensor, places: Places) -> Tensor:
+        by_row = _by_row(weights, places)
+        ctx.save_for_backward(y, weights, by_row)
+        ctx.places = places
+        return _gather_sum(y * by_row.to(y.dtype), places.rows)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
-        y, weights, order = ctx.saved_tensors
-        k = weights.shape[1]
-        spread = grad.index_select(0, order // k)
-        grad_y = spread * weights.reshape(-1).index_select(0, order).unsqueeze(1).to(grad.dtype)
-        grad_weights = torch.zeros(weights.numel(), dtype=weights.dtype, device=weights.device)
-        grad_weights[order] = (spread.to(y.dtype) * y).sum(1).to(weights.dtype)
-        return grad_y, grad_weights.view_as(weights), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        y, weights, by_row = ctx.saved_tensors
+        spread = grad.index_select(0, ctx.places.tokens)
+        grad_weights = torch.zeros(weights.numel() + 1, dtype=weights.dtype, device=weights.device)
+        grad_weights[ctx.places.copies] = (spread.to(y.dtype) * y).sum(1).to(weights.dtype)
+        return spread * by_row.to(grad.dtype), grad_weights[:-1].view_as(weights), None
 
 
-def _gather_sum(rows: Tensor, inverse: Tensor) -> Tensor:
-    """`Σ_k rows[inverse[t, k]]`, with an `inverse` of -1 for a token that went nowhere."""
-    tokens, k = inverse.shape
-    taken = rows.index_select(0, inverse.clamp(min=0).reshape(-1)).view(tokens, k, -1)
+def _by_row(weights: Tensor, places: Places) -> Tensor:
+    """(rows, 1): the weight of the copy in each row, 0 where it only fills up."""
+    return F.pad(weights.reshape(-1), (0, 1)).index_select(0, places.copies).unsqueeze(1)
+
+
+def _gather_sum(values: Tensor, rows: Tensor) -> Tensor:
+    """`Σ_k values[rows[t, k]]`, zero for a token that went nowhere."""
+    tokens, k = rows.shape
+    taken = values.index_select(0, rows.clamp(min=0).reshape(-1)).view(tokens, k, -1)
     total = taken[:, 0] if k == 1 else taken.sum(1)
-    nowhere = inverse[:, 0] < 0
+    nowhere = rows[:, 0] < 0
     return total.masked_fill(nowhere.unsqueeze(1), 0) if bool(nowhere.any()) else total
 
 
