@@ -16,6 +16,7 @@ LINE_WIDTH = 1.5
 LABEL_HEIGHT = 15  # px two labels keep between them
 HEIGHTS = {"s": 132, "m": 220, "l": 340}  # of .chart-plot in static/css/data.css
 TOP, BOTTOM = 10, 24  # px of margin
+ROW_HEIGHT = 20  # px of a heat map's row
 HEAT = [[0.0, "var(--heat-0)"], [0.33, "var(--heat-1)"], [0.66, "var(--heat-2)"], [1.0, "var(--heat-3)"]]
 
 
@@ -154,23 +155,40 @@ def value_range(values: Sequence[float], *, zero: bool, include: Sequence[float]
 
 
 def end_labels(lines: Sequence[tuple[Line, str]], low: float, high: float, height: int) -> list[dict[str, Any]]:
-    """Annotations at the lines' ends, moved apart where they would lie on each other."""
-    pixels = (height - TOP - BOTTOM) / (high - low)
-    ends = []
+    """Annotations where the lines end, moved apart where they would lie on each other, and kept inside the plot."""
+    plot = height - TOP - BOTTOM
+    pixels = plot / (high - low)
+    xs = [x for line, _text in lines for x in (line.x[0], line.x[-1]) if line.x and isinstance(x, int | float)]
+    near = (max(xs) - min(xs)) * 0.08 if xs else 0.0
+    columns: list[tuple[Any, list[tuple[float, str, str]]]] = []  # lines that end near one another in time share a column
     for line, text in lines:
-        last = next((y for y in reversed(line.y) if y is not None), None)
-        if text and last is not None:
-            ends.append([last * pixels, last, text, line.colour])
-    ends.sort(key=lambda end: end[0])
-    wanted = [end[0] for end in ends]
-    placed = spread(wanted, LABEL_HEIGHT)
-    return [
-        {
-            "xref": "paper", "x": 1, "xanchor": "left", "xshift": 4, "yref": "y", "y": value, "yanchor": "middle", "yshift": round(at - want, 1),
-            "text": text, "showarrow": False, "font": {"color": colour, "size": 12},
-        }
-        for at, (want, value, text, colour) in zip(placed, ends, strict=True)
-    ]  # fmt: skip
+        at = next((i for i in reversed(range(len(line.y))) if line.y[i] is not None), None)
+        if not text or at is None:
+            continue
+        x, end = line.x[at], (line.y[at], text, line.colour)
+        found = next((c for c in columns if not xs or abs(c[0] - x) <= near), None)
+        if found:
+            found[1].append(end)
+            columns[columns.index(found)] = (max(found[0], x), found[1])
+        else:
+            columns.append((x, [end]))
+    labels = []
+    for x, ends in columns:
+        ends.sort(key=lambda end: end[0])
+        wanted = [(value - low) * pixels for value, _text, _colour in ends]
+        placed = spread(wanted, LABEL_HEIGHT)
+        lift = max(0.0, LABEL_HEIGHT / 2 - placed[0])
+        placed = [at + lift for at in placed]
+        sink = max(0.0, placed[-1] - plot)
+        at_edge = not xs or x >= max(xs) - near
+        for (value, text, colour), want, at in zip(ends, wanted, placed, strict=True):
+            labels.append(
+                {
+                    **({"xref": "paper", "x": 1} if at_edge else {"xref": "x", "x": x}), "xanchor": "left", "xshift": 4, "yref": "y", "y": value,
+                    "yanchor": "middle", "yshift": round(at - sink - want, 1), "text": text, "showarrow": False, "font": {"color": colour, "size": 12},
+                }  # fmt: skip
+            )
+    return labels
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
@@ -207,8 +225,9 @@ def heat_chart(
     z: Sequence[Sequence[float]], *, x: Sequence[str], y: Sequence[str], hover: str, low: float, high: float, size: str = "m",
     now: str = "", table: Table | None = None, final: bool = False,
 ) -> Chart:  # fmt: skip
-    """One hue from nothing to much; rows are drawn from the top down."""
+    """One hue from nothing to much; rows are drawn from the top down. Many rows make it taller."""
     layout = base_layout(size=size, right=8)
+    layout["height"] = max(HEIGHTS[size] if size != "l" else 0, TOP + BOTTOM + ROW_HEIGHT * len(y))
     layout["margin"]["l"] = 12 + max(_width(name) for name in y)
     layout["xaxis"] = {"type": "category", "showgrid": False, "ticks": "", "fixedrange": True, "side": "bottom", "showline": False, "zeroline": False}
     layout["yaxis"] = {"type": "category", "autorange": "reversed", "showgrid": False, "ticks": "", "fixedrange": True, "showline": False, "zeroline": False}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from django.utils.translation import gettext as _
 
 from apps.monitoring.figures import Chart, Line, Number, Table, Threshold, heat_chart, line_chart, thin
-from apps.portal.templatetags.portal import NOTHING, decimals, exact, short
+from apps.portal.templatetags.portal import NOTHING, decimals, exact
 from apps.registry.models import VERSION_COLOURS
 from apps.training.history import History
 from apps.training.models import TrainingJob
@@ -28,7 +28,7 @@ def job_charts(job: TrainingJob, history: History) -> dict[str, Chart]:
     loss, speed, balance = history.last("loss"), history.last("tokens_per_second"), history.last("expert_load_max_over_mean")
     charts = {
         "loss": steps("loss", _("Loss"), decimals(loss, 3), "%{y:.3f}", "m"),
-        "tokens_per_second": steps("tokens_per_second", _("Tokens/s"), short(speed), "%{y:,.0f}", "m"),
+        "tokens_per_second": steps("tokens_per_second", _("Tokens/s"), decimals(speed, 0), "%{y:,.0f}", "m"),
         "grad_norm": steps("grad_norm", _("Gradient norm"), decimals(history.last("grad_norm"), 2), "%{y:.2f}"),
         "lr": steps("lr", _("Learning rate"), _small(history.last("lr")), "%{y:.2e}", tick_format="~e"),
         "loss_scale": _loss_scale(job, history, final, waiting),
@@ -39,7 +39,7 @@ def job_charts(job: TrainingJob, history: History) -> dict[str, Chart]:
         "load": _expert_load(history, final, waiting),
     }  # fmt: skip
     if domains := job.result.get("expert_domain"):
-        charts["domains"] = expert_domain(domains)
+        charts["domains"] = expert_domain(job.result.get("domains", []), domains)
     return charts
 
 
@@ -48,7 +48,7 @@ def _loss_scale(job: TrainingJob, history: History, final: bool, waiting: str) -
         return Chart(empty=_("%(precision)s needs no loss scaling.") % {"precision": job.get_precision_display()}, final=final)
     x, y = thin(history.columns["step"], history.columns["loss_scale"])
     skipped = history.last("skipped_steps") or 0
-    now = f"{exact(history.last('loss_scale'))}" + (f" · {_('%(n)s skipped') % {'n': exact(skipped)}}" if skipped else "")
+    now = f"{decimals(history.last('loss_scale'), 0)}" + (f" · {_('%(n)s skipped') % {'n': exact(skipped)}}" if skipped else "")
     table = _table(_("Step"), _("Loss scale"), history.columns["step"], history.columns["loss_scale"])
     # Dots where steps were skipped since the last event.
     counts = history.columns["skipped_steps"]
@@ -75,16 +75,24 @@ def _expert_load(history: History, final: bool, waiting: str) -> Chart:
     return heat_chart(relative, x=experts, y=layers, hover=hover, low=0.0, high=2.0, now=now, table=table, final=final)
 
 
-def expert_domain(found: dict) -> Chart:
-    """Expert × domain, as the job's result has it: `domains`, and `matrix` (domains × experts) of shares of a domain's tokens."""
-    domains, matrix = list(found["domains"]), found["matrix"]
-    experts = [str(i + 1) for i in range(len(matrix[0]))] if matrix else []
-    if not experts:
-        return Chart(empty=_("No domain was counted."), final=True)
-    table = Table([_("Domain"), *experts], [[domain, *(f"{value:.0%}" for value in row)] for domain, row in zip(domains, matrix, strict=True)])
-    hover = _("%%{y}, expert %%{x}: %%{z:.0%%} of its tokens") % {}
-    top = max(max(row) for row in matrix)
-    return heat_chart(matrix, x=experts, y=domains, hover=hover, low=0.0, high=top, size="l", table=table, final=True)
+def expert_domain(domains: Sequence[str], shares: Sequence[Sequence[Sequence[float]]]) -> Chart:
+    """Which experts each domain's tokens went to. `shares`: layers × experts × domains, as the job's result has them."""
+    columns = [(layer, expert) for layer in range(len(shares)) for expert in range(len(shares[layer]))]
+    if not columns or not domains:
+        return Chart(empty=_("A dense model has no experts."), final=True)
+    matrix = [[shares[layer][expert][number] for layer, expert in columns] for number in range(len(domains))]
+    names = [f"{layer + 1}.{expert + 1}" for layer, expert in columns]
+    favourites = [
+        [domain, *(_favourite(shares[layer], number) for layer in range(len(shares)))] for number, domain in enumerate(domains)
+    ]  # a table of a hundred columns would be read by nobody
+    table = Table([_("Domain"), *(_("layer %(n)s") % {"n": layer + 1} for layer in range(len(shares)))], favourites)
+    hover = _("%%{y}: %%{z:.0%%} of its tokens in this layer go to expert %%{x}") % {}
+    return heat_chart(matrix, x=names, y=domains, hover=hover, low=0.0, high=max(max(row) for row in matrix) or 1.0, size="l", table=table, final=True)
+
+
+def _favourite(layer: Sequence[Sequence[float]], domain: int) -> str:
+    best = max(range(len(layer)), key=lambda expert: layer[expert][domain])
+    return _("expert %(n)s, %(share)s") % {"n": best + 1, "share": f"{layer[best][domain]:.0%}"}
 
 
 def compare_chart(jobs: Sequence[TrainingJob], histories: Sequence[History], *, column: str, over: str) -> Chart:

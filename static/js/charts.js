@@ -93,6 +93,7 @@ async function draw(element, figure) {
   }
   const layout = resolved(figure.layout);
   layout.width = plot.clientWidth || undefined;
+  plot.style.height = `${layout.height}px`;
   await Plotly.react(canvas, resolved(figure.data), layout, CONFIG);
   if (first) listen(element, canvas);
 }
