@@ -1,0 +1,34 @@
+"""Which compressed folders have a runner of their own (`workers.engine.runner`)."""
+
+import json
+from pathlib import Path
+
+from workers.engine import Runner, UnusableModel
+
+ONNX_FILE = "model.onnx"
+
+
+def open_runner(folder: Path, *, threads: int, max_batch: int, max_seq_len: int) -> Runner | None:
+    """The runner of an INT8 or ONNX folder; None for one whose weights are just stored in another way. UnusableModel."""
+    if (folder / ONNX_FILE).exists():
+        from workers.compression.onnx_runner import open_onnx_runner
+
+        return open_onnx_runner(folder, threads=threads, max_batch=max_batch, max_seq_len=max_seq_len)
+    if _storage_format(folder) == "int8":
+        from workers.compression.int8_runner import Int8Runner
+        from workers.compression.int8_weights import DamagedWeights, read_weights
+
+        try:
+            return Int8Runner(read_weights(folder), threads=threads, max_batch=max_batch, max_seq_len=max_seq_len)
+        except DamagedWeights as error:
+            raise UnusableModel(str(error)) from error
+    return None
+
+
+def _storage_format(folder: Path) -> str | None:
+    try:
+        described = json.loads((folder / "config.json").read_text())
+        name = described["storage"]["format"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return name if isinstance(name, str) else None

@@ -1,0 +1,50 @@
+"""What one compression job is, as the JSON file that the child process reads."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Structure = Literal["unstructured", "neuron", "2:4"]
+
+
+class CompressSpec(BaseModel):
+    """`output_folder` appears when the job is done; `work_folder` keeps what it can resume from. `dataset_folder`: the processed dataset
+    that the model was trained on; None for an imported model, which can then be neither distilled nor given to the policy."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    version: Literal[1] = 1
+    method: Literal["int8", "prune", "distill", "onnx", "policy"]
+    model_folder: Path
+    output_folder: Path
+    work_folder: Path
+    dataset_folder: Path | None = None
+    threads: int = Field(1, ge=1)
+    seed: int = Field(0, ge=0)
+
+    # prune: one of threshold (weights smaller than it become zero) and sparsity (share of the weights that become zero)
+    threshold: float | None = Field(None, gt=0)
+    sparsity: float | None = Field(None, gt=0, lt=1)
+    structure: Structure = "unstructured"
+
+    # distill: the student's preset, else a shape derived from the teacher's; how long it learns
+    student: str | None = None
+    steps: int | None = Field(None, ge=1)
+    minutes: float | None = Field(None, gt=0)
+
+    # policy
+    max_bleu_loss: float = Field(1.0, ge=0)  # BLEU points below the parent
+    min_bleu_ratio: float | None = Field(None, gt=0, le=1)  # of the parent's BLEU, in place of max_bleu_loss
+    max_bytes: int | None = Field(None, ge=1)  # of the weights file
+    max_questions: int = Field(100, ge=1)  # asked of each variant
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "CompressSpec":
+        if self.threshold is not None and self.sparsity is not None:
+            raise ValueError("give a threshold or a sparsity, not both")
+        if self.steps is not None and self.minutes is not None:
+            raise ValueError("give steps or minutes, not both")
+        if self.structure == "2:4" and (self.threshold is not None or self.sparsity not in (None, 0.5)):
+            raise ValueError("2:4 pruning zeroes two of every four weights: it takes neither a threshold nor another sparsity than 0.5")
+        return self

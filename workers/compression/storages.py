@@ -1,0 +1,6 @@
+"""The ways of storing weights that compressed models have. Importing this makes `workers.moe.load_model` know them."""
+
+from workers.compression import quantization
+from workers.moe import register_storage
+
+register_storage(quantization.FORMAT, quantization.decode)
