@@ -41,7 +41,14 @@ def checked(serializer: type[serializers.Serializer], request: Request) -> dict:
     """The request's body as the serializer reads it. Raises ValidationError."""
     given = serializer(data=request.data)
     given.is_valid(raise_exception=True)
-    return given.validated_data
+    return dict(given.validated_data)
+
+
+def read_query(serializer: type[serializers.Serializer], request: Request) -> dict:
+    """The address's parameters as the serializer reads them. Raises ValidationError."""
+    given = serializer(data=request.query_params)
+    given.is_valid(raise_exception=True)
+    return dict(given.validated_data)
 
 
 class AlwaysJSON(BaseContentNegotiation):

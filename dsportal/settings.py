@@ -48,6 +48,7 @@ ADMIN_TOKEN = os.environ.get("DSPORTAL_ADMIN_TOKEN", "")
 ARTIFACTS_URL = os.environ.get("ARTIFACTS_URL") or str(HOME / "artifacts")
 WORK_ROOT = HOME / "work"  # of jobs: specs, logs, checkpoints; may be removed when no job is running
 IMPORT_ROOTS = [HOME / "imports", *(Path(p) for p in os.environ.get("DSPORTAL_IMPORT_ROOTS", "").split(os.pathsep) if p)]
+IMPORT_URLS = _words("DSPORTAL_IMPORT_URLS")  # beginnings of fsspec URLs that models may be imported from, such as s3://models/
 MAX_UPLOAD_BYTES = int(os.environ.get("DSPORTAL_MAX_UPLOAD_BYTES", 2 * 1024**3))
 MAX_JSON_BYTES = 32 * 1024**2  # of one request's body; larger data comes as a file
 GUEST_CHAT = _flag("DSPORTAL_GUEST_CHAT", default=False)
@@ -237,6 +238,22 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_NAME_OVERRIDES": {
+        "JobStatus": "apps.jobs.models.Job.Status",
+        "JobKind": "apps.jobs.models.Job.Kind",
+        "AnswerStatus": "apps.serving.models.Answer.Status",
+        "ExperimentStatus": "apps.experiments.models.Experiment.Status",
+        "AlertState": "apps.monitoring.models.Alert.State",
+        "VersionState": "apps.registry.models.ModelVersion.State",
+        "VersionKind": "apps.registry.models.ModelVersion.Kind",
+        "DatasetOrigin": "apps.datasets.models.Dataset.Origin",
+        "DeploymentReason": "apps.serving.models.Deployment.Reason",
+        "CompressionMethod": "apps.registry.models.CompressionJob.Method",
+        "Precision": "apps.training.models.TrainingJob.Precision",
+        "AdvisedPrecision": "apps.monitoring.advisor.hardware.PRECISION_CHOICES",
+        "Router": "apps.training.models.TrainingJob.Router",
+        "Role": "apps.accounts.models.User.Role",
+    },
 }
 
 # -- Celery

@@ -36,6 +36,11 @@ def forget_token(digest: str) -> None:
     _token_cache.pop(digest, None)
 
 
+def forget_tokens_of(user: User) -> None:
+    for digest in user.api_tokens.values_list("digest", flat=True):
+        forget_token(digest)
+
+
 def tokens_of(user: User) -> QuerySet[ApiToken]:
     return ApiToken.objects.filter(user=user)
 

@@ -3,13 +3,15 @@
 import secrets
 
 from django.conf import settings
+from django.contrib.auth.password_validation import validate_password
+from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import Model
 from django.utils import timezone
 
 from apps.accounts.models import ApiToken, AuditEntry, User
-from apps.accounts.problems import Problem, Refused
-from apps.accounts.selectors import forget_token, token_digest
+from apps.accounts.problems import Conflict, Problem, Refused
+from apps.accounts.selectors import forget_token, forget_tokens_of, token_digest
 
 TOKEN_PREFIX = "dsp_"
 
@@ -54,16 +56,83 @@ def revoke_token(*, token: ApiToken, actor: User, source: str = "") -> ApiToken:
 
 
 @transaction.atomic
+def change_password(*, user: User, password: str, actor: User, source: str = "") -> User:
+    if user.pk != actor.pk and not actor.may_administer:
+        raise Refused("Only an administrator may change another's password.")
+    _set_password(user, password)
+    user.save(update_fields=["password"])
+    record(actor, "user.password", user, source=source)
+    return user
+
+
+def _set_password(user: User, password: str) -> None:
+    try:
+        validate_password(password, user)
+    except ValidationError as error:
+        raise Problem(" ".join(error.messages), field="password") from error
+    user.set_password(password)
+
+
+def _not_the_last_admin(user: User) -> None:
+    others = User.objects.select_for_update().filter(role=User.Role.ADMIN, is_active=True).exclude(pk=user.pk)
+    if user.role == User.Role.ADMIN and not others.exists():
+        raise Conflict("This is the last administrator; make another one first.")
+
+
+@transaction.atomic
 def change_role(*, user: User, role: str, actor: User, source: str = "") -> User:
     if not actor.may_administer:
         raise Refused("Only an administrator may change roles.")
     if role not in User.Role.values:
         raise Problem(f"There is no role {role!r}; choose one of {', '.join(User.Role.values)}.", field="role")
+    if user.pk == actor.pk and role != User.Role.ADMIN:
+        raise Conflict("You cannot take the role admin from yourself; another administrator can.", field="role")
+    if role != User.Role.ADMIN:
+        _not_the_last_admin(user)
     before = user.role
     user.role = role
-    user.is_staff = role == User.Role.ADMIN
-    user.save(update_fields=["role", "is_staff"])
+    user.is_staff = user.is_superuser = role == User.Role.ADMIN
+    user.save(update_fields=["role", "is_staff", "is_superuser"])
+    forget_tokens_of(user)
     record(actor, "user.role", user, before={"role": before}, after={"role": role}, source=source)
+    return user
+
+
+@transaction.atomic
+def create_user(*, username: str, password: str, role: str = User.Role.VIEWER, email: str = "", actor: User, source: str = "") -> User:
+    if not actor.may_administer:
+        raise Refused("Only an administrator may add users.")
+    if role not in User.Role.values:
+        raise Problem(f"There is no role {role!r}; choose one of {', '.join(User.Role.values)}.", field="role")
+    username = User.normalize_username(username.strip())
+    if User.objects.filter(username__iexact=username).exists():
+        raise Problem(f"There is a user named {username} already.", field="username")
+    user = User(username=username, email=email, role=role, is_staff=role == User.Role.ADMIN, is_superuser=role == User.Role.ADMIN)
+    _set_password(user, password)
+    try:
+        user.full_clean()
+    except ValidationError as error:
+        name, said = next(iter(error.message_dict.items()))
+        raise Problem(said[0], field=name) from error
+    user.save()
+    record(actor, "user.create", user, after={"role": role}, source=source)
+    return user
+
+
+@transaction.atomic
+def set_active(*, user: User, active: bool, actor: User, source: str = "") -> User:
+    """Switch an account off or on again. What it made stays; its tokens and sessions end at once."""
+    if not actor.may_administer:
+        raise Refused("Only an administrator may switch accounts off.")
+    if user.pk == actor.pk and not active:
+        raise Conflict("You cannot switch off your own account; another administrator can.")
+    if not active:
+        _not_the_last_admin(user)
+    if user.is_active != active:
+        user.is_active = active
+        user.save(update_fields=["is_active"])
+        forget_tokens_of(user)
+        record(actor, "user.activate" if active else "user.deactivate", user, before={"active": not active}, after={"active": active}, source=source)
     return user
 
 

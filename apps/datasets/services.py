@@ -14,7 +14,7 @@ from django.db import transaction
 
 from apps import artifacts
 from apps.accounts.models import User
-from apps.accounts.problems import Conflict, Problem
+from apps.accounts.problems import Conflict, Problem, TooLarge
 from apps.accounts.services import record
 from apps.datasets.models import Dataset, ProcessingRun
 from apps.ids import new_id
@@ -24,16 +24,27 @@ from apps.jobs.runs import Command, Run, register
 from apps.registry.models import EvaluationSet
 from workers.corpus.reading import UnreadableFile, inspect_file
 
+MAX_FILE_NAME_BYTES = 120
+
+
+def too_large_message() -> str:
+    return f"The file is larger than {settings.MAX_UPLOAD_BYTES / 1024**2:,.0f} MB. Split it, or raise DSPORTAL_MAX_UPLOAD_BYTES."
+
+
+def _file_name(offered: str | None) -> str:
+    """The end of the offered name, short enough for any file system in bytes too."""
+    name = Path(offered or "").name.encode("utf-8", "ignore")[-MAX_FILE_NAME_BYTES:].decode("utf-8", "ignore").lstrip(".")
+    return name or "data"
+
 
 def _receive(upload: UploadedFile, target: Path) -> str:
-    """Write the upload to `target` in chunks; returns its SHA-256. Raises Problem when it is too large."""
+    """Write the upload to `target` in chunks; returns its SHA-256. Raises TooLarge."""
     digest, written = hashlib.sha256(), 0
     with target.open("wb") as file:
         for chunk in upload.chunks(artifacts.CHUNK_BYTES):
             written += len(chunk)
             if written > settings.MAX_UPLOAD_BYTES:
-                limit = settings.MAX_UPLOAD_BYTES / 1024**2
-                raise Problem(f"The file is larger than {limit:,.0f} MB. Split it, or raise DSPORTAL_MAX_UPLOAD_BYTES.", field="file")
+                raise TooLarge(too_large_message(), field="file")
             digest.update(chunk)
             file.write(chunk)
     return digest.hexdigest()
@@ -55,7 +66,7 @@ def create_from_upload(*, name: str, upload: UploadedFile | None, actor: User, s
     settings.WORK_ROOT.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(dir=settings.WORK_ROOT))
     try:
-        path = staged / (Path(upload.name or "data").name[-100:] or "data")
+        path = staged / _file_name(upload.name)
         _receive(upload, path)
         return create_from_files(name=name, paths=[path], origin=Dataset.Origin.UPLOAD, actor=actor, source=source)
     finally:
@@ -70,10 +81,11 @@ def create_from_records(
     staged = Path(tempfile.mkdtemp(dir=settings.WORK_ROOT))
     try:
         path = staged / "records.jsonl"
-        with path.open("w", encoding="utf-8") as file:
+        with path.open("w", encoding="utf-8", errors="replace") as file:
             for row in records:
                 if not isinstance(row, dict):
                     raise Problem("Each record must be an object with fields, such as {\"text\": \"…\"}.", field="records")
+                # Half of a surrogate pair may come as an escape, and is no text: it becomes a question mark, like any damaged character.
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         return create_from_files(name=name, paths=[path], origin=origin, actor=actor, source=source)
     finally:

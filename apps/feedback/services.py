@@ -12,11 +12,14 @@ from apps.serving.models import Answer
 
 
 @transaction.atomic
-def rate(*, answer: Answer, rating: int, user: User, comment: str | None = None, correction: str | None = None, source: str = "") -> tuple[Feedback, bool]:
-    """Rate an answer, or change its rating: one row an answer, whatever happens at once. Returns the row and whether it is new."""
+def rate(*, answer: Answer, rating: int, user: User | None, comment: str | None = None, correction: str | None = None, source: str = "") -> tuple[Feedback, bool]:
+    """Rate an answer, or change its rating: one row an answer, whatever happens at once. Returns the row and whether it is new.
+
+    A guest (`user` is None) rates a guest's answer; whether it is the guest's own is known to the caller, who has the session.
+    """
     if not isinstance(rating, int) or isinstance(rating, bool) or not 1 <= rating <= 5:
         raise Problem("A rating is a whole number from 1 to 5.", field="rating")
-    if answer.user_id not in (None, user.pk) and not user.may_operate:
+    if answer.user_id != (user.pk if user else None) and not (user and user.may_operate):
         raise Refused("Only the person who asked may rate this answer.")
     given = {"rating": rating, "user": user, "dataset": None}
     given |= {name: text for name, text in (("comment", comment), ("correction", correction)) if text is not None}
@@ -29,6 +32,22 @@ def rate(*, answer: Answer, rating: int, user: User, comment: str | None = None,
     row.save()
     record(user, "feedback.create" if created else "feedback.update", row, before=before, after={"rating": rating}, source=source)
     return row, created
+
+
+@transaction.atomic
+def correct(*, row: Feedback, correction: str, actor: User, source: str = "") -> Feedback:
+    """Say what the answer should have been. The rating stays its giver's; the row counts as new, so that the next dataset has the correction."""
+    correction = correction.strip()
+    if not correction:
+        raise Problem("Write what the answer should have been.", field="correction")
+    if len(correction) > 4000:
+        raise Problem("A correction has at most 4,000 characters.", field="correction")
+    before = row.correction
+    if correction != before:
+        row.correction, row.dataset = correction, None
+        row.save(update_fields=["correction", "dataset", "updated_at"])
+        record(actor, "feedback.correct", row, before={"correction": before[:200]}, after={"correction": correction[:200]}, source=source)
+    return row
 
 
 @transaction.atomic

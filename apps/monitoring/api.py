@@ -1,1 +1,173 @@
-urlpatterns = []
+from dataclasses import asdict
+
+from django.urls import path, re_path
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
+from rest_framework.response import Response
+from rest_framework.routers import SimpleRouter
+from rest_framework.views import APIView
+
+from apps.accounts.problems import Unavailable
+from apps.monitoring import selectors, services
+from apps.monitoring.advisor import hardware, memory, shapes, tuning
+from apps.monitoring.models import Alert
+from apps.registry.selectors import live_version
+from apps.rest import IdentField, Resource, read_query, source_of
+from apps.serving.routing import find_version
+
+MAX_WINDOW_SECONDS = services.MINUTES_KEPT_DAYS * 24 * 3600
+
+
+class TimeseriesQuery(serializers.Serializer):
+    window = serializers.IntegerField(default=3600, min_value=1, max_value=MAX_WINDOW_SECONDS, help_text="seconds, until now")
+    step = serializers.IntegerField(
+        default=10, min_value=1, max_value=MAX_WINDOW_SECONDS, help_text="seconds; larger where there would be too many points"
+    )
+    version = IdentField(default="", allow_blank=True, help_text="id or name; all together where none is given")
+
+
+class PointOutput(serializers.Serializer):
+    time = serializers.DateTimeField()
+    qps = serializers.FloatField()
+    requests = serializers.IntegerField()
+    p50_ms = serializers.FloatField(allow_null=True)
+    p99_ms = serializers.FloatField(allow_null=True)
+    error_rate = serializers.FloatField(allow_null=True)
+    cache_hit_rate = serializers.FloatField(allow_null=True)
+    queue_depth = serializers.FloatField()
+    replicas = serializers.FloatField()
+
+
+class TimeseriesOutput(serializers.Serializer):
+    window = serializers.IntegerField()
+    step = serializers.IntegerField(help_text="as asked for")
+    version = serializers.CharField(allow_null=True)
+    points = PointOutput(many=True)
+
+
+class TimeseriesView(APIView):
+    @extend_schema(parameters=[TimeseriesQuery], responses=TimeseriesOutput, operation_id="metrics_timeseries")
+    def get(self, request):
+        query = read_query(TimeseriesQuery, request)
+        version = find_version(query["version"]).pk if query["version"] else None
+        step = min(query["step"], query["window"])
+        points = selectors.timeseries(window=query["window"], step=step, version=version)
+        return Response({"window": query["window"], "step": step, "version": version, "points": points})
+
+
+# -- alerts
+
+
+class AlertOutput(serializers.Serializer):
+    id = serializers.CharField()
+    rule = serializers.CharField()
+    status = serializers.CharField(source="state", help_text="the same as `state`")
+    state = serializers.ChoiceField(Alert.State.choices)
+    value = serializers.FloatField(help_text="the worst seen")
+    threshold = serializers.FloatField()
+    message = serializers.CharField()
+    started_at = serializers.DateTimeField()
+    fired_at = serializers.DateTimeField(allow_null=True)
+    resolved_at = serializers.DateTimeField(allow_null=True)
+    acknowledged_at = serializers.DateTimeField(allow_null=True)
+    acknowledged_by = serializers.CharField(source="acknowledged_by.username", default=None, allow_null=True)
+
+
+class AlertViewSet(ListModelMixin, RetrieveModelMixin, Resource):
+    queryset = selectors.alerts()
+    serializer_class = AlertOutput
+    filterset_fields = ["state", "rule"]
+
+    @extend_schema(request=None)
+    @action(detail=True, methods=["post"])
+    def acknowledge(self, request, pk=None):
+        alert = services.acknowledge(alert=self.get_object(), actor=request.user, source=source_of(request))
+        return Response(AlertOutput(alert).data)
+
+
+# -- advisors
+
+
+class HardwareQuery(serializers.Serializer):
+    parameters = serializers.FloatField(required=False, help_text="of the model; or name a version or a preset")
+    active_parameters = serializers.FloatField(required=False, min_value=1, help_text="of those, how many one token uses")
+    version = IdentField(default="", allow_blank=True, help_text="id or name")
+    preset = serializers.CharField(default="", allow_blank=True, max_length=40)
+    purpose = serializers.ChoiceField(hardware.PURPOSES, default="train")
+    gpus = serializers.IntegerField(default=1, min_value=1, max_value=hardware.MAX_GPUS)
+    zero_stage = serializers.IntegerField(default=0, min_value=0, max_value=3)
+    precision = serializers.ChoiceField(hardware.PRECISION_CHOICES, required=False, help_text="bf16 to train, int8 to serve where none is given")
+    recipe = serializers.ChoiceField(
+        list(memory.RECIPES), default="paper", help_text="how half precision is kept: as in the ZeRO paper, or by this portal"
+    )
+    batch = serializers.IntegerField(default=8, min_value=1, max_value=1_000_000, help_text="sequences in one rank's forward pass")
+    sequence = serializers.IntegerField(
+        required=False, min_value=1, max_value=10_000_000, help_text="tokens of one; the model's longest where none is given"
+    )
+    tokens = serializers.FloatField(required=False, min_value=1, max_value=1e18, help_text="that the training reads")
+    qps = serializers.FloatField(default=10.0, min_value=1e-6, max_value=1e9)
+    p99_ms = serializers.FloatField(default=500.0, min_value=1e-3, max_value=1e9)
+    answer_tokens = serializers.IntegerField(default=64, min_value=1, max_value=1_000_000)
+
+
+class HardwareView(APIView):
+    @extend_schema(parameters=[HardwareQuery], responses=OpenApiTypes.OBJECT, operation_id="advisor_hardware")
+    def get(self, request):
+        """Memory part by part with its formula, and which devices hold it, how many, how fast, at what cost."""
+        query = read_query(HardwareQuery, request)
+        total, active = query.pop("parameters", None), query.pop("active_parameters", None)
+        version, preset = query.pop("version"), query.pop("preset")
+        if version:
+            shape = shapes.shape_of_version(find_version(version))
+        elif total is not None:
+            shape = shapes.shape_of_parameters(total, active)
+        else:
+            shape = shapes.shape_of_preset(preset or "nano")
+        return Response(asdict(hardware.advise(shape=shape, **query)))
+
+
+class TuningQuery(serializers.Serializer):
+    version = IdentField(default="", allow_blank=True, help_text="id or name; the live one where none is given")
+
+
+class RecommendationOutput(serializers.Serializer):
+    order = serializers.IntegerField()
+    area = serializers.CharField()
+    severity = serializers.CharField(help_text="act, consider or fine")
+    finding = serializers.CharField()
+    figure = serializers.FloatField(allow_null=True)
+    unit = serializers.CharField()
+    threshold = serializers.FloatField(allow_null=True)
+    advice = serializers.CharField()
+    why = serializers.CharField(help_text="the formula")
+    action = serializers.CharField(allow_null=True)
+
+
+class TuningOutput(serializers.Serializer):
+    version = serializers.CharField()
+    version_name = serializers.CharField()
+    recommendations = RecommendationOutput(many=True)
+
+
+class TuningView(APIView):
+    @extend_schema(parameters=[TuningQuery], responses=TuningOutput, operation_id="advisor_tuning")
+    def get(self, request):
+        """What was measured on a version, and what to change next, most urgent first."""
+        asked = read_query(TuningQuery, request)["version"]
+        version = find_version(asked) if asked else live_version()
+        if version is None:
+            raise Unavailable("No version is live yet; name one with ?version=.")
+        return Response({"version": version.pk, "version_name": version.name, "recommendations": [asdict(r) for r in tuning.advise(version)]})
+
+
+router = SimpleRouter()
+router.register("alerts", AlertViewSet)
+urlpatterns = [
+    re_path(r"^metrics/timeseries/?$", TimeseriesView.as_view()),
+    path("advisor/hardware/", HardwareView.as_view()),
+    path("advisor/tuning/", TuningView.as_view()),
+    *router.urls,
+]

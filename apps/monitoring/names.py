@@ -14,6 +14,7 @@ ENGINE_RUNNING = "dsportal_engine_running_sequences"
 JOBS_TOTAL = "dsportal_jobs_total"
 JOB_SECONDS = "dsportal_job_seconds"
 JOBS_WAITING = "dsportal_jobs_waiting"
+WORKERS = "dsportal_workers"
 
 # -- Redis
 SECOND = "dsportal:metrics:second:{second}"  # hash: version|what → count; kept for SECONDS_KEPT

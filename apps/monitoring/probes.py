@@ -1,1 +1,86 @@
-urlpatterns = []
+"""For machines that watch: Prometheus, and whatever restarts or routes. Open to all: they hold no secret and change nothing."""
+
+import os
+
+import redis
+from django.db import DatabaseError, connection
+from django.db.models import Count
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.urls import path
+from django.views.decorators.http import require_safe
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest, multiprocess
+from prometheus_client.core import GaugeMetricFamily
+
+from apps.jobs.models import Job
+from apps.monitoring import names
+from apps.monitoring.selectors import workers
+from apps.monitoring.services import queue_depth
+from apps.redis import connection as redis_connection
+from apps.registry.models import ModelVersion
+
+ROLES = ("web", "jobs", "inference")
+
+
+class Shared:
+    """What all processes share, read from the database and Redis when it is asked for; what cannot be read is left out."""
+
+    def collect(self):
+        waiting = GaugeMetricFamily(names.JOBS_WAITING, "Jobs that are queued or running", labels=["kind", "status"])
+        try:
+            active = Job.objects.filter(status__in=(Job.Status.QUEUED, Job.Status.RUNNING)).order_by()
+            found = {(kind, status): count for kind, status, count in active.values_list("kind", "status").annotate(Count("id"))}
+            for kind in Job.Kind.values:
+                for status in (Job.Status.QUEUED, Job.Status.RUNNING):
+                    waiting.add_metric([kind, status], found.get((kind, status), 0))
+            yield waiting
+        except DatabaseError:
+            pass
+        try:
+            yield GaugeMetricFamily(names.QUEUE_DEPTH, "Answers asked for and not finished", value=queue_depth())
+            replicas = GaugeMetricFamily(names.WORKERS, "Processes that say they live", labels=["role"])
+            for role in ROLES:
+                replicas.add_metric([role], len(workers(role)))
+            yield replicas
+        except redis.RedisError:
+            pass
+
+
+@require_safe
+def metrics(request: HttpRequest) -> HttpResponse:
+    """Prometheus text of all processes of this machine, where they share PROMETHEUS_MULTIPROC_DIR; else of this one."""
+    shared = CollectorRegistry()
+    shared.register(Shared())
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)
+    else:
+        registry = REGISTRY
+    return HttpResponse(generate_latest(registry) + generate_latest(shared), content_type=CONTENT_TYPE_LATEST)
+
+
+@require_safe
+def healthz(request: HttpRequest) -> HttpResponse:
+    """The process lives."""
+    return HttpResponse("ok\n", content_type="text/plain")
+
+
+@require_safe
+def readyz(request: HttpRequest) -> JsonResponse:
+    """It can serve: the database, Redis and, where a version is live, an inference worker are there."""
+    reasons = {}
+    live = False
+    try:
+        connection.ensure_connection()
+        live = ModelVersion.objects.filter(state=ModelVersion.State.LIVE).exists()
+    except DatabaseError as error:
+        reasons["database"] = f"The database cannot be reached: {type(error).__name__}."
+    try:
+        redis_connection().ping()
+        if live and not workers("inference"):
+            reasons["inference"] = "A version is live but no inference worker is running."
+    except redis.RedisError as error:
+        reasons["redis"] = f"Redis cannot be reached: {type(error).__name__}."
+    return JsonResponse({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+
+
+urlpatterns = [path("metrics", metrics), path("healthz", healthz), path("readyz", readyz)]

@@ -1,1 +1,327 @@
-urlpatterns = []
+from django.http import FileResponse, Http404
+from django.urls import path
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
+from rest_framework import serializers, status
+from rest_framework.decorators import action
+from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
+from rest_framework.parsers import MultiPartParser
+from rest_framework.response import Response
+from rest_framework.routers import SimpleRouter
+from rest_framework.views import APIView
+
+from apps import artifacts
+from apps.accounts.parsers import BoundedJSONParser
+from apps.jobs.api import JobActions, JobOutput
+from apps.registry import gates, selectors, services
+from apps.registry.models import CompressionJob, Evaluation, EvaluationSet, ImportJob, ModelVersion
+from apps.rest import IdentField, Resource, checked, find, source_of
+from apps.serving.models import Deployment
+
+# -- model versions
+
+
+class EvaluationFigures(serializers.Serializer):
+    bleu = serializers.FloatField()
+    bleu_low = serializers.FloatField(allow_null=True)
+    bleu_high = serializers.FloatField(allow_null=True)
+    baseline_bleu = serializers.FloatField(allow_null=True, help_text="of always giving the most frequent answer")
+    refusal_rate = serializers.FloatField(allow_null=True, help_text="of falsehoods")
+    false_alarm_rate = serializers.FloatField(allow_null=True, help_text="of true claims")
+    questions = serializers.IntegerField()
+    claims = serializers.IntegerField(required=False)
+    exact_match = serializers.FloatField(allow_null=True, required=False)
+    tokens_per_second = serializers.FloatField(allow_null=True, required=False)
+    latency_ms = serializers.FloatField(allow_null=True, required=False)
+    per_domain = serializers.JSONField(required=False)
+    signature = serializers.CharField(required=False, help_text="of sacreBLEU")
+    id = serializers.CharField(help_text="of the evaluation")
+    evaluation_set = serializers.CharField()
+
+
+_FIGURES = ("bleu", "bleu_low", "bleu_high", "baseline_bleu", "refusal_rate", "false_alarm_rate", "questions")
+_MORE_FIGURES = ("claims", "exact_match", "tokens_per_second", "latency_ms", "per_domain", "signature")
+
+
+def figures_of(evaluation: Evaluation) -> dict:
+    metrics = evaluation.metrics
+    known = {name: metrics.get(name) for name in _FIGURES} | {name: metrics[name] for name in _MORE_FIGURES if name in metrics}
+    return {**known, "id": evaluation.pk, "evaluation_set": evaluation.evaluation_set_id}
+
+
+class VersionOutput(serializers.Serializer):
+    id = serializers.CharField()
+    url = serializers.SerializerMethodField()
+    number = serializers.IntegerField()
+    name = serializers.CharField()
+    kind = serializers.ChoiceField(ModelVersion.Kind.choices)
+    state = serializers.ChoiceField(ModelVersion.State.choices)
+    parent = serializers.CharField(source="parent_id", allow_null=True)
+    training_job = serializers.CharField(source="training_job_id", allow_null=True)
+    compression_job = serializers.CharField(source="compression_job_id", allow_null=True)
+    dataset = serializers.CharField(source="run.dataset_id", default=None, allow_null=True, help_text="it, or its ancestor, was trained on")
+    total_parameters = serializers.IntegerField()
+    active_parameters = serializers.IntegerField()
+    artifact_bytes = serializers.IntegerField()
+    evaluation = serializers.SerializerMethodField(help_text="on the newest held-out set; null before the first")
+    colour = serializers.IntegerField()
+    created_by = serializers.CharField(source="created_by.username", default=None, allow_null=True)
+    created_at = serializers.DateTimeField()
+
+    def get_url(self, version) -> str:
+        request, address = self.context.get("request"), f"/api/v1/model-versions/{version.pk}/"
+        return request.build_absolute_uri(address) if request else address
+
+    @extend_schema_field(EvaluationFigures(allow_null=True))
+    def get_evaluation(self, version) -> dict | None:
+        newest = selectors.latest_evaluation(version)
+        return figures_of(newest) if newest else None
+
+
+class RelativeOutput(serializers.Serializer):
+    id = serializers.CharField()
+    name = serializers.CharField()
+    kind = serializers.CharField()
+    state = serializers.CharField()
+    training_job = serializers.CharField(source="training_job_id", allow_null=True)
+    dataset = serializers.CharField(source="run.dataset_id", default=None, allow_null=True)
+
+
+class VersionDetail(VersionOutput):
+    lineage = RelativeOutput(source="line", many=True, help_text="from the oldest ancestor down to the version itself")
+    children = RelativeOutput(source="offspring", many=True)
+    config = serializers.JSONField()
+    details = serializers.JSONField(help_text="what its job measured")
+
+
+class ImportInput(serializers.Serializer):
+    name = serializers.CharField(max_length=60)
+    path = serializers.CharField(required=False, max_length=500, help_text="a folder below an import root, or a URL the settings allow")
+    files = serializers.ListField(child=serializers.FileField(), required=False, help_text="in place of a path (multipart)")
+
+
+class EvaluateInput(serializers.Serializer):
+    max_questions = serializers.IntegerField(required=False, min_value=1, max_value=100_000)
+    max_tokens = serializers.IntegerField(required=False, min_value=1, max_value=1024)
+    evaluation_set = IdentField(default=None, allow_null=True, help_text="the newest of the version's own data where none is given")
+
+
+class RuleOutput(serializers.Serializer):
+    name = serializers.CharField()
+    passed = serializers.BooleanField()
+    value = serializers.FloatField(allow_null=True)
+    threshold = serializers.FloatField(allow_null=True)
+    reason = serializers.CharField()
+
+
+class GateOutput(serializers.Serializer):
+    passed = serializers.BooleanField()
+    rules = RuleOutput(many=True)
+    baseline = serializers.CharField(source="baseline.pk", default=None, allow_null=True)
+    baseline_name = serializers.CharField(source="baseline.name", default=None, allow_null=True)
+    evaluation_set = serializers.CharField(source="evaluation_set.pk", default=None, allow_null=True)
+
+
+class DeploymentOutput(serializers.Serializer):
+    id = serializers.CharField()
+    model_version = serializers.CharField(source="model_version_id")
+    version_name = serializers.CharField(source="model_version.name")
+    reason = serializers.ChoiceField(Deployment.Reason.choices)
+    gate = serializers.CharField(source="gate_id", allow_null=True)
+    created_by = serializers.CharField(source="created_by.username", default=None, allow_null=True)
+    started_at = serializers.DateTimeField()
+    ended_at = serializers.DateTimeField(allow_null=True)
+
+
+class PromotionOutput(serializers.Serializer):
+    deployment = DeploymentOutput()
+    version = VersionOutput()
+
+
+class VersionFileOutput(serializers.Serializer):
+    name = serializers.CharField()
+    bytes = serializers.IntegerField()
+    sha256 = serializers.CharField()
+    url = serializers.URLField()
+
+
+class EvaluationOutput(JobOutput):
+    model_version = serializers.CharField(source="model_version_id")
+    evaluation_set = serializers.CharField(source="evaluation_set_id")
+    metrics = serializers.JSONField()
+
+
+class ImportOutput(JobOutput):
+    name = serializers.CharField()
+    source = serializers.CharField()
+    model_version = serializers.CharField(source="model_version_id", allow_null=True)
+
+
+class ModelVersionViewSet(ListModelMixin, RetrieveModelMixin, Resource):
+    queryset = selectors.versions()
+    parser_classes = [BoundedJSONParser, MultiPartParser]
+    filterset_fields = ["state", "kind", "parent", "name", "training_job", "compression_job"]
+
+    def get_serializer_class(self):
+        return VersionDetail if self.action == "retrieve" else VersionOutput
+
+    def retrieve(self, request, *args, **kwargs):
+        version = self.get_object()
+        version.line = selectors.lineage(version)
+        version.offspring = list(version.children.select_related("run").order_by("id"))
+        return Response(self.get_serializer(version).data)
+
+    @extend_schema(request={"application/json": ImportInput, "multipart/form-data": ImportInput}, responses={202: ImportOutput})
+    def create(self, request):
+        """Import a model in Hugging Face's layout."""
+        given = checked(ImportInput, request)
+        who = {"name": given["name"], "actor": request.user, "source": source_of(request)}
+        if given.get("files"):
+            job = services.import_uploads(uploads=given["files"], **who)
+        else:
+            job = services.import_model(path=given.get("path", ""), **who)
+        return Response(ImportOutput(job, context={"request": request}).data, status=status.HTTP_202_ACCEPTED)
+
+    @extend_schema(request=EvaluateInput, responses={202: EvaluationOutput})
+    @action(detail=True, methods=["post"])
+    def evaluate(self, request, pk=None):
+        options = checked(EvaluateInput, request)
+        chosen = find(EvaluationSet.objects.all(), options.pop("evaluation_set"), "evaluation_set")
+        evaluation = services.evaluate(
+            version=self.get_object(), actor=request.user, evaluation_set=chosen, options=options, source=source_of(request)
+        )
+        return Response(EvaluationOutput(evaluation, context={"request": request}).data, status=status.HTTP_202_ACCEPTED)
+
+    @extend_schema(responses=GateOutput, filters=False)
+    @action(detail=True, pagination_class=None, filterset_fields=[])
+    def gates(self, request, pk=None):
+        """What the gate says now: may this version go live?"""
+        return Response(GateOutput(gates.verdict(self.get_object())).data)
+
+    @extend_schema(request=None, responses={200: PromotionOutput, 409: OpenApiTypes.OBJECT})
+    @action(detail=True, methods=["post"])
+    def promote(self, request, pk=None):
+        """Make it live; 409 with every reason while its gate does not pass."""
+        return self._deployed(services.promote(version=self.get_object(), actor=request.user, source=source_of(request)))
+
+    @extend_schema(request=None, responses={200: PromotionOutput, 409: OpenApiTypes.OBJECT})
+    @action(detail=True, methods=["post"])
+    def rollback(self, request, pk=None):
+        """Take this, the live version, back to the one that served before it."""
+        return self._deployed(services.rollback(version=self.get_object(), actor=request.user, source=source_of(request)))
+
+    def _deployed(self, deployment: Deployment) -> Response:
+        version = selectors.versions().get(pk=deployment.model_version_id)
+        return Response(PromotionOutput({"deployment": deployment, "version": version}, context=self.get_serializer_context()).data)
+
+    @extend_schema(responses=VersionFileOutput(many=True), filters=False)
+    @action(detail=True, pagination_class=None, filterset_fields=[])
+    def files(self, request, pk=None):
+        version = self.get_object()
+        base = request.build_absolute_uri(f"/api/v1/model-versions/{version.pk}/files/")
+        return Response({"next": None, "previous": None, "results": [{**entry, "url": f"{base}{entry['name']}"} for entry in version.files]})
+
+
+class VersionFileView(APIView):
+    @extend_schema(
+        operation_id="model_versions_file", responses={(200, "application/octet-stream"): OpenApiTypes.BINARY},
+        parameters=[OpenApiParameter("name", OpenApiTypes.STR, OpenApiParameter.PATH), OpenApiParameter("pk", OpenApiTypes.STR, OpenApiParameter.PATH)],
+    )  # fmt: skip
+    def get(self, request, pk: str, name: str):
+        version = ModelVersion.objects.filter(pk=pk).first()
+        entry = next((entry for entry in version.files if entry["name"] == name), None) if version else None
+        if entry is None:
+            raise Http404("There is no such file in this version.")
+        try:
+            file = artifacts.open_file(f"{version.folder}/{name}")
+        except FileNotFoundError as error:
+            raise Http404(f"{name} is missing from the artifacts; restore it from a backup.") from error
+        response = FileResponse(
+            file, as_attachment=True, filename=f"{version.name}-{name.replace('/', '-')}", content_type="application/octet-stream"
+        )
+        response["ETag"] = f'"{entry["sha256"]}"'
+        return response
+
+
+# -- evaluations, compressions, imports
+
+
+class EvaluationViewSet(JobActions):
+    queryset = Evaluation.objects.select_related("created_by")
+    serializer_class = EvaluationOutput
+    filterset_fields = ["status", "model_version", "evaluation_set"]
+
+
+class EvaluationSetOutput(serializers.Serializer):
+    id = serializers.CharField()
+    dataset = serializers.CharField(source="run.dataset_id")
+    run = serializers.CharField(source="run_id")
+    sha256 = serializers.CharField()
+    questions = serializers.IntegerField()
+    claims = serializers.IntegerField()
+    created_at = serializers.DateTimeField()
+
+
+class EvaluationSetViewSet(ListModelMixin, RetrieveModelMixin, Resource):
+    queryset = EvaluationSet.objects.select_related("run")
+    serializer_class = EvaluationSetOutput
+    filterset_fields = ["run"]
+
+
+class CompressionOutput(JobOutput):
+    model_version = serializers.CharField(source="model_version_id", help_text="the one that is compressed")
+    method = serializers.ChoiceField(CompressionJob.Method.choices)
+    trail = serializers.JSONField(help_text="the policy's decisions, each with its measured figures")
+    versions = serializers.SerializerMethodField(help_text="ids of what came of it")
+
+    def get_versions(self, job) -> list[str]:
+        return [version.pk for version in job.versions.all()]
+
+
+class CompressionInput(serializers.Serializer):
+    model_version = IdentField()
+    method = serializers.ChoiceField(CompressionJob.Method.choices)
+    threshold = serializers.FloatField(required=False, min_value=0, max_value=1e6, help_text="prune: weights whose magnitude is smaller go")
+    sparsity = serializers.FloatField(required=False, min_value=0, max_value=1, help_text="prune: share of the weights that goes")
+    structure = serializers.CharField(required=False, max_length=20, help_text="prune: what goes together")
+    student = serializers.CharField(required=False, max_length=40, help_text="distill: a preset")
+    minutes = serializers.FloatField(required=False)
+    steps = serializers.IntegerField(required=False, min_value=1, max_value=10_000_000)
+    max_bleu_loss = serializers.FloatField(required=False, min_value=0, max_value=100, help_text="policy: BLEU points that may be lost")
+    max_bytes = serializers.IntegerField(required=False, min_value=1, max_value=2**60, help_text="policy: the artifact's size")
+
+
+class CompressionViewSet(JobActions):
+    queryset = CompressionJob.objects.select_related("created_by").prefetch_related("versions")
+    serializer_class = CompressionOutput
+    filterset_fields = ["status", "model_version", "method"]
+
+    @extend_schema(request=CompressionInput, responses={202: CompressionOutput})
+    def create(self, request):
+        given = checked(CompressionInput, request)
+        version = find(ModelVersion.objects.select_related("run"), given.pop("model_version"), "model_version")
+        job = services.compress(version=version, method=given.pop("method"), options=given, actor=request.user, source=source_of(request))
+        return Response(self.get_serializer(job).data, status=status.HTTP_202_ACCEPTED)
+
+
+class ImportViewSet(JobActions):
+    queryset = ImportJob.objects.select_related("created_by")
+    serializer_class = ImportOutput
+
+
+class DeploymentViewSet(ListModelMixin, RetrieveModelMixin, Resource):
+    """The spans of time in which one version was live."""
+
+    queryset = Deployment.objects.select_related("model_version", "created_by")
+    serializer_class = DeploymentOutput
+    filterset_fields = ["model_version", "reason"]
+
+
+router = SimpleRouter()
+router.register("model-versions", ModelVersionViewSet)
+router.register("evaluations", EvaluationViewSet)
+router.register("evaluation-sets", EvaluationSetViewSet)
+router.register("compressions", CompressionViewSet)
+router.register("imports", ImportViewSet)
+router.register("deployments", DeploymentViewSet)
+urlpatterns = [path("model-versions/<slug:pk>/files/<path:name>", VersionFileView.as_view()), *router.urls]

@@ -1,10 +1,13 @@
 """Model versions: registering, evaluating, compressing, promoting, rolling back."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
+import fsspec
 from django.conf import settings
+from django.core.files.uploadedfile import UploadedFile
 from django.db import transaction
 from django.db.models import Max
 from django.utils import timezone
@@ -13,6 +16,7 @@ from apps import artifacts
 from apps.accounts.models import User
 from apps.accounts.problems import Conflict, Problem
 from apps.accounts.services import record
+from apps.ids import new_id
 from apps.jobs import services as jobs
 from apps.jobs.models import Job
 from apps.jobs.runs import Command, Run, register
@@ -23,6 +27,8 @@ from apps.serving.models import Deployment
 from workers.compression.applicable import applicable
 
 DEMO_QUESTIONS = 300
+MAX_SOURCE = 500  # characters of a folder's path or a URL
+UPLOADED = "upload-"  # begins the names of folders that came over REST
 
 
 def _next_name(kind: str, parent: ModelVersion | None, compressed: bool) -> tuple[int, str]:
@@ -232,31 +238,74 @@ def _complete_compression(job: CompressionJob, result: dict, work: Path) -> dict
 
 @transaction.atomic
 def import_model(*, name: str, path: str, actor: User | None, source: str = "") -> ImportJob:
+    """Queue the import of a Hugging Face folder below an import root, or at a URL that the settings allow."""
+    name = _import_name(name)
+    place = _import_url(path) if "://" in (path or "") else str(_import_folder(path))
+    job = ImportJob.objects.create(title=f"Import {name}", name=name, source=place, created_by=actor)
+    record(actor, "version.import", job, after={"name": name, "path": place}, source=source)
+    jobs.nudge()
+    return job
+
+
+def import_uploads(*, name: str, uploads: list[UploadedFile], actor: User | None, source: str = "") -> ImportJob:
+    """The files of a Hugging Face folder, as they were sent; they are removed once the version is there."""
+    name = _import_name(name)
+    names = [Path(upload.name or "").name for upload in uploads]
+    if "config.json" not in names or not any(n.endswith(".safetensors") for n in names):
+        raise Problem("Send the files of a Hugging Face folder: config.json, tokenizer.json and the .safetensors files.", field="files")
+    if len(set(names)) < len(names):
+        raise Problem("Two of the files have the same name.", field="files")
+    folder = settings.HOME / "imports" / f"{UPLOADED}{new_id()}"
+    folder.mkdir(parents=True)
+    try:
+        for upload, file_name in zip(uploads, names, strict=True):
+            with (folder / file_name).open("wb") as file:
+                for chunk in upload.chunks(artifacts.CHUNK_BYTES):
+                    file.write(chunk)
+        return import_model(name=name, path=str(folder), actor=actor, source=source)
+    except (OSError, Problem):
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _import_name(name: str) -> str:
     name = (name or "").strip()
     if not re.fullmatch(r"[\w.\- ]{1,60}", name):
         raise Problem("Give a name of letters, digits, dots, dashes and spaces, at most 60.", field="name")
-    if ModelVersion.objects.filter(name=name).exists():
+    waiting = ImportJob.objects.filter(name=name, status__in=(Job.Status.QUEUED, Job.Status.RUNNING))
+    if ModelVersion.objects.filter(name=name).exists() or waiting.exists():
         raise Conflict(f"There is a version named {name} already.", field="name")
-    folder = _import_folder(path)
-    job = ImportJob.objects.create(title=f"Import {name}", name=name, source=str(folder), created_by=actor)
-    record(actor, "version.import", job, after={"name": name, "path": str(folder)}, source=source)
-    jobs.nudge()
-    return job
+    return name
+
+
+def _import_url(url: str) -> str:
+    if any(url.startswith(allowed) for allowed in settings.IMPORT_URLS) and ".." not in url and len(url) <= MAX_SOURCE:
+        return url
+    allowed = ", ".join(settings.IMPORT_URLS) or "none"
+    raise Problem(f"Models may not be imported from {url[:100]!r}. DSPORTAL_IMPORT_URLS names the beginnings that are allowed; now: {allowed}.", field="path")
 
 
 def _import_folder(path: str) -> Path:
     """The folder, if it lies below an import root; a link that leads out of it does not."""
     asked = Path(path or "")
     candidates = [asked] if asked.is_absolute() else [root / asked for root in settings.IMPORT_ROOTS]
-    for candidate in candidates:
+    for candidate in candidates if len(path or "") <= MAX_SOURCE and "\0" not in (path or "") else []:
         resolved = candidate.resolve()
         if any(resolved.is_relative_to(root.resolve()) for root in settings.IMPORT_ROOTS) and (resolved / "config.json").is_file():
             return resolved
-    raise Problem(f"{path!r} is not a Hugging Face folder (with config.json) below an import root: put it in DSPORTAL_HOME/imports.", field="path")
+    raise Problem(f"{path[:100]!r} is not a Hugging Face folder (with config.json) below an import root: put it in DSPORTAL_HOME/imports.", field="path")
 
 
 def _prepare_import(job: ImportJob, work: Path) -> Command:
-    spec = {"version": 1, "source_folder": job.source, "output_folder": str(work / "model"), "work_folder": str(work)}
+    folder = job.source
+    if "://" in folder:
+        folder = str(work / "source")
+        try:
+            filesystem, remote = fsspec.core.url_to_fs(job.source)
+            filesystem.get(remote.rstrip("/") + "/", folder, recursive=True)
+        except (OSError, ImportError, ValueError) as error:
+            raise Problem(f"{job.source} cannot be fetched: {error}") from error
+    spec = {"version": 1, "source_folder": folder, "output_folder": str(work / "model"), "work_folder": str(work)}
     return Command([sys.executable, "-m", "workers.moe"], spec, {"OMP_NUM_THREADS": "1"})
 
 
@@ -271,6 +320,12 @@ def _complete_import(job: ImportJob, result: dict, work: Path) -> dict:
     return {"model_version": version.pk, "folder": version.folder}
 
 
+def _imported(job: Job) -> None:
+    folder = Path(job.source)  # run.succeeded is given the job's own row
+    if folder.name.startswith(UPLOADED) and folder.parent == settings.HOME / "imports":
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 register(Job.Kind.EVALUATION, Run(_prepare_evaluation, _complete_evaluation, succeeded=_evaluated))
 register(Job.Kind.COMPRESSION, Run(_prepare_compression, _complete_compression))
-register(Job.Kind.IMPORT, Run(_prepare_import, _complete_import))
+register(Job.Kind.IMPORT, Run(_prepare_import, _complete_import, succeeded=_imported))

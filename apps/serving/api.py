@@ -1,9 +1,11 @@
 from collections.abc import Iterator
 
+import django_filters
 from django.db.models import Prefetch
 from django.http import HttpRequest
 from django.urls import path
-from drf_spectacular.utils import OpenApiResponse, extend_schema
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.mixins import DestroyModelMixin, ListModelMixin, RetrieveModelMixin
 from rest_framework.response import Response
@@ -13,6 +15,7 @@ from rest_framework.views import APIView
 from apps.accounts.parsers import BoundedJSONParser
 from apps.accounts.permissions import MayChat, SignedIn
 from apps.accounts.problems import Busy, Problem
+from apps.ids import new_id
 from apps.rest import AlwaysJSON, IdentField, Resource, actor_of, checked
 from apps.serving import chat, services
 from apps.serving.models import Answer, Conversation
@@ -68,7 +71,7 @@ class GenerateView(APIView):
         given = checked(GenerateInput, request)
         version = given.pop("version")
         question = Question([{"role": "user", "content": given.pop("prompt")}], **given)
-        pending = services.ask(question=question, user=request.user, channel="generate", version=version, subject=subject_of(request))
+        pending = services.ask(question=question, user=request.user, channel="generate", version=version, subject=subject_of(request) or new_id())
         pending.whole()
         return Response(GenerateOutput(pending).data)
 
@@ -99,7 +102,7 @@ class ChatView(APIView):
     content_negotiation_class = AlwaysJSON
 
     @extend_schema(
-        request=ChatInput, responses={(200, "text/event-stream"): OpenApiResponse(serializers.CharField(), "server-sent events")}, tags=["serving"],
+        request=ChatInput, responses={(200, "text/event-stream"): OpenApiTypes.STR}, tags=["serving"],
         operation_id="chat",
     )  # fmt: skip
     def post(self, request):
@@ -153,6 +156,45 @@ class TurnOutput(serializers.Serializer):
     created_at = serializers.DateTimeField()
 
 
+class AnswerOutput(TurnOutput):
+    conversation = serializers.CharField(source="conversation_id", allow_null=True)
+    experiment = serializers.CharField(source="experiment_id", allow_null=True)
+    arm = serializers.CharField()
+    user = serializers.CharField(source="user.username", default=None, allow_null=True)
+    route = serializers.CharField(help_text="generate, chat or openai")
+    first_token_ms = serializers.FloatField(allow_null=True)
+
+
+class AnswerDetail(AnswerOutput):
+    messages = serializers.JSONField(help_text="the whole conversation that was sent")
+    parameters = serializers.JSONField()
+
+
+class AnswerFilter(django_filters.FilterSet):
+    version = django_filters.CharFilter(field_name="model_version_id")
+    slower_than_ms = django_filters.NumberFilter(field_name="latency_ms", lookup_expr="gt")
+    since = django_filters.IsoDateTimeFilter(field_name="created_at", lookup_expr="gte")
+    until = django_filters.IsoDateTimeFilter(field_name="created_at", lookup_expr="lt")
+
+    class Meta:
+        model = Answer
+        fields = ["status", "conversation", "experiment", "arm", "cached", "route"]
+
+
+class AnswerViewSet(ListModelMixin, RetrieveModelMixin, Resource):
+    """The requests behind the figures: one's own, for operators all."""
+
+    queryset = Answer.objects.select_related("model_version", "feedback", "user")
+    filterset_class = AnswerFilter
+
+    def get_queryset(self):
+        rows = super().get_queryset()
+        return rows if getattr(self.request.user, "may_operate", False) else rows.filter(user_id=self.request.user.pk)
+
+    def get_serializer_class(self):
+        return AnswerOutput if self.action == "list" else AnswerDetail
+
+
 class ConversationOutput(serializers.Serializer):
     id = serializers.CharField()
     title = serializers.CharField()
@@ -171,6 +213,8 @@ class ConversationViewSet(ListModelMixin, RetrieveModelMixin, DestroyModelMixin,
     permission_classes = [MayChat]
 
     def get_queryset(self):
+        if getattr(self, "swagger_fake_view", False):
+            return self.queryset
         rows = chat.conversations_of(actor_of(self.request), self.request.session.get(SESSION_KEY, []))
         if self.action == "list":
             return rows
@@ -185,5 +229,6 @@ class ConversationViewSet(ListModelMixin, RetrieveModelMixin, DestroyModelMixin,
 
 
 router = SimpleRouter()
+router.register("answers", AnswerViewSet)
 router.register("conversations", ConversationViewSet)
 urlpatterns = [path("generate/", GenerateView.as_view()), path("chat/", ChatView.as_view()), *router.urls]

@@ -2,16 +2,19 @@
 the newest one is the conversation, and answering an older one again makes a branch."""
 
 from django.db import transaction
+from django.utils.translation import gettext_lazy as _
 
 from apps.accounts.models import User
 from apps.accounts.problems import Missing, Problem
 from apps.serving import services
 from apps.serving.context import within_limits
 from apps.serving.models import Answer, Conversation
-from apps.serving.questions import Question
+from apps.serving.questions import MAX_CHARACTERS, Question
 from apps.serving.services import Pending
 
 MAX_TOKENS = 128
+MAX_MESSAGE_CHARACTERS = MAX_CHARACTERS
+NO_SUCH_CONVERSATION = _("There is no such conversation of yours.")
 AGAIN_TEMPERATURE = 0.8  # the same question at temperature 0 would give the same answer again
 
 
@@ -25,7 +28,18 @@ def conversations_of(user: User | None, guest_ids: list[str] | tuple[str, ...] =
 def find_conversation(*, pk: str, user: User | None, guest_ids=()) -> Conversation:
     found = conversations_of(user, guest_ids).filter(pk=pk).first()
     if found is None:
-        raise Missing("There is no such conversation of yours.", field="conversation")
+        raise Missing(str(NO_SUCH_CONVERSATION), field="conversation")
+    return found
+
+
+def find_answer(*, pk: str, user: User | None, guest_ids=()) -> Answer:
+    """An answer to rate. A guest finds only those in the conversations of the session; who may rate another's is the service's rule."""
+    rows = Answer.objects.select_related("model_version", "user")
+    if user is None:
+        rows = rows.filter(user=None, conversation__in=conversations_of(None, guest_ids))
+    found = rows.filter(pk=pk).first()
+    if found is None:
+        raise Missing(f"There is no answer {pk!r}.", field="answer")
     return found
 
 

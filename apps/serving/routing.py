@@ -7,6 +7,8 @@ from apps.accounts.problems import Missing, Unavailable
 from apps.experiments.models import Experiment
 from apps.registry.models import ModelVersion
 
+LIVE_NAMES = ("dsportal", "live", "default")  # whatever is live, or the arm of the running experiment
+
 
 @dataclass(frozen=True)
 class Route:
@@ -32,7 +34,7 @@ def find_version(name: str) -> ModelVersion:
 
 def route(*, asked: str | None, subject: str) -> Route:
     """`subject` is what an experiment keeps together: the conversation, or the user where there is none."""
-    if asked and asked not in ("live", "default", "dsportal"):
+    if asked and asked not in LIVE_NAMES:
         return Route(find_version(asked))
     experiment = Experiment.objects.select_related("control", "treatment").filter(status=Experiment.Status.RUNNING).first()
     if experiment:

@@ -143,7 +143,7 @@ class Pending:
                 yield ""  # so that a stream writes a sign of life, and notices that its reader went away
                 continue
             last_sign = now
-            for last, entry in found[0][1]:
+            for last, entry in found[0][1]:  # noqa: B007 — `last` is where the next read begins
                 if "error" in entry:
                     raise Problem(entry["error"]) if entry.get("whose") == "asker" else Unavailable(entry["error"])
                 piece = entry.get("text", "")[max(0, len(self.text) - int(entry.get("at", len(self.text)))) :]

@@ -12,6 +12,7 @@ from apps.monitoring.advisor.shapes import Shape
 
 PURPOSES = ("train", "serve")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+PRECISION_CHOICES = [(name, name.upper()) for name in PRECISIONS]
 MAX_GPUS = 100_000
 # Shares of the peak that well-tuned programs reach; assumptions, to be replaced by a measurement of yours.
 TRAINING_EFFICIENCY = 0.4

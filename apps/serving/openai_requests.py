@@ -1,0 +1,129 @@
+"""OpenAI's requests, as far as they can be honoured; what would be silently ignored, and changes the answer, is refused."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
+
+from apps.serving.questions import MAX_SEED, MAX_TOKENS, Question
+
+DEFAULT_MAX_TOKENS = 256
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    include_usage: bool = False
+
+
+class Request(BaseModel):
+    """What both endpoints have. Fields that change nothing here (`store`, `metadata`, …) are ignored."""
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+    model: Annotated[str, Field(min_length=1, max_length=200)]
+    max_tokens: StrictInt | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: StrictInt | None = Field(None, ge=-1)  # not OpenAI's, but vLLM's and common
+    n: StrictInt | None = None
+    stop: str | list[str] | None = None
+    seed: StrictInt | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[str, Any] | None = None
+
+    @field_validator("n")
+    @classmethod
+    def _one_answer(cls, n: int | None) -> int | None:
+        if n not in (None, 1):
+            raise ValueError("one answer is made at a time: n must be 1")
+        return n
+
+    @model_validator(mode="after")
+    def _plain_sampling(self) -> "Request":
+        if self.frequency_penalty or self.presence_penalty or self.logit_bias:
+            raise ValueError("frequency_penalty, presence_penalty and logit_bias are not offered; leave them out")
+        return self
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def _question(self, messages: list[dict], max_tokens: int | None) -> Question:
+        return Question(
+            messages,
+            # Clients ask for thousands by default; a shorter limit is told by finish_reason.
+            max_tokens=min(max_tokens or DEFAULT_MAX_TOKENS, MAX_TOKENS),
+            temperature=self.temperature or 0.0,  # as in the model's own generation_config.json
+            top_p=self.top_p if self.top_p is not None else 1.0,
+            top_k=max(0, self.top_k or 0),
+            seed=self.seed & MAX_SEED if self.seed is not None else None,
+            stop=[self.stop] if isinstance(self.stop, str) else list(self.stop or []),
+        )
+
+
+class TextPart(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart] | None = None
+
+    def plain(self) -> dict:
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or [])
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+
+class ChatRequest(Request):
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: StrictInt | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    tools: list[Any] | None = None
+    response_format: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _plain_text(self) -> "ChatRequest":
+        if self.logprobs:
+            raise ValueError("logprobs are not offered; leave them out")
+        if self.tools:
+            raise ValueError("tools are not offered: this model answers in text")
+        if self.response_format and self.response_format.get("type") != "text":
+            raise ValueError("only the response_format text is offered")
+        return self
+
+    def question(self) -> Question:
+        return self._question([message.plain() for message in self.messages], self.max_completion_tokens or self.max_tokens)
+
+
+class CompletionRequest(Request):
+    prompt: str | list[str]
+    logprobs: StrictInt | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: StrictInt | None = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _one_prompt(cls, prompt: str | list[str]) -> str | list[str]:
+        if isinstance(prompt, list) and len(prompt) != 1:
+            raise ValueError("one prompt is answered at a time, given as text")
+        return prompt
+
+    @model_validator(mode="after")
+    def _plain_text(self) -> "CompletionRequest":
+        if self.logprobs is not None or self.echo or self.suffix or self.best_of not in (None, 1):
+            raise ValueError("logprobs, echo, suffix and best_of are not offered; leave them out")
+        return self
+
+    def question(self) -> Question:
+        prompt = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+        return self._question([{"role": "user", "content": prompt}], self.max_tokens)
