@@ -14,11 +14,13 @@ KV_BYTES = 512 * 1024**2  # what keys and values of all slots may take together
 ONNX_FILE = "model.onnx"
 
 
-def open_engine(folder: Path, threads: int = 1, *, max_batch: int = 32, max_waiting: int = 256, max_seq_len: int = 4096) -> Engine:
+def open_engine(
+    folder: Path, threads: int = 1, *, max_batch: int = 32, max_waiting: int = 256, max_seq_len: int = 4096, device: str = "cpu"
+) -> Engine:
     """Load any kind of model folder. `threads`: cores it may use. UnusableModel where the folder is damaged or of no known kind.
 
     `max_seq_len` cuts a longer context, and fewer slots than `max_batch` are made where their keys and values would take more
-    than `KV_BYTES`.
+    than `KV_BYTES`. `device`: "cpu", or another of PyTorch's ("cuda").
     """
     described = _read_config(folder)
     tokenizer = _load_tokenizer(folder)
@@ -27,11 +29,12 @@ def open_engine(folder: Path, threads: int = 1, *, max_batch: int = 32, max_wait
         slots = max(1, min(max_batch, KV_BYTES // (length * _bytes_a_token(described))))
     except (KeyError, TypeError, ZeroDivisionError) as error:
         raise UnusableModel(f"The config.json of {folder.name} does not describe a model: {error}.") from error
-    runner = _open_runner(folder, described, threads=threads, max_batch=slots, max_seq_len=length)
+    runner = _open_runner(folder, described, device, threads=threads, max_batch=slots, max_seq_len=length)
     return Engine(runner, tokenizer, max_waiting=max_waiting)
 
 
-def _open_runner(folder: Path, described: dict[str, Any], *, threads: int, max_batch: int, max_seq_len: int) -> Runner:
+def _open_runner(folder: Path, described: dict[str, Any], device: str, *, threads: int, max_batch: int, max_seq_len: int) -> Runner:
+    """The imports are here because each runner's are its own: torch, onnxruntime and numba take up to 200 MB and a second."""
     is_onnx = (folder / ONNX_FILE).exists()
     if is_onnx or described.get("storage"):
         own: Runner | None = import_module("workers.compression").open_runner(folder, threads=threads, max_batch=max_batch, max_seq_len=max_seq_len)
@@ -39,9 +42,15 @@ def _open_runner(folder: Path, described: dict[str, Any], *, threads: int, max_b
             return own
         if is_onnx:
             raise UnusableModel(f"The {ONNX_FILE} of {folder.name} cannot be served.")
-    from workers.engine.torch_runner import open_torch_runner  # imports torch, which not every folder needs
+    if device != "cpu":
+        from workers.engine.torch_runner import open_torch_runner
 
-    return open_torch_runner(folder, threads=threads, max_batch=max_batch, max_seq_len=max_seq_len)
+        return open_torch_runner(folder, device, threads=threads, max_batch=max_batch, max_seq_len=max_seq_len)
+    from workers.engine.fused_runner import FusedRunner
+    from workers.engine.fused_weights import decode_weights, read_weights
+
+    weights = decode_weights(folder) if described.get("storage") else read_weights(folder, described)
+    return FusedRunner(weights, threads=threads, max_batch=max_batch, max_seq_len=max_seq_len)
 
 
 def _bytes_a_token(described: dict[str, Any]) -> int:

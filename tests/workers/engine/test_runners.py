@@ -1,10 +1,14 @@
 """Each runner against the model's own forward."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
-from workers.engine import Chunk
+from workers.engine import Chunk, UnusableModel
+from workers.engine.fused_runner import FusedRunner
+from workers.engine.fused_weights import decode_weights, read_weights
 from workers.engine.torch_runner import open_torch_runner
 from workers.moe import load_model
 
@@ -13,7 +17,18 @@ SHAPES = {
     "sigmoid router": {"router": "sigmoid", "n_shared_experts": 2, "first_dense_layers": 1, "d_dense": 24},
     "dense": {"n_experts": 0, "top_k": 0, "d_expert": 0, "d_dense": 40},
 }
-RUNNERS = {"torch": open_torch_runner}
+
+
+def open_fused(folder, *, threads, **room):
+    return FusedRunner(read_weights(folder, json.loads((folder / "config.json").read_text())), threads=threads, **room)
+
+
+RUNNERS = {
+    "torch": open_torch_runner,
+    "fused": open_fused,
+    "fused, three threads": lambda folder, *, threads, **room: open_fused(folder, threads=3, **room),
+    "fused, decoded": lambda folder, *, threads, **room: FusedRunner(decode_weights(folder), threads=threads, **room),
+}
 
 
 @pytest.fixture(scope="module", params=SHAPES)
@@ -76,3 +91,30 @@ def test_a_slot_can_be_filled_to_the_last_token(runner, expected):
     tokens = sequence(3, 96)
     runner.forward([Chunk(5, 0, tokens[:95])])
     assert abs(runner.forward([Chunk(5, 95, tokens[95:])])[0] - expected(tokens)[95]).max() <= 1e-4
+
+
+def test_a_row_of_the_fused_decoder_is_the_same_to_the_last_bit_in_any_company(shaped):
+    runner = open_fused(shaped, threads=1, max_batch=32, max_seq_len=96)
+    prompts = [sequence(seed, 5 + seed) for seed in range(32)]
+    alone = [runner.forward([Chunk(0, 0, tokens)])[0].copy() for tokens in prompts]
+    for count in (2, 7, 32):
+        together = runner.forward([Chunk(slot, 0, tokens) for slot, tokens in enumerate(prompts[:count])])
+        assert np.array_equal(together, alone[:count])
+
+
+def test_chunks_longer_than_the_buffers_go_through_in_pieces(make_folder):
+    folder = make_folder(max_seq_len=400)
+    model, _ = load_model(folder)
+    runner = open_fused(folder, threads=1, max_batch=2, max_seq_len=400)
+    tokens = sequence(9, 400)
+    given = runner.forward([Chunk(0, 0, tokens[:3]), Chunk(1, 0, tokens)])
+    with torch.inference_mode():
+        expected = model(torch.tensor([tokens]))[0].numpy()
+    assert abs(given - expected[[2, 399]]).max() <= 1e-4
+
+
+def test_weights_that_do_not_fit_the_configuration_never_reach_compiled_code(shaped):
+    described = json.loads((shaped / "config.json").read_text())
+    for name, wrong in {"hidden_size": 64, "vocab_size": 9999, "num_attention_heads": 8, "num_hidden_layers": 3, "head_dim": 16}.items():
+        with pytest.raises(UnusableModel):
+            read_weights(shaped, {**described, name: wrong})

@@ -1,0 +1,102 @@
+"""The fused decoder as the engine runs it (`runner.py`). Needs no torch."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.engine.fused import Floats, Scratch, forward
+from workers.engine.fused_weights import Weights
+from workers.engine.product import padded
+from workers.engine.runner import Chunk, Logits
+from workers.moe import ModelConfig
+
+# One call's buffers hold so many tokens; longer chunks go through in pieces. Small enough for the buffers to stay in the cache.
+PIECE_TOKENS = 128
+
+
+class FusedRunner:
+    """Compiled code over packed FP32 weights. With several threads the chunks are shared out: a sequence stays with one thread."""
+
+    def __init__(self, weights: Weights, *, threads: int, max_batch: int, max_seq_len: int):
+        config = weights.config
+        self.max_batch, self.max_seq_len, self.vocab_size = max_batch, min(max_seq_len, config.max_seq_len), config.vocab_size
+        self._weights = weights
+        self._cos, self._sin = _rope_tables(config.rope_theta, config.head_dim, self.max_seq_len)
+        shape = config.n_layers, max_batch, config.n_kv_heads
+        self._keys = np.zeros((*shape, config.head_dim, self.max_seq_len), np.float32)
+        self._values = np.zeros((*shape, self.max_seq_len, config.head_dim), np.float32)
+        self._logits = np.empty((max_batch, padded(config.vocab_size)), np.float32)
+        self._scratch = [_scratch(config, PIECE_TOKENS, self.max_seq_len) for _ in range(max(1, threads))]
+        self._pool = ThreadPoolExecutor(threads, "engine") if threads > 1 else None
+
+    def forward(self, chunks: Sequence[Chunk]) -> Logits:
+        if self._pool is None or len(chunks) == 1:
+            self._run(chunks, 0, self._scratch[0])
+        else:
+            shares = _share_out(chunks, len(self._scratch))
+            pending = [self._pool.submit(self._run, chunks[a:b], a, scratch) for (a, b), scratch in zip(shares, self._scratch, strict=False)]
+            for future in pending:
+                future.result()
+        return self._logits[: len(chunks), : self.vocab_size]
+
+    def _run(self, chunks: Sequence[Chunk], first: int, scratch: Scratch) -> None:
+        """Logits of `chunks` into the rows from `first` on."""
+        rows: list[tuple[int, int, int]] = []  # token, slot, position
+        last: list[int] = []
+        for chunk in chunks:
+            for at, token in enumerate(chunk.tokens):
+                rows.append((token, chunk.slot, chunk.start + at))
+                if at == len(chunk.tokens) - 1:
+                    last.append(len(rows) - 1)
+                if len(rows) == PIECE_TOKENS:
+                    first = self._forward(rows, last, first, scratch)
+                    rows, last = [], []
+        if rows:
+            self._forward(rows, last, first, scratch)
+
+    def _forward(self, rows: list[tuple[int, int, int]], last: list[int], first: int, scratch: Scratch) -> int:
+        w, end = self._weights, first + len(last)
+        tokens, slots, positions = np.array(rows, np.int64).T.copy()
+        forward(
+            tokens, slots, positions, np.array(last, np.int64), w.layers, w.embedding, w.head, w.norm, self._keys, self._values,
+            self._cos, self._sin, scratch, self._logits[first:end],
+        )  # fmt: skip
+        return end
+
+    def close(self) -> None:
+        if self._pool:
+            self._pool.shutdown()
+        del self._weights, self._keys, self._values, self._logits, self._scratch
+
+
+def _share_out(chunks: Sequence[Chunk], threads: int) -> list[tuple[int, int]]:
+    """Ranges of chunks with about as many tokens each."""
+    ends = np.cumsum([len(c.tokens) for c in chunks])
+    edges = [0, *(int(np.searchsorted(ends, ends[-1] * (t + 1) / threads)) + 1 for t in range(threads - 1)), len(chunks)]
+    return [(a, b) for a, b in pairwise(edges) if b > a]
+
+
+def _rope_tables(theta: float, head_dim: int, length: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """As `workers.moe.model.rope_tables`, in the same precision."""
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    angles = np.outer(np.arange(length, dtype=np.float32), np.float32(theta) ** -exponents).astype(np.float32)
+    return np.cos(angles), np.sin(angles)
+
+
+def _scratch(config: ModelConfig, rows: int, max_seq_len: int) -> Scratch:
+    d, copies = config.d_model, rows * max(config.top_k, 1)
+    attended = config.n_heads * config.head_dim
+    hidden = max(config.d_dense, config.d_expert * max(1, config.n_shared_experts))
+
+    def floats(*shape: int) -> Floats:
+        return np.zeros(shape, np.float32)
+
+    return Scratch(
+        stream=floats(rows, d), normed=floats(rows, d), wide=floats(rows, padded(max(2 * hidden, attended + 2 * config.n_kv_heads * config.head_dim))),
+        hidden=floats(rows, max(hidden, attended)), narrow=floats(copies, padded(d)), copied=floats(copies, d), scores=floats(max_seq_len),
+        chosen=np.zeros(copies, np.int64), share=floats(copies), place=np.zeros(copies, np.int64),
+        ends=np.zeros(config.n_experts + 1, np.int64), ranks=floats(2, max(1, config.n_experts)),
+    )  # fmt: skip

@@ -1,0 +1,125 @@
+"""Products of a few rows with a matrix, in FP32, at the processor's peak: the hot loop of an answer.
+
+A matrix lies in panels of 64 outputs, input after input, so that it is read once, in order, while up to 6 rows × 4 vectors of sums stay
+in registers:
+
+    panel[outputs / 64, inputs, 64]
+
+Every sum is made in the order of the inputs, whatever number of rows is done together: a row's result is the same to the last bit in
+any company. GFLOP/s beside NumPy and PyTorch: benchmarks/serving.py.
+"""
+
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+LANES = 16
+_HAS_AVX512 = bool(llvm.get_host_cpu_features().get("avx512f"))
+# 32 registers of 16 floats, or half as many of half the width: sums, one vector of weights each, and a spread input must fit.
+VECTORS, MAX_ROWS = (4, 6) if _HAS_AVX512 else (2, 2)
+PANEL = LANES * VECTORS
+
+
+def padded(outputs: int) -> int:
+    """`outputs`, rounded up to whole panels."""
+    return -(-outputs // PANEL) * PANEL
+
+
+def pack(weight: NDArray[Any]) -> NDArray[np.float32]:
+    """(inputs, outputs) → (panels, inputs, PANEL) float32, padded with zeros."""
+    inputs, outputs = weight.shape
+    whole = np.zeros((inputs, padded(outputs)), np.float32)
+    whole[:, :outputs] = weight
+    return np.ascontiguousarray(whole.reshape(inputs, -1, PANEL).transpose(1, 0, 2))
+
+
+def _tile(rows: int) -> Any:
+    """An intrinsic for `rows` rows × one panel; the sums stay in registers."""
+
+    @intrinsic
+    def tile(typing_context, x, x_stride, panel, inputs, out, out_stride):
+        del typing_context, x, x_stride, panel, inputs, out, out_stride
+        return types.void(*[types.intp] * 6), lambda context, builder, signature, args: _emit(context, builder, args, rows)
+
+    return tile
+
+
+def _emit(context: Any, builder: Any, args: list[Any], rows: int) -> Any:
+    """`out[r, o] = Σ x[r, i] · panel[i, o]`. Addresses and strides in bytes; at least one input."""
+    x, x_stride, panel, inputs, out, out_stride = args
+    int64, single = ir.IntType(64), ir.FloatType()
+    vector = ir.VectorType(single, LANES)
+    undefined, first_lane = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    # `fmuladd`, unlike `fma`, becomes two instructions rather than a call where the processor cannot do both at once.
+    name = f"llvm.fmuladd.v{LANES}f32"
+    multiply_add = builder.module.globals.get(name) or ir.Function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
+
+    def at(base: Any, offset: Any) -> Any:
+        return builder.add(base, offset if isinstance(offset, ir.Value) else int64(offset))
+
+    def load(address: Any, kind: Any) -> Any:
+        return builder.load(builder.inttoptr(address, kind.as_pointer()), align=4)
+
+    x_rows = [at(x, builder.mul(x_stride, int64(r))) for r in range(rows)]
+    before, body, after = builder.block, builder.append_basic_block("inputs"), builder.append_basic_block("done")
+    builder.branch(body)
+    builder.position_at_end(body)
+    i = builder.phi(int64)
+    sums = [[builder.phi(vector) for _ in range(VECTORS)] for _ in range(rows)]
+    w = at(panel, builder.mul(i, int64(4 * PANEL)))
+    weights = [load(at(w, 4 * LANES * v), vector) for v in range(VECTORS)]
+    following = []
+    for r in range(rows):
+        value = load(at(x_rows[r], builder.mul(i, int64(4))), single)
+        spread = builder.shuffle_vector(builder.insert_element(undefined, value, ir.IntType(32)(0)), undefined, first_lane)
+        following.append([builder.call(multiply_add, [spread, weights[v], sums[r][v]]) for v in range(VECTORS)])
+    zero = ir.Constant(vector, [0.0] * LANES)
+    for r in range(rows):
+        for v in range(VECTORS):
+            sums[r][v].add_incoming(zero, before)
+            sums[r][v].add_incoming(following[r][v], body)
+    more = builder.add(i, int64(1))
+    i.add_incoming(int64(0), before)
+    i.add_incoming(more, body)
+    builder.cbranch(builder.icmp_signed("<", more, inputs), body, after)
+
+    builder.position_at_end(after)
+    for r in range(rows):
+        for v in range(VECTORS):
+            target = at(at(out, builder.mul(out_stride, int64(r))), 4 * LANES * v)
+            builder.store(following[r][v], builder.inttoptr(target, vector.as_pointer()), align=4)
+    return context.get_dummy_value()
+
+
+_tile_1, _tile_2, _tile_3, _tile_4, _tile_5, _tile_6 = (_tile(rows) for rows in range(1, 7))
+
+
+@njit(nogil=True)
+def product(x, rows, panels, out):
+    """`out[:rows] = x[:rows] @ W`. `x`: (≥ rows, ≥ inputs), `panels`: as `pack` makes them, `out`: (≥ rows, ≥ padded outputs)."""
+    inputs, x_stride, out_stride = panels.shape[1], x.strides[0], out.strides[0]
+    tiles = (rows + MAX_ROWS - 1) // MAX_ROWS
+    for number in range(len(panels)):
+        panel, to = panels.ctypes.data + number * inputs * PANEL * 4, out.ctypes.data + number * PANEL * 4
+        row = 0
+        for left in range(tiles, 0, -1):
+            size = (rows - row + left - 1) // left  # of about the same size all: a last tile of one row would be a slow one
+            a, b = x.ctypes.data + row * x_stride, to + row * out_stride
+            if size == 1:
+                _tile_1(a, x_stride, panel, inputs, b, out_stride)
+            elif size == 2:
+                _tile_2(a, x_stride, panel, inputs, b, out_stride)
+            elif size == 3:
+                _tile_3(a, x_stride, panel, inputs, b, out_stride)
+            elif size == 4:
+                _tile_4(a, x_stride, panel, inputs, b, out_stride)
+            elif size == 5:
+                _tile_5(a, x_stride, panel, inputs, b, out_stride)
+            else:
+                _tile_6(a, x_stride, panel, inputs, b, out_stride)
+            row += size
