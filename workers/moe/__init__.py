@@ -9,22 +9,23 @@ from typing import TYPE_CHECKING, Any
 from workers.moe.config import PRESETS, ModelConfig, dense_twin
 
 if TYPE_CHECKING:
-    from workers.moe.checkpoint import BrokenModel, load_model, load_tokenizer, read_config, register_storage, save_model, save_tensors
+    from workers.moe.checkpoint import BrokenModel, describe, load_model, load_tokenizer, read_config, register_storage, save_model, save_tensors
     from workers.moe.generation import generate
-    from workers.moe.huggingface import UnsupportedModel
+    from workers.moe.huggingface import UnsupportedModel, export_tensors, import_tensors, layout_named
     from workers.moe.model import Decoder, KVCache
     from workers.moe.parameters import count_parameters
     from workers.moe.tokenizer import ChatTokenizer
 
 __all__ = [
     "PRESETS", "BrokenModel", "ChatTokenizer", "Decoder", "KVCache", "ModelConfig", "UnsupportedModel", "count_parameters", "dense_twin",
-    "generate", "load_model", "load_tokenizer", "read_config", "register_storage", "save_model", "save_tensors",
+    "describe", "export_tensors", "generate", "import_tensors", "layout_named", "load_model", "load_tokenizer", "read_config", "register_storage",
+    "save_model", "save_tensors",
 ]  # fmt: skip
 
 _HOMES = {
-    **dict.fromkeys(("BrokenModel", "load_model", "load_tokenizer", "read_config", "register_storage", "save_model", "save_tensors"), "checkpoint"),
+    **dict.fromkeys(("BrokenModel", "describe", "load_model", "load_tokenizer", "read_config", "register_storage", "save_model", "save_tensors"), "checkpoint"),
     "generate": "generation",
-    "UnsupportedModel": "huggingface",
+    **dict.fromkeys(("UnsupportedModel", "export_tensors", "import_tensors", "layout_named"), "huggingface"),
     **dict.fromkeys(("Decoder", "KVCache"), "model"),
     "count_parameters": "parameters",
     "ChatTokenizer": "tokenizer",
