@@ -1,0 +1,59 @@
+"""Two real gloo ranks under torchrun for each ZeRO stage, against one rank with the same global batch."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from workers.moe import load_model
+
+# The model of conftest has 32 experts of which one sees a token, and a micro-batch of two examples has fewer tokens than that:
+# on each rank there are experts without any.
+JOB = {"steps": 8, "lr": 2e-3, "warmup": 0.25, "sample_every_seconds": 0.05, "schedule": "constant"}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Filled by the first test that needs it."""
+    return {}
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_two_ranks_follow_the_loss_curve_of_one(make_spec, run_child, alone, stage, dataset):
+    if not alone:
+        spec = make_spec("alone", accum_steps=4, **JOB)
+        child = run_child(spec)
+        alone.update(losses=child.losses, weights=load_file(spec.output_folder / "model.safetensors"), result=child.result)
+    spec = make_spec("ranks", accum_steps=2, world_size=2, zero_stage=stage, threads=2, **JOB)
+
+    child = run_child(spec)
+
+    assert child.losses == pytest.approx(alone["losses"], rel=1e-5)
+    assert [e["step"] for e in child.of("step")] == list(range(1, 9))  # the first rank speaks, the second does not
+    assert child.result["tokens"] == alone["result"]["tokens"]
+    weights = load_file(spec.output_folder / "model.safetensors")
+    for name, expected in alone["weights"].items():
+        torch.testing.assert_close(weights[name], expected, atol=2e-4, rtol=1e-3)
+    model, _ = load_model(spec.output_folder)
+    assert sum(p.numel() for p in model.parameters()) == child.result["total_parameters"]
+    assert child.of("sample")
+
+
+@pytest.mark.faults
+def test_a_sharded_run_resumes_after_all_its_ranks_were_killed(make_spec, run_child):
+    job = {**JOB, "steps": 30, "world_size": 2, "zero_stage": 3, "threads": 2, "checkpoint_every_seconds": 0.01, "sample_every_seconds": 600}
+    whole = run_child(make_spec("whole", **job))
+    spec = make_spec("killed", **job)
+    run_child(spec, stop_after=12)
+    again = run_child(spec)
+    assert [e for e in again.of("note") if "Resumed" in e["message"]]
+    assert again.result["loss"] == pytest.approx(whole.result["loss"], rel=1e-6)
+    assert again.result["steps"] == 30
+
+
+def test_a_run_started_with_other_ranks_than_it_wants_is_refused(make_spec, monkeypatch):
+    from workers.protocol import JobError
+    from workers.training.ranks import join
+
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(JobError, match="wants 2 ranks and was started with 3"):
+        join(make_spec(world_size=2))
