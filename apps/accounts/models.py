@@ -64,3 +64,20 @@ class AuditEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.actor_name} {self.action} {self.object_label}"
+
+    @property
+    def changes(self) -> list[dict]:
+        """Each field with what it was (None where it is new) and what it became, as text for people."""
+        names = [*self.before, *(name for name in self.after if name not in self.before)]
+        return [
+            {"name": name.replace("_", " "), "before": _said(self.before[name]) if name in self.before else None, "after": _said(self.after.get(name))}
+            for name in names
+        ]
+
+
+def _said(value) -> str:
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(_said, value)) if isinstance(value, list) else str(value)

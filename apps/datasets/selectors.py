@@ -109,9 +109,9 @@ def _row_groups(path: Path, backwards: bool, after: int | None, before: int | No
         numbers = range(file.metadata.num_row_groups)
         for number in reversed(numbers) if backwards else numbers:
             statistics = file.metadata.row_group(number).column(0).statistics
-            if statistics is not None and statistics.has_min_max:
-                if (after is not None and statistics.max <= after) or (before is not None and statistics.min >= before):
-                    continue
+            bounds = (statistics.min, statistics.max) if statistics is not None and statistics.has_min_max else None
+            if bounds and ((after is not None and bounds[1] <= after) or (before is not None and bounds[0] >= before)):
+                continue
             yield file.read_row_group(number)
 
 

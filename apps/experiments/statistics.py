@@ -55,3 +55,15 @@ def sample_ratio_p_value(treatment: int, control: int, split: float) -> float | 
         return None
     spread = math.sqrt(count * split * (1 - split))
     return 2 * (1 - _NORMAL.cdf(abs(treatment - count * split) / spread))
+
+
+def deviation_of(interval: Interval) -> float | None:
+    """The observations' standard deviation, from their mean's interval."""
+    if interval.low is None or interval.high is None:
+        return None
+    return (interval.high - interval.low) / (2 * Z_95) * math.sqrt(interval.count)
+
+
+def observations_needed(deviation: float, difference: float) -> int:
+    """How many observations each arm needs to find a difference of means with 80 % power at 5 %: 2 (z_0.975 + z_0.8)² s² / d²."""
+    return math.ceil(2 * (Z_95 + _NORMAL.inv_cdf(0.8)) ** 2 * deviation**2 / difference**2)

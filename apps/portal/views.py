@@ -1,10 +1,51 @@
-"""Error pages: what happened, why, what to do now, with the id that finds the log line."""
+"""Home, the palette, help; and error pages: what happened, why, what to do now, with the id that finds the log line."""
 
+from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.utils.translation import gettext as _
 
 from apps.accounts.middleware import current_request_id
+from apps.portal import loop
+from apps.portal.context import stations_and_keys
+from apps.portal.home import snapshot
+from apps.portal.palette import search
+
+
+@login_required
+def home(request: HttpRequest) -> HttpResponse:
+    now = snapshot()
+    demo = now.demonstration
+    values = {
+        "section": "home",
+        "headline": loop.headline(now),
+        "stations": loop.stations(now),
+        "needs": loop.needs(now),
+        "events": loop.events(now),
+        "demo": demo,
+        "next_stage": next((stage for stage in demo.stages if stage.status == "waiting"), None) if demo else None,
+        "quiet": _("The loop is quiet. Ask the live version something, or bring new text.") if now.live else _("Upload text to begin the loop."),
+    }
+    return render(request, "portal/_home.html" if "fragment" in request.GET else "portal/home.html", values)
+
+
+@login_required
+def palette(request: HttpRequest) -> HttpResponse:
+    """The palette's results; without scripts a page with a search field."""
+    asked = request.GET.get("q", "").strip()[:80]
+    values = {"section": "", "asked": asked, "groups": search(asked, request.user)}
+    return render(request, "portal/_palette.html" if "fragment" in request.GET else "portal/palette.html", values)
+
+
+@login_required
+def help_page(request: HttpRequest) -> HttpResponse:
+    return render(request, "portal/help.html", {"section": "help", "places": stations_and_keys()})
+
+
+@login_required
+def styleguide(request: HttpRequest) -> HttpResponse:
+    """Every component once; development only."""
+    return render(request, "portal/styleguide.html", {"section": "", "colours": range(8)})
 
 
 def _error(request: HttpRequest, status: int, title: str, detail: str) -> HttpResponse:
@@ -32,4 +73,5 @@ def server_error(request):
 
 
 def csrf_failure(request, reason=""):
-    return _error(request, 403, _("The form has expired"), _("Go back, reload the page and send it again; it was open for too long or came from elsewhere."))
+    detail = _("Go back, reload the page and send it again; it was open for too long or came from elsewhere.")
+    return _error(request, 403, _("The form has expired"), detail)
