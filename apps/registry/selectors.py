@@ -1,3 +1,4 @@
+from django.db import connection
 from django.db.models import Prefetch, QuerySet
 
 from apps.jobs.models import Job
@@ -21,11 +22,22 @@ def live_version() -> ModelVersion | None:
 
 
 def lineage(version: ModelVersion) -> list[ModelVersion]:
-    """From the oldest ancestor down to the version itself."""
-    chain = [version]
-    while chain[0].parent_id:
-        chain.insert(0, ModelVersion.objects.select_related("training_job__dataset", "parent", "run__dataset").get(pk=chain[0].parent_id))
-    return chain
+    """From the oldest ancestor down to the version itself: two queries, however long the line."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            WITH RECURSIVE line(id, parent_id, depth) AS (
+                SELECT id, parent_id, 0 FROM registry_modelversion WHERE id = %s
+                UNION ALL
+                SELECT v.id, v.parent_id, line.depth + 1 FROM registry_modelversion v JOIN line ON v.id = line.parent_id WHERE line.depth < 1000
+            )
+            SELECT id FROM line ORDER BY depth DESC
+            """,
+            [version.pk],
+        )
+        ids = [row[0] for row in cursor.fetchall()]
+    rows = ModelVersion.objects.select_related("training_job__dataset", "compression_job", "parent", "run__dataset").in_bulk(ids)
+    return [rows[pk] for pk in ids]
 
 
 def latest_decision(version: ModelVersion) -> GateDecision | None:

@@ -1,69 +1,241 @@
+from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.core.exceptions import PermissionDenied
+from django.db.models import Q
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from apps import artifacts
+from apps.accounts.problems import Conflict, Problem
+from apps.jobs import services as jobs
+from apps.jobs.models import Job
+from apps.portal.pages import action, back, page_of, refuse
+from apps.registry import services
+from apps.registry.answers import VIEWS, pairs
+from apps.registry.charts import variants
+from apps.registry.forms import FIELDS, CompressForm
+from apps.registry.listing import SORTS, listing, sort_link
+from apps.registry.models import CompressionJob, Evaluation, ModelVersion
+from apps.registry.presentation import domain_lines, gate_lines, lineage_nodes
+from apps.registry.selectors import latest_evaluation, lineage, versions
+from apps.serving.models import Deployment
+from workers.compression.applicable import applicable
+
+CHILDREN_SHOWN = 12
+HISTORY_SHOWN = 20
+ANSWERS_SHOWN = 5
+ANSWERS_ROWS = 50
+VARIANTS_SHOWN = 120
+METHOD_NOTES = {
+    "int8": gettext_lazy("Weights in 8 bits: a quarter of the size, faster, nearly the same answers. Seconds."),
+    "prune": gettext_lazy("Small weights become zero: smaller when stored."),
+    "distill": gettext_lazy("A smaller student learns from this version's answers. Minutes."),
+    "onnx": gettext_lazy("The same model for other platforms, in one file."),
+    "policy": gettext_lazy("One click: quantizes first, and prunes or distils only if the quality falls short."),
+}
+METHODS_AT_ONCE = (CompressionJob.Method.INT8, CompressionJob.Method.ONNX, CompressionJob.Method.POLICY)
 
 
 @login_required
-def models(request: HttpRequest, pk: str = "", name: str = "") -> HttpResponse:
-    return render(request, "base.html", {"section": "models"})
+def models(request: HttpRequest) -> HttpResponse:
+    found = listing(request.GET)
+    values = {
+        "section": "models", "listing": found, "rows": [(version, latest_evaluation(version)) for version in found.rows],
+        "sorts": {name: sort_link(request.GET, found, name) for name in SORTS}, "states": ModelVersion.State.choices, "kinds": ModelVersion.Kind.choices,
+        "filtered": any(request.GET.get(name) for name in ("state", "kind", "q")),
+    }  # fmt: skip
+    return render(request, "registry/_versions.html" if request.GET.get("part") == "rows" else "registry/list.html", values)
+
+
+def _version(pk: str) -> ModelVersion:
+    return get_object_or_404(versions().select_related("parent", "training_job", "compression_job", "run__dataset", "created_by"), pk=pk)
+
+
+def _working(version: ModelVersion) -> list[Job]:
+    """The evaluations and compressions of this version that are under way, and its last one that failed after the last success."""
+    of_version = Q(evaluation__model_version=version) | Q(compressionjob__model_version=version)
+    return list(Job.objects.filter(of_version, status__in=(Job.Status.QUEUED, Job.Status.RUNNING, Job.Status.FAILED)).order_by("-pk")[:10])
 
 
 @login_required
-def version(request: HttpRequest, pk: str = "", name: str = "") -> HttpResponse:
-    return render(request, "base.html", {"section": "models"})
+def version(request: HttpRequest, pk: str) -> HttpResponse:
+    """Everything about one version. `?part=work` is its jobs' progress, `?part=watch&seen=` tells whether the page is out of date."""
+    row = _version(pk)
+    recent = _working(row)
+    active = [job for job in recent if job.is_active]
+    decisions = list(row.gate_decisions.select_related("baseline", "evaluation_set")[:HISTORY_SHOWN])
+    own = latest_evaluation(row)
+    seen = "-".join([row.state, own.pk[-8:] if own else "", decisions[0].pk[-8:] if decisions else "", str(len(active))])
+    if request.GET.get("part"):
+        if request.GET.get("seen") != seen:
+            response = HttpResponse(status=204)
+            response["HX-Refresh"] = "true"
+            return response
+        return render(request, "registry/_work.html", {"version": row, "active": active, "seen": seen}) if active else HttpResponse(status=204)
+    decision = decisions[0] if decisions else None
+    baseline = (decision.baseline if decision else None) or (row.parent if row.is_compressed else None)
+    theirs = _evaluation_of(baseline, own)
+    live = row if row.state == ModelVersion.State.LIVE else ModelVersion.objects.filter(state=ModelVersion.State.LIVE).first()
+    deployments = list(row.deployments.select_related("created_by")[:HISTORY_SHOWN])
+    values = {
+        "section": "models", "version": row, "evaluation": own, "decision": decision, "gate": gate_lines(decision) if decision else [],
+        "baseline": baseline, "baseline_evaluation": theirs, "live": live, "before": _before(row) if live == row else None,
+        "domains": domain_lines(own, theirs), "answers": pairs(own, theirs)[:ANSWERS_SHOWN] if own else [], "active": active, "seen": seen,
+        "failed": next((job for job in recent if job.status == Job.Status.FAILED and not _is_stale(job, own)), None),
+        "nodes": lineage_nodes(lineage(row), list(row.children.order_by("-id")[:CHILDREN_SHOWN])), "deployments": deployments, "decisions": decisions,
+        "methods": [(m, m.label) for m in METHODS_AT_ONCE if applicable(row.kind, m) is None], "compressible": applicable(row.kind, "prune") is None,
+    }  # fmt: skip
+    return render(request, "registry/version.html", values)
+
+
+def _evaluation_of(baseline: ModelVersion | None, own: Evaluation | None) -> Evaluation | None:
+    """The baseline's on the same set, the only one that compares."""
+    if baseline is None or own is None:
+        return None
+    rows = Evaluation.objects.filter(model_version=baseline, evaluation_set=own.evaluation_set_id, status=Job.Status.SUCCEEDED)
+    return rows.order_by("-pk").first()
+
+
+def _before(live: ModelVersion) -> ModelVersion | None:
+    """What a roll-back would bring back."""
+    found = Deployment.objects.exclude(model_version=live).order_by("-id").select_related("model_version").first()
+    return found.model_version if found else None
+
+
+def _is_stale(job: Job, own: Evaluation | None) -> bool:
+    """A failed evaluation that was done again is history."""
+    return job.kind == Job.Kind.EVALUATION and own is not None and own.pk > job.pk
 
 
 @login_required
-def promote(request: HttpRequest, pk: str = "", name: str = "") -> HttpResponse:
-    return render(request, "base.html", {"section": "models"})
+def version_answers(request: HttpRequest, pk: str) -> HttpResponse:
+    row = _version(pk)
+    own = latest_evaluation(row)
+    decision = row.gate_decisions.select_related("baseline").first()
+    baseline = decision.baseline if decision else None
+    theirs = _evaluation_of(baseline, own)
+    view = request.GET.get("view") if request.GET.get("view") in VIEWS else VIEWS[0]
+    found = pairs(own, theirs, view=view, domain=request.GET.get("domain", ""))
+    number = int(request.GET["page"]) if request.GET.get("page", "").isdecimal() else 1
+    shown = found[max(0, number - 1) * ANSWERS_ROWS : max(1, number) * ANSWERS_ROWS]
+    views = [("worst", _("Worst first")), *([("lost", _("Lost most"))] if theirs else []), ("claims", _("Claims"))]
+    values = {
+        "section": "models", "version": row, "evaluation": own, "baseline": baseline if theirs else None, "views": views, "view": view, "shown": shown,
+        "total": len(found), "number": number, "more": len(found) > number * ANSWERS_ROWS,
+        "domains": sorted(own.metrics.get("per_domain", {})) if own else [],
+    }  # fmt: skip
+    return render(request, "registry/answers.html", values)
 
 
 @login_required
-def rollback(request: HttpRequest, pk: str = "", name: str = "") -> HttpResponse:
-    return render(request, "base.html", {"section": "models"})
+def version_file(request: HttpRequest, pk: str, name: str) -> StreamingHttpResponse:
+    row = get_object_or_404(ModelVersion, pk=pk)
+    entry = next((file for file in row.files if file["name"] == name), None)  # only what the row names: a path leads nowhere else
+    if entry is None:
+        raise Http404
+    response = StreamingHttpResponse(artifacts.read_chunks(f"{row.folder}/{name}"), content_type="application/octet-stream")
+    response["Content-Length"] = entry["bytes"]
+    response["Content-Disposition"] = f'attachment; filename="{row.name}-{name.rsplit("/", 1)[-1]}"'
+    return response
+
+
+@action
+def promote(request: HttpRequest, pk: str) -> HttpResponse:
+    row = get_object_or_404(ModelVersion, pk=pk)
+    try:
+        services.promote(version=row, actor=request.user, source=request.META["REMOTE_ADDR"])
+    except Conflict as refusal:
+        for reason in refusal.extra.get("reasons") or [refusal.detail]:
+            messages.error(request, reason)
+    else:
+        messages.success(request, _("%(name)s is live.") % {"name": row.name})
+    return redirect("version", pk)
+
+
+@action
+def rollback(request: HttpRequest, pk: str) -> HttpResponse:
+    row = get_object_or_404(ModelVersion, pk=pk)
+    deployment = services.rollback(version=row, actor=request.user, source=request.META["REMOTE_ADDR"])
+    messages.success(request, _("%(name)s is live again.") % {"name": deployment.model_version.name})
+    return redirect("version", deployment.model_version_id)
+
+
+@action
+def evaluate(request: HttpRequest, pk: str) -> HttpResponse:
+    row = get_object_or_404(ModelVersion.objects.select_related("run"), pk=pk)
+    services.evaluate(version=row, actor=request.user, source=request.META["REMOTE_ADDR"])
+    return redirect("version", pk)
+
+
+@action
+def compress(request: HttpRequest, pk: str) -> HttpResponse:
+    """A method that needs no figures, straight from the version's menu."""
+    row = get_object_or_404(ModelVersion, pk=pk)
+    services.compress(version=row, method=request.POST.get("method", ""), options={}, actor=request.user, source=request.META["REMOTE_ADDR"])
+    return redirect("version", pk)
 
 
 @login_required
-def evaluate(request: HttpRequest, pk: str = "", name: str = "") -> HttpResponse:
-    return render(request, "base.html", {"section": "models"})
+def compression(request: HttpRequest) -> HttpResponse:
+    """The scatter, the form and the jobs. `?version=` chooses in the form; `?of=` shows one version's family only."""
+    if request.method == "POST" and not request.user.may_operate:
+        raise PermissionDenied
+    form = CompressForm(request.POST or None, initial={"version": request.GET.get("version"), "method": request.GET.get("method") or "int8"})
+    if request.method == "POST" and form.is_valid():
+        data = form.cleaned_data
+        try:
+            job = services.compress(
+                version=data["version"], method=data["method"], options=form.options(), actor=request.user, source=request.META["REMOTE_ADDR"]
+            )
+            return redirect("compression_job", job.pk)
+        except Problem as problem:
+            refuse(form, problem)
+    rows = CompressionJob.objects.select_related("model_version").prefetch_related("versions")
+    page = page_of(rows, request, 15)
+    families = ModelVersion.objects.filter(children__compression_job__isnull=False).distinct().order_by("-id")[:50]
+    values = {
+        "section": "compression", "form": form, "method_fields": [(m, [form[n] for n in FIELDS[m]]) for m in FIELDS if FIELDS[m]],
+        "methods": [(value, label, METHOD_NOTES[value]) for value, label in CompressionJob.Method.choices], "chosen": str(form["method"].value()),
+        "page": page, "families": families, "live": any(job.is_active for job in page.rows),
+    }  # fmt: skip
+    if request.GET.get("part") == "rows":
+        return render(request, "registry/_compressions.html", values)
+    return render(request, "registry/compression.html", values, status=400 if form.errors else 200)
 
 
 @login_required
-def compress(request: HttpRequest, pk: str = "", name: str = "") -> HttpResponse:
-    return render(request, "base.html", {"section": "models"})
+def compression_chart(request: HttpRequest) -> JsonResponse:
+    rows = versions()
+    if family := request.GET.get("of"):
+        rows = rows.filter(Q(pk=family) | Q(parent=family, compression_job__isnull=False))
+    found = [(row, latest_evaluation(row)) for row in rows[:VARIANTS_SHOWN]]
+    return JsonResponse(variants([(row, evaluation) for row, evaluation in found if evaluation]).as_json())
 
 
 @login_required
-def version_answers(request: HttpRequest, pk: str = "", name: str = "") -> HttpResponse:
-    return render(request, "base.html", {"section": "models"})
+def compression_job(request: HttpRequest, pk: str) -> HttpResponse:
+    job = get_object_or_404(CompressionJob.objects.select_related("model_version", "created_by"), pk=pk)
+    made = list(versions().filter(compression_job=job))
+    values = {"section": "compression", "job": job, "made": [(row, latest_evaluation(row)) for row in made]}
+    if request.GET.get("part") == "status":
+        response = render(request, "registry/_compression_status.html", values)
+        if not job.is_active:
+            response["HX-Refresh"] = "true"
+        return response
+    parent = get_object_or_404(versions(), pk=job.model_version_id)
+    values |= {"parent_evaluation": latest_evaluation(parent)}
+    return render(request, "registry/compression_job.html", values)
 
 
-@login_required
-def version_file(request: HttpRequest, pk: str = "", name: str = "") -> HttpResponse:
-    return render(request, "base.html", {"section": "models"})
+@action
+def job_cancel(request: HttpRequest, pk: str) -> HttpResponse:
+    jobs.cancel(job=get_object_or_404(Job, pk=pk), actor=request.user, source=request.META["REMOTE_ADDR"])
+    return back(request, "compression")
 
 
-@login_required
-def compression(request: HttpRequest, pk: str = "", name: str = "") -> HttpResponse:
-    return render(request, "base.html", {"section": "models"})
-
-
-@login_required
-def compression_chart(request: HttpRequest, pk: str = "", name: str = "") -> HttpResponse:
-    return render(request, "base.html", {"section": "models"})
-
-
-@login_required
-def compression_job(request: HttpRequest, pk: str = "", name: str = "") -> HttpResponse:
-    return render(request, "base.html", {"section": "models"})
-
-
-@login_required
-def job_cancel(request: HttpRequest, pk: str = "", name: str = "") -> HttpResponse:
-    return render(request, "base.html", {"section": "models"})
-
-
-@login_required
-def job_resume(request: HttpRequest, pk: str = "", name: str = "") -> HttpResponse:
-    return render(request, "base.html", {"section": "models"})
-
+@action
+def job_resume(request: HttpRequest, pk: str) -> HttpResponse:
+    jobs.resume(job=get_object_or_404(Job, pk=pk), actor=request.user, source=request.META["REMOTE_ADDR"])
+    return back(request, "compression")
