@@ -2,12 +2,14 @@
 
 import re
 from dataclasses import replace
+from typing import Any
 
 from workers.corpus.languages import language_of
 from workers.corpus.records import CLEANED, DOCUMENT, Record
 from workers.corpus.repair import repair
 from workers.corpus.rules import SENTENCE_RULES, TEXT_RULES, is_contact_spam, is_garbled, is_remnant, is_too_short, may_hold_foreign_sentence
 
+_TEXT_FIELDS = ("text", "title", "question", "answer", "correction")
 # A document of which more than this is advertisement or boilerplate is dropped; of less, those sentences are cut out.
 MAX_CUT_SHARE = 0.4
 _SENTENCE = re.compile(r"[^.!?。！？\n]+(?:[.!?](?!\s|$)[^.!?。！？\n]*)*[.!?。！？]*[\"'”’)）」]*\s*|\n+|[.!?。！？]+\s*")
@@ -19,14 +21,14 @@ def clean(records: list[Record]) -> list[Record]:
 
 def clean_record(record: Record) -> Record:
     """Documents meet every rule. What people wrote by hand (entries, questions, claims, ratings) is repaired, and dropped only if garbled."""
-    repaired = {name: repair(value) for name in ("text", "title", "question", "answer", "correction") if (value := getattr(record, name)) is not None}
+    repaired: dict[str, Any] = {name: repair(value) for name in _TEXT_FIELDS if (value := getattr(record, name)) is not None}
     main = "text" if record.text is not None else "question"
     before = getattr(record, main)
     cleaned = replace(record, **repaired)
     cleaned = replace(cleaned, lang=record.lang or language_of(cleaned.content))
     reason = None
     if record.kind == DOCUMENT:
-        kept, reason = _clean_document(cleaned.text, cleaned.lang)
+        kept, reason = _clean_document(cleaned.text or "", cleaned.lang or "und")
         cleaned = replace(cleaned, text=kept)
     elif not all(repaired.values()):
         reason = "missing_fields"
@@ -44,7 +46,7 @@ def _clean_document(text: str, lang: str) -> tuple[str, str | None]:
             return text, rule.reason
     kept, cut = _cut_sentences(text)
     if cut:
-        reason, characters = max(cut.items(), key=lambda item: item[1])
+        reason = max(cut, key=lambda name: cut[name])
         if sum(cut.values()) > MAX_CUT_SHARE * len(text) or is_remnant(kept):
             return text, reason
     if is_contact_spam(kept):

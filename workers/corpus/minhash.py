@@ -1,7 +1,7 @@
 """MinHash signatures of texts by their character shingles, equal to datasketch's for the same shingle hashes.
 
 No shingle is ever made as a string: a rolling 32-bit hash runs over the code points of many texts at once (60,000 documents/s
-against datasketch's 450, FACTS; a repeated shingle needs no set, a minimum ignores it).
+against datasketch's 450 on one core; a repeated shingle needs no set, a minimum ignores it).
 """
 
 from collections.abc import Iterator, Sequence

@@ -105,7 +105,7 @@ def fault_of(question: str, answer: str, lang: str) -> str | None:
         ("a word twice", bool(_WORD_TWICE.search(question) or _TWO_ARTICLES.search(question))),
         ("wrong article", lang == "en" and bool(_WRONG_AN.search(question)) and not _WRONG_AN.search(answer)),
         ("verb does not agree", bool(re.search(r"\b(?:What|Who) (?:is|was) (?:these|those|they)\b|\b(?:What|Who) (?:are|were) an?\b", question))),
-        ("wrong language", lang == "zh" and not _HAN.search(question) or lang == "en" and not _LATIN.search(question)),
+        ("wrong language", (lang == "zh" and not _HAN.search(question)) or (lang == "en" and not _LATIN.search(question))),
         ("answer is empty or the question", not answer.strip() or answer.strip() == question.strip()),
         ("answer is cut off", not answer.rstrip("”\"'’）)").endswith((".", "!", "?", "。", "！", "？", "…"))),
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.corpus.augment import make_pairs
-from workers.corpus.classify import ClassifierReport, Example, classify, examples_from
+from workers.corpus.classify import ClassifierReport, classify
 from workers.corpus.clean import clean
 from workers.corpus.deduplicate import deduplicate
 from workers.corpus.definitions import entries_in
@@ -15,13 +15,25 @@ from workers.corpus.mixture import weigh_documents
 from workers.corpus.negatives import ask_claim, make_claims
 from workers.corpus.ratings import apply_ratings
 from workers.corpus.reading import read_rows
-from workers.corpus.records import AUGMENTED, CLAIM, CLASSIFIED, CLEANED, DEDUPLICATED, DOCUMENT, NEGATIVES, RAW, USED, BadRow, Record, normalised, parse
+from workers.corpus.records import (
+    AUGMENTED,
+    CLAIM,
+    CLASSIFIED,
+    CLEANED,
+    DEDUPLICATED,
+    DOCUMENT,
+    NEGATIVES,
+    RAW,
+    USED,
+    BadRow,
+    Record,
+    normalised,
+    parse,
+)
 from workers.corpus.report import Augmentation, Stage, make_report
 from workers.corpus.spec import ProcessSpec
 from workers.corpus.splits import assign_splits
 
-# Labels for what comes without any: the entries of the demonstration, 24 and more domains in two languages.
-DEFAULT_LABELS = Path(__file__).resolve().parents[2] / "demo" / "knowledge"
 DAMAGED_EXCERPT = 300
 
 Progress = Callable[[float, str], None]
@@ -33,7 +45,7 @@ class Findings:
 
     pairs: int = 0
     well_formed: int = 0
-    classifier: ClassifierReport = ClassifierReport()
+    classifier: ClassifierReport = field(default_factory=ClassifierReport)
     definitions: list[Record] = field(default_factory=list)  # entries found in a data set of documents alone
 
 
@@ -102,15 +114,8 @@ def _record(row: int, fields: dict[str, Any] | None, error: str | None) -> Recor
 
 
 def _classify(records: list[Record], spec: ProcessSpec, findings: Findings) -> list[Record]:
-    labelled, findings.classifier = classify(records, _default_labels(records), spec.work_folder, spec.seed)
+    labelled, findings.classifier = classify(records, spec.work_folder, spec.seed)
     return labelled
-
-
-def _default_labels(records: list[Record]) -> list[Example]:
-    if len({r.domain for r in records if r.kept and r.domain}) >= 2:
-        return []
-    paths = sorted(DEFAULT_LABELS.glob("*.jsonl"))
-    return examples_from(read(paths)) if paths else []
 
 
 def _augment(records: list[Record], seed: int, findings: Findings) -> list[Record]:

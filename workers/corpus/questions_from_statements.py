@@ -58,6 +58,26 @@ _ENGLISH: tuple[Pattern, ...] = (
     ("what does it do", re.compile(r"(converts?|pumps?|produces?|measures?|protects?|regulates?|stores?|controls?|removes?|carries|carry|causes?|prevents?|studies|study) [a-z]"),
      lambda s, m: f"What {_do(s)} {s.mention} {_infinitive(m[1])}?"),
 )  # fmt: skip
+# After "who" or "that": a clause that becomes a question by changing its first word. No pronoun may point back, and nothing follows it.
+_CLAUSE_END = r"(?!.*\b(?:he|she|his|her|him|it|its|their|they|one's)\b)([^,;:()]{6,70})$"
+_DOES = (
+    "asks|carries|catches|changes|circles|controls|converts|covers|creates|divides|explains|explores|feeds|gives|guards|heals|holds|joins|keeps|kills|leads|lets|lifts|links|"
+    "lives|makes|measures|moves|needs|produces|protects|pulls|pumps|releases|resists|runs|separates|shows|stores|studies|supplies|teaches|tells|turns|uses"
+)
+_WHO_DID = re.compile(r"(?:was|is) (?:the|an?) [^,;:]{3,50}? who ((?:\w+ed|wrote|led|won|built|made|began|found|drew|sang|taught|gave|became|fought|flew|ran) .*)$")
+_WHICH_DOES = re.compile(rf"(?:is|was) the ((?:[a-z-]+ ){{0,3}}?[a-z-]+) (?:that|which) ((?:{_DOES}|is|was) .*)$")
+_CLAUSE_FIT = re.compile(_CLAUSE_END)
+
+
+def _who_did(subject: Subject, found: re.Match[str]) -> str | None:
+    return f"Who {found[1]}?" if _CLAUSE_FIT.match(found[1]) else None
+
+
+def _which_does(subject: Subject, found: re.Match[str]) -> str | None:
+    return f"Which {found[1]} {found[2]}?" if _CLAUSE_FIT.match(found[2]) else None
+
+
+_ENGLISH += (("who did it", _WHO_DID, _who_did), ("which does it", _WHICH_DOES, _which_does))
 # Anywhere in the statement: "the raw materials of photosynthesis are …".
 _PART_OF = "the raw materials|the products?|the main (?:cause|function|purpose|source|ingredients?|component|components)|the capital|the symbol|the unit|the inventor|the author|the founder"
 
@@ -76,9 +96,13 @@ _CHINESE: tuple[Pattern, ...] = (
     ("位于", re.compile(r"(?:坐落|位)[于在]"), lambda s, m: f"{s.mention}位于哪里？"),
     ("最", re.compile(r"是((?:[^，。；的是]{1,10}(?:上|中|内|里)?)最[^，。；的是]{1,3}的[^，。；的是之]{1,8})(?=[，。；]|$)"), lambda s, m: f"{m[1]}是什么？" if s.kind != PERSON else None),
     ("哪一年", re.compile(r"(建|成立|始建|创立|爆发|开始|出生|诞生)于(?:公元前?)?\d{2,4}年"), lambda s, m: f"{s.mention}{m[1]}于哪一年？"),
+    ("什么是这样", re.compile(r"是(?!一[种个门类项座片颗只]|由|指)([^，。；：是]{4,24}的[^，。；的]{1,8})$"), lambda s, m: f"{m[1]}是{'谁' if s.kind == PERSON else '什么'}？"),
     ("用途", re.compile(r"(?:主要|常|可|通常|被|广泛)?(?:用于|用来)[^，。；]"), lambda s, m: f"{s.mention}有什么用途？"),
     ("单位", re.compile(r"的单位是"), lambda s, m: f"{s.mention}的单位是什么？"),
 )  # fmt: skip
+
+
+_ASK_FOR_THE_SUBJECT = frozenset({"what is the most", "who did it", "which does it", "最", "什么是这样"})
 
 
 def questions_from(subject: Subject, statement: str) -> list[Phrasing]:
@@ -91,7 +115,7 @@ def questions_from(subject: Subject, statement: str) -> list[Phrasing]:
             match = pattern.match(subject.predicate)
             text = question(subject, match) if match else None
             # A question that names what it asks for gives its answer away.
-            if text and not (subject.mention in text and name in ("what is the most", "最")):
+            if text and not (subject.mention.casefold() in text.casefold() and name in _ASK_FOR_THE_SUBJECT):
                 found.append(Phrasing(name, text))
     elif part := re.match(rf"({_PART_OF}) of {re.escape(subject.mention)} (is|are|was|were) ", statement, re.IGNORECASE):
         found.append(Phrasing("what is a part of it", f"What {part[2]} {part[1].lower()} of {subject.mention}?"))

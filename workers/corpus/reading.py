@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from workers.corpus.encodings import decode_line, detect_encoding
+from workers.corpus.encodings import UTF8, decode_line, detect_encoding
 from workers.corpus.records import KNOWN_FIELDS, REQUIRED, kind_of
 
 JSONL, CSV, PARQUET, TEXT = "jsonl", "csv", "parquet", "text"
@@ -175,12 +175,16 @@ def _with_first_kind(path: Path, summary: FileSummary) -> FileSummary:
     raise UnreadableFile(f"{path.name} has no record with known fields.{found} A record needs one of: {needed}.")
 
 
+def _encoding(summary: FileSummary) -> str:
+    return summary.encoding or UTF8
+
+
 def _read_jsonl(path: Path, summary: FileSummary) -> Iterator[RawRow]:
     for line in _lines(path):
         if not line.strip():
             continue
         try:
-            fields = orjson.loads(line if summary.encoding == "utf-8" else decode_line(line, summary.encoding))
+            fields = orjson.loads(line if summary.encoding == "utf-8" else decode_line(line, _encoding(summary)))
         except (orjson.JSONDecodeError, UnicodeDecodeError):
             yield RawRow(None, "unreadable")
             continue
@@ -195,12 +199,12 @@ def _read_csv(path: Path, summary: FileSummary) -> Iterator[RawRow]:
         nonlocal damaged
         for line in _lines(path):
             try:
-                yield decode_line(line, summary.encoding)
+                yield decode_line(line, _encoding(summary))
             except UnicodeDecodeError:
                 damaged = True
-                yield decode_line(line, summary.encoding, errors="replace")
+                yield decode_line(line, _encoding(summary), errors="replace")
 
-    rows = csv.reader(text_lines(), delimiter=summary.delimiter)
+    rows = csv.reader(text_lines(), delimiter=summary.delimiter or ",")
     next(rows)
     while True:
         damaged = False
@@ -224,7 +228,7 @@ def _read_text(path: Path, summary: FileSummary) -> Iterator[RawRow]:
     size = 0
     for line in _lines(path):
         try:
-            text = decode_line(line, summary.encoding).strip()
+            text = decode_line(line, _encoding(summary)).strip()
         except UnicodeDecodeError:
             yield RawRow(None, "unreadable")
             continue

@@ -86,7 +86,7 @@ def parse(row: int, fields: Mapping[str, Any]) -> Record:
     if any(value is not None and not value.strip() for name, value in texts.items() if name in REQUIRED[kind] or name == "text"):
         raise BadRow("missing_fields")
     own = {"text": (DOCUMENT, ENTRY, CLAIM), "title": (ENTRY,), "question": (QUESTION, RATING), "answer": (QUESTION, RATING), "correction": (RATING,)}
-    kept = {name: value for name, value in texts.items() if kind in own[name] and value and value.strip()}
+    kept: dict[str, Any] = {name: value for name, value in texts.items() if kind in own[name] and value and value.strip()}
     domain = _text(fields.get("domain"))
     return Record(
         row=row, id=_text(fields.get("id")) or f"r{row}", kind=kind, **kept,

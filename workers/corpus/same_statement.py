@@ -14,13 +14,13 @@ TYPO_SIMILARITY = 0.7
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_\u3400-\u9fff]+(?:['’-][^\W\d_\u3400-\u9fff]+)*|[\u3400-\u9fff]")
 _NUMBER = re.compile(r"\d|^[零〇一二两三四五六七八九十百千万亿]$")
 _NEGATION = frozenset({"not", "no", "never", "none", "cannot", "neither", "nor", "without", "不", "没", "无", "非", "未", "否"})
-_OPPOSITES = frozenset(
+_OPPOSITE_WORDS = (
     "increase decrease increases decreases more less largest smallest highest lowest hot cold north south east west before after true false left right "
-    "upper lower first last inside outside above below old new early late 大 小 多 少 高 低 上 下 左 右 东 西 南 北 前 后 内 外 增 减 冷 热 长 短 快 慢 正 负 阴 阳".split()
+    "upper lower first last inside outside above below old new early late 大 小 多 少 高 低 上 下 左 右 东 西 南 北 前 后 内 外 增 减 冷 热 长 短 快 慢 正 负 阴 阳"
 )
-_NUMBER_WORDS = frozenset(
-    "one two three four five six seven eight nine ten eleven twelve hundred thousand million billion half twice first second third fourth fifth".split()
-)
+_OPPOSITES = frozenset(_OPPOSITE_WORDS.split())
+_NUMBERS = "one two three four five six seven eight nine ten eleven twelve hundred thousand million billion half twice first second third fourth fifth"
+_NUMBER_WORDS = frozenset(_NUMBERS.split())
 _ARTICLES = frozenset({"the", "a", "an", "this", "these", "in", "of", "for", "一", "个", "种", "是"})
 
 

@@ -40,6 +40,8 @@ _COMMON_CLASS = re.compile(
     r"game|crop|plant|animal|insect|rock|layer|material|machine|signal|structure|technology|medicine|drug|illness|infection|loss|fear|feeling|payment|contract)s?\b"
 )
 _PROPER_ADJECTIVE = re.compile(r"(?:ian|ean|ese|(?<!f)ish)$|^(?:roman|german|french|greek|dutch|swiss|latin|arabic|islamic|catholic|olympic|nobel|gothic|moore|moors)$")
+# Isms named after a person, a people or a god stay capitalised.
+_PROPER_ISM = re.compile(r"(?:buddh|christian|hindu|juda|islam|sikh|tao|dao|confucian|marx|darwin|catholic|protestant|calvin|zoroastr)(?:ism|ity)$")
 _IRREGULAR_PLURAL = re.compile(r"(?:bacteria|mitochondria|people|children|men|women|fungi|algae|phenomena|mice|teeth|feet|nuclei|larvae|criteria)$")
 _NO_VERB = re.compile(r"(?:in|on|at|of|from|for|with|by|to|and|or|as)\b", re.IGNORECASE)
 # The case of a word shows in few sentences; more of them would only cost time.
@@ -146,7 +148,7 @@ def _verb(title: str, predicate: str | None) -> str:
         return said[1]
     if said := re.match(r"(is|are|was|were)\b", predicate or ""):
         return "is" if said[1] in ("is", "was") else "are"
-    last = title.split()[-1].lower()
+    last = title.rsplit(maxsplit=1)[-1].lower()
     if not (last.endswith("s") and not last.endswith(("ss", "us", "'s", "’s"))) and not _IRREGULAR_PLURAL.search(last):
         return "is"
     following = re.match(r"(?:(?:\w+ly|often|also|always)\s+)?([a-z]+)", predicate or "")
@@ -166,7 +168,9 @@ def _in_sentence_case(title: str, article: str, predicate: str | None, seen_insi
     word = first.lower()
     if seen_inside is not None and seen_inside[0].islower():
         return lowered
-    if seen_inside is not None or (_PROPER_ADJECTIVE.search(word) and word not in lower_words):
+    # Socrates ends like a common noun, but was a philosopher.
+    was_somebody = re.match(rf"was\s+(?:an?|the)\s+(?:[\w'’-]+\s+){{0,4}}{_PROFESSION}\b", predicate or "")
+    if seen_inside is not None or was_somebody or _PROPER_ISM.match(word) or (_PROPER_ADJECTIVE.search(word) and word not in lower_words):
         return title
     if word in lower_words or others or article in ("a", "an"):
         return lowered
@@ -176,4 +180,4 @@ def _in_sentence_case(title: str, article: str, predicate: str | None, seen_insi
 
 def _keeps_case(word: str) -> bool:
     """DNA, pH, iPhone, T4: a capital or a digit beyond the first letter is part of the word."""
-    return any(character.isupper() or character.isdigit() for character in word[1:]) or len(word) == 1 and word not in "aAI"
+    return any(character.isupper() or character.isdigit() for character in word[1:]) or (len(word) == 1 and word not in "aAI")

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.corpus.augment import make_pairs
+from workers.corpus.augment import CASUAL, casually, make_pairs
 from workers.corpus.phrasing import fault_of
 from workers.corpus.questions_from_statements import questions_from
 from workers.corpus.records import ENTRY, QUESTION, Record
@@ -22,7 +22,7 @@ def test_every_pair_keeps_its_entry_and_answers_with_its_statement():
     made = make_pairs(rows, seed=0, first_row=len(rows))
     statements = {r.id: r.text for r in rows}
 
-    assert made.pairs == made.well_formed == len(made.rows)
+    assert made.pairs == made.well_formed == sum(r.variant != CASUAL for r in made.rows)
     assert all(r.answer == statements[r.source] and r.kind == QUESTION and r.domain == "law" for r in made.rows)
     assert [r.row for r in made.rows] == list(range(len(rows), len(rows) + len(made.rows)))
 
@@ -49,6 +49,16 @@ def test_the_same_seed_makes_the_same_pairs_whatever_the_order_of_rows():
     assert {(r.source, r.question, r.split) for r in make_pairs(rows, seed=4, first_row=0).rows} != asked
 
 
+def test_each_entry_is_also_asked_as_people_type_in_a_hurry():
+    made = make_pairs(entries(40), seed=0, first_row=0).rows
+    casual = {r.source: r.question for r in made if r.variant == CASUAL}
+
+    assert len(casual) == 80
+    assert not set(casual.values()) & {r.question for r in made if r.variant != CASUAL}
+    assert {casually("What is DNA?", "en", dice) for dice in (0.0, 0.7, 0.9)} == {"what is dna", "What is DNA", "what is dna?"}
+    assert {casually("什么是水？", "zh", dice) for dice in (0.0, 0.9)} == {"什么是水", "什么是水?"}
+
+
 def test_what_somebody_asked_by_hand_is_not_asked_again():
     entry = Record(row=0, id="e", kind=ENTRY, title="Gold", text="Gold is a metal that does not rust.", lang="en")
     by_hand = Record(row=1, id="q", kind=QUESTION, question="What is gold?", answer="A metal.", lang="en", split="train")
@@ -64,6 +74,8 @@ def test_what_somebody_asked_by_hand_is_not_asked_again():
         ("Paris", "Paris is the capital of France.", "What is the capital of France?"),
         ("Jupiter", "Jupiter is the largest planet in the Solar System.", "What is the largest planet in the Solar System?"),
         ("Heart", "The heart pumps blood through the body.", "What does the heart pump?"),
+        ("Heart", "The heart is the organ that pumps blood through the body.", "Which organ pumps blood through the body?"),
+        ("Alexander Fleming", "Alexander Fleming was the Scottish doctor who discovered penicillin.", "Who discovered penicillin?"),
         ("HTTP", "HTTP stands for Hypertext Transfer Protocol.", "What does HTTP stand for?"),
         ("Photosynthesis", "The raw materials of photosynthesis are carbon dioxide and water.", "What are the raw materials of photosynthesis?"),
     ],
@@ -79,6 +91,8 @@ def test_a_statement_that_fits_a_pattern_gives_its_own_question(title, statement
     [
         ("青霉素", "青霉素由弗莱明于1928年发现。", "谁发现了青霉素？"),
         ("水", "水由氢和氧组成。", "水由什么组成？"),
+        ("心脏", "心脏是推动血液在全身流动的器官。", "推动血液在全身流动的器官是什么？"),
+        ("李白", "李白是唐代著名的浪漫主义诗人。", "唐代著名的浪漫主义诗人是谁？"),
         ("北京", "北京是中国的首都。", "中国的首都是哪里？"),
         ("光合作用", "光合作用的原料是二氧化碳和水。", "光合作用的原料是什么？"),
     ],
@@ -87,10 +101,17 @@ def test_a_chinese_statement_that_fits_a_pattern_gives_its_own_question(title, s
     assert questions_from(subject_of(title, statement, "zh", frozenset()), statement)[0].question == question
 
 
-def test_a_statement_that_fits_no_pattern_gives_no_question():
-    statement = "Gold does not rust."
-
-    assert questions_from(subject_of("Gold", statement, "en", frozenset()), statement) == []
+@pytest.mark.parametrize(
+    ("title", "statement"),
+    [
+        ("Gold", "Gold does not rust."),
+        ("Pressure", "Pressure is the force that gases exert on a wall."),
+        ("Frida Kahlo", "Frida Kahlo was the Mexican painter who is famous for her portraits."),
+        ("Heart", "The heart is the organ that pumps its blood through the heart."),
+    ],
+)
+def test_a_statement_that_fits_no_pattern_gives_no_question(title, statement):
+    assert questions_from(subject_of(title, statement, "en", frozenset()), statement) == []
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ def first_question(title: str, statement: str, lang: str = "en", known: frozense
         ("Isaac Newton", "Isaac Newton was an English physicist who described gravity.", "Who was Isaac Newton?"),
         ("French Revolution", "The French Revolution was a period of upheaval.", "What was the French Revolution?"),
         ("The Great Wall", "The Great Wall was built over many centuries.", "What is the Great Wall?"),
+        ("Socrates", "Socrates was the Greek philosopher who taught by asking questions.", "Who was Socrates?"),
+        ("Buddhism", "Buddhism is a religion that began in India.", "What is Buddhism?"),
         ("DNA", "DNA is a molecule that carries genes.", "What is DNA?"),
         ("Paris", "Paris is the capital of France.", "What is Paris?"),
         ("Newton's second law", "Newton's second law states that force is mass times acceleration.", "What is Newton's second law?"),
