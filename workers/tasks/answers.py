@@ -7,6 +7,7 @@ import queue
 import socket
 import threading
 import time
+import zlib
 
 from celery import signals
 from django.conf import settings
@@ -121,7 +122,7 @@ def _publish(answer: str, stream: str, version: str, messages: list[dict], param
     sampling = SamplingParams(
         max_tokens=parameters["max_tokens"], temperature=parameters["temperature"], top_p=parameters["top_p"], top_k=parameters["top_k"],
         # A seed of its own for every answer, the same when it is begun again, so that the text continues.
-        seed=parameters["seed"] if parameters["seed"] is not None else int(answer[-10:], 32) & 0x7FFFFFFF,
+        seed=parameters["seed"] if parameters["seed"] is not None else zlib.crc32(answer.encode()) & 0x7FFFFFFF,
         stop=tuple(parameters["stop"]),
     )  # fmt: skip
     try:
@@ -137,7 +138,7 @@ def _publish(answer: str, stream: str, version: str, messages: list[dict], param
         _add(stream, {"end": json.dumps(end)})
     except PromptTooLong as refusal:
         _add(stream, {"error": str(refusal), "whose": "asker"})
-    except (EngineFull, EngineClosed, EngineError, artifacts.ArtifactDamaged, ModelVersion.DoesNotExist) as failure:
+    except (EngineFull, EngineClosed, EngineError, artifacts.ArtifactDamaged, ModelVersion.DoesNotExist, OSError, ValueError) as failure:
         log.warning("answer %s failed: %s", answer, failure)
         _add(stream, {"error": str(failure)})
 

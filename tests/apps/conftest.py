@@ -1,0 +1,120 @@
+"""People of the three roles with clients, rows as the services make them, and an inference worker of one phrase."""
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+from celery.contrib.testing.worker import start_worker
+from django.test import Client
+
+from apps.accounts.models import User
+from apps.accounts.selectors import _token_cache
+from apps.accounts.services import create_token
+from apps.monitoring import names
+from apps.redis import connection
+from apps.registry.models import ModelVersion
+from tests.apps.answering import engine_that_echoes
+
+
+class Api(Client):
+    """A service with a token (or none) that speaks JSON."""
+
+    def __init__(self, user: User | None = None):
+        super().__init__()
+        self.user = user
+        if user:
+            _row, token = create_token(user=user, name="tests", actor=user)
+            self.defaults["HTTP_AUTHORIZATION"] = f"Bearer {token}"
+
+    def post(self, path, data=None, content_type="application/json", **extra):
+        return super().post(path, {} if data is None else data, content_type=content_type, **extra)
+
+    def patch(self, path, data=None, content_type="application/json", **extra):
+        return super().patch(path, {} if data is None else data, content_type=content_type, **extra)
+
+    def upload(self, path, data):
+        """As a browser's form sends it."""
+        return Client.post(self, path, data)
+
+    def stream(self, response) -> list[dict | str]:
+        """The data of an event stream's events."""
+        text = b"".join(response.streaming_content).decode()
+        lines = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
+        return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+@pytest.fixture(autouse=True)
+def clean_redis(redis_server):
+    connection().flushall()
+    _token_cache.clear()
+
+
+@pytest.fixture
+def person(db) -> Callable[..., User]:
+    def make(role: str, name: str | None = None) -> User:
+        return User.objects.create_user(name or role, password="a-password-for-tests", role=role)
+
+    return make
+
+
+@pytest.fixture
+def admin(person) -> User:
+    return person("admin")
+
+
+@pytest.fixture
+def operator(person) -> User:
+    return person("operator")
+
+
+@pytest.fixture
+def viewer(person) -> User:
+    return person("viewer")
+
+
+@pytest.fixture
+def as_admin(admin) -> Api:
+    return Api(admin)
+
+
+@pytest.fixture
+def as_operator(operator) -> Api:
+    return Api(operator)
+
+
+@pytest.fixture
+def as_viewer(viewer) -> Api:
+    return Api(viewer)
+
+
+@pytest.fixture
+def anonymous(db) -> Api:
+    return Api()
+
+
+@pytest.fixture(scope="session")
+def _inference(redis_server) -> Iterator[None]:
+    """A real Celery worker in a thread of this process, on the queue of answers. It is not named `inference`, so that it follows no
+    live version by itself: the tests say which versions it holds."""
+    from dsportal.celery import app
+    from workers.tasks import answers  # noqa: F401 — registers the task
+
+    with start_worker(app, pool="threads", concurrency=4, queues=["inference"], hostname="answers@tests", perform_ping_check=False, loglevel="error"):
+        yield
+
+
+@pytest.fixture
+def answers_with(_inference) -> Iterator[Callable[[ModelVersion], None]]:
+    """Say which version the worker answers for: `You asked: …`, from the real engine, without a model's weights."""
+    from workers.tasks.answers import engines
+
+    connection().set(names.WORKER.format(role="inference", name="tests"), 1, ex=60)
+    opened = []
+
+    def hold(version: ModelVersion) -> None:
+        engines._open[version.pk] = engine_that_echoes()
+        opened.append(version.pk)
+
+    yield hold
+    for pk in opened:
+        engines._open.pop(pk).close()

