@@ -186,7 +186,7 @@ def end_labels(lines: Sequence[tuple[Line, str]], low: float, high: float, heigh
                 {
                     **({"xref": "paper", "x": 1} if at_edge else {"xref": "x", "x": x}), "xanchor": "left", "xshift": 4, "yref": "y", "y": value,
                     "yanchor": "middle", "yshift": round(at - sink - want, 1), "text": text, "showarrow": False, "font": {"color": colour, "size": 12},
-                }  # fmt: skip
+                }
             )
     return labels
 

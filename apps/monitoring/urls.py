@@ -4,7 +4,7 @@ from apps.monitoring import views
 
 urlpatterns = [
     path("monitoring/", views.monitoring, name="monitoring"),
-    path("monitoring/charts/<str:name>/", views.monitoring_chart, name="monitoring_chart"),
+    path("monitoring/charts/", views.monitoring_charts_data, name="monitoring_charts"),
     path("monitoring/export.csv", views.monitoring_export, name="monitoring_export"),
     path("monitoring/alerts/<str:pk>/acknowledge/", views.alert_acknowledge, name="alert_acknowledge"),
     path("advisor/", views.advisor, name="advisor"),

@@ -20,6 +20,7 @@ from apps.registry.listing import SORTS, listing, sort_link
 from apps.registry.models import CompressionJob, Evaluation, ModelVersion
 from apps.registry.presentation import domain_lines, gate_lines, lineage_nodes
 from apps.registry.selectors import latest_evaluation, lineage, versions
+from apps.rest import source_of
 from apps.serving.models import Deployment
 from workers.compression.applicable import applicable
 
@@ -46,7 +47,7 @@ def models(request: HttpRequest) -> HttpResponse:
         "sorts": {name: sort_link(request.GET, found, name) for name in SORTS}, "states": ModelVersion.State.choices, "kinds": ModelVersion.Kind.choices,
         "filtered": any(request.GET.get(name) for name in ("state", "kind", "q")),
     }  # fmt: skip
-    return render(request, "registry/_versions.html" if request.GET.get("part") == "rows" else "registry/list.html", values)
+    return render(request, "registry/_versions.html" if request.GET.get("fragment") == "rows" else "registry/list.html", values)
 
 
 def _version(pk: str) -> ModelVersion:
@@ -61,14 +62,14 @@ def _working(version: ModelVersion) -> list[Job]:
 
 @login_required
 def version(request: HttpRequest, pk: str) -> HttpResponse:
-    """Everything about one version. `?part=work` is its jobs' progress, `?part=watch&seen=` tells whether the page is out of date."""
+    """Everything about one version. `?fragment=work` is its jobs' progress, `?fragment=watch&seen=` tells whether the page is out of date."""
     row = _version(pk)
     recent = _working(row)
     active = [job for job in recent if job.is_active]
     decisions = list(row.gate_decisions.select_related("baseline", "evaluation_set")[:HISTORY_SHOWN])
     own = latest_evaluation(row)
     seen = "-".join([row.state, own.pk[-8:] if own else "", decisions[0].pk[-8:] if decisions else "", str(len(active))])
-    if request.GET.get("part"):
+    if request.GET.get("fragment"):
         if request.GET.get("seen") != seen:
             response = HttpResponse(status=204)
             response["HX-Refresh"] = "true"
@@ -145,7 +146,7 @@ def version_file(request: HttpRequest, pk: str, name: str) -> StreamingHttpRespo
 def promote(request: HttpRequest, pk: str) -> HttpResponse:
     row = get_object_or_404(ModelVersion, pk=pk)
     try:
-        services.promote(version=row, actor=request.user, source=request.META["REMOTE_ADDR"])
+        services.promote(version=row, actor=request.user, source=source_of(request))
     except Conflict as refusal:
         for reason in refusal.extra.get("reasons") or [refusal.detail]:
             messages.error(request, reason)
@@ -157,7 +158,7 @@ def promote(request: HttpRequest, pk: str) -> HttpResponse:
 @action
 def rollback(request: HttpRequest, pk: str) -> HttpResponse:
     row = get_object_or_404(ModelVersion, pk=pk)
-    deployment = services.rollback(version=row, actor=request.user, source=request.META["REMOTE_ADDR"])
+    deployment = services.rollback(version=row, actor=request.user, source=source_of(request))
     messages.success(request, _("%(name)s is live again.") % {"name": deployment.model_version.name})
     return redirect("version", deployment.model_version_id)
 
@@ -165,7 +166,7 @@ def rollback(request: HttpRequest, pk: str) -> HttpResponse:
 @action
 def evaluate(request: HttpRequest, pk: str) -> HttpResponse:
     row = get_object_or_404(ModelVersion.objects.select_related("run"), pk=pk)
-    services.evaluate(version=row, actor=request.user, source=request.META["REMOTE_ADDR"])
+    services.evaluate(version=row, actor=request.user, source=source_of(request))
     return redirect("version", pk)
 
 
@@ -173,7 +174,7 @@ def evaluate(request: HttpRequest, pk: str) -> HttpResponse:
 def compress(request: HttpRequest, pk: str) -> HttpResponse:
     """A method that needs no figures, straight from the version's menu."""
     row = get_object_or_404(ModelVersion, pk=pk)
-    services.compress(version=row, method=request.POST.get("method", ""), options={}, actor=request.user, source=request.META["REMOTE_ADDR"])
+    services.compress(version=row, method=request.POST.get("method", ""), options={}, actor=request.user, source=source_of(request))
     return redirect("version", pk)
 
 
@@ -187,7 +188,7 @@ def compression(request: HttpRequest) -> HttpResponse:
         data = form.cleaned_data
         try:
             job = services.compress(
-                version=data["version"], method=data["method"], options=form.options(), actor=request.user, source=request.META["REMOTE_ADDR"]
+                version=data["version"], method=data["method"], options=form.options(), actor=request.user, source=source_of(request)
             )
             return redirect("compression_job", job.pk)
         except Problem as problem:
@@ -200,7 +201,7 @@ def compression(request: HttpRequest) -> HttpResponse:
         "methods": [(value, label, METHOD_NOTES[value]) for value, label in CompressionJob.Method.choices], "chosen": str(form["method"].value()),
         "page": page, "families": families, "live": any(job.is_active for job in page.rows),
     }  # fmt: skip
-    if request.GET.get("part") == "rows":
+    if request.GET.get("fragment") == "rows":
         return render(request, "registry/_compressions.html", values)
     return render(request, "registry/compression.html", values, status=400 if form.errors else 200)
 
@@ -219,7 +220,7 @@ def compression_job(request: HttpRequest, pk: str) -> HttpResponse:
     job = get_object_or_404(CompressionJob.objects.select_related("model_version", "created_by"), pk=pk)
     made = list(versions().filter(compression_job=job))
     values = {"section": "compression", "job": job, "made": [(row, latest_evaluation(row)) for row in made]}
-    if request.GET.get("part") == "status":
+    if request.GET.get("fragment") == "status":
         response = render(request, "registry/_compression_status.html", values)
         if not job.is_active:
             response["HX-Refresh"] = "true"
@@ -231,11 +232,11 @@ def compression_job(request: HttpRequest, pk: str) -> HttpResponse:
 
 @action
 def job_cancel(request: HttpRequest, pk: str) -> HttpResponse:
-    jobs.cancel(job=get_object_or_404(Job, pk=pk), actor=request.user, source=request.META["REMOTE_ADDR"])
+    jobs.cancel(job=get_object_or_404(Job, pk=pk), actor=request.user, source=source_of(request))
     return back(request, "compression")
 
 
 @action
 def job_resume(request: HttpRequest, pk: str) -> HttpResponse:
-    jobs.resume(job=get_object_or_404(Job, pk=pk), actor=request.user, source=request.META["REMOTE_ADDR"])
+    jobs.resume(job=get_object_or_404(Job, pk=pk), actor=request.user, source=source_of(request))
     return back(request, "compression")

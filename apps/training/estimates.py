@@ -9,6 +9,8 @@ from django.db.models import Q
 from django.utils.translation import gettext as _
 
 from apps.jobs.models import Job
+from apps.monitoring.advisor.memory import PORTAL, Part, recipe_of, total, training_parts
+from apps.monitoring.advisor.shapes import shape_of_preset
 from apps.training.models import TrainingJob
 from apps.training.selectors import preset as find
 from workers.training.spec import TrainSpec
@@ -18,7 +20,6 @@ RUNS_USED = 5
 MIN_STEPS = 20  # a run shorter than this measured its start
 MICRO_BATCH = TrainSpec.model_fields["micro_batch"].default
 MAX_LENGTH = TrainSpec.model_fields["max_length"].default
-WEIGHT, GRADIENT, ADAM = 4, 4, 8  # bytes a parameter: FP32 weights and gradients, two FP32 moments
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Estimate:
     basis: str
     parameters: int
     active_parameters: int
-    memory_bytes: int  # of one rank
-    memory_parts: list[tuple[str, int]]
+    memory_bytes: float  # of one rank
+    memory_parts: list[Part]
     machine_bytes: int
     ranks: int
 
@@ -50,7 +51,10 @@ def estimate(*, preset: dict[str, Any], minutes: float | None, steps: int | None
     if step_seconds:
         count = steps or max(1, int((minutes or 0) * 60 / step_seconds))
         seconds = seconds or (steps or 0) * step_seconds
-    parts = memory(preset, precision=precision, zero_stage=zero_stage, world_size=world_size)
+    parts = training_parts(
+        shape_of_preset(preset["name"]), recipe=recipe_of(PORTAL.name, precision), stage=zero_stage, gpus=world_size, batch=MICRO_BATCH,
+        sequence=MAX_LENGTH, precision=precision, gpu=False,
+    )  # fmt: skip
     return Estimate(
         tokens_per_second=pace.tokens_per_second if pace else None,
         seconds=seconds,
@@ -59,7 +63,7 @@ def estimate(*, preset: dict[str, Any], minutes: float | None, steps: int | None
         basis=pace.basis if pace else _("No run on this machine has measured its speed yet; the first one will tell."),
         parameters=preset["total_parameters"],
         active_parameters=preset["active_parameters"],
-        memory_bytes=sum(size for _name, size in parts),
+        memory_bytes=total(parts),
         memory_parts=parts,
         machine_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         ranks=world_size,
@@ -96,20 +100,3 @@ def _pace(preset: dict[str, Any], world_size: int) -> _Pace | None:
             "preset": preset["name"], "other": nearest[0].preset, "ratio": f"{scale:,.1f} ×",
         }  # fmt: skip
     return _Pace(speed, seconds, basis)
-
-
-def memory(preset: dict[str, Any], *, precision: str, zero_stage: int, world_size: int) -> list[tuple[str, int]]:
-    """Bytes of one rank by part. ZeRO shards the moments from stage 1, the gradients from 2, the weights from 3."""
-    total, shape = preset["total_parameters"], preset["configuration"]
-    shard = [world_size if zero_stage >= stage else 1 for stage in (3, 2, 1)]
-    half = 2 if precision in ("bf16", "fp16") else 4
-    tokens = MICRO_BATCH * MAX_LENGTH
-    width = shape["d_model"] * 12 + (shape["top_k"] or 1) * (shape["d_expert"] or shape["d_dense"]) * 3
-    return [
-        (_("weights, 4 B a parameter"), total * WEIGHT // shard[0]),
-        (_("gradients, 4 B a parameter"), total * GRADIENT // shard[1]),
-        (_("AdamW's moments, 8 B a parameter"), total * ADAM // shard[2]),
-        *([(_("working copy in 16 bits, 2 B a parameter"), total * 2)] if half == 2 else []),
-        (_("activations of %(n)s tokens at most") % {"n": f"{tokens:,}"}, tokens * shape["n_layers"] * width * half),
-        (_("logits and their gradient, 8 B a word of the vocabulary"), tokens * shape["vocab_size"] * 8),
-    ]

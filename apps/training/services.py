@@ -81,7 +81,7 @@ def start(
 
 def spec_text(job: TrainingJob) -> str:
     """The spec as it is hashed: all that decides the result, and nothing of where this attempt runs."""
-    return json.dumps(_spec(job, Path(".")), sort_keys=True)
+    return json.dumps(_spec(job, Path()), sort_keys=True)
 
 
 def _spec(job: TrainingJob, work: Path) -> dict:

@@ -9,6 +9,7 @@ from apps.datasets.models import Dataset
 from apps.jobs import services as jobs
 from apps.jobs.models import Job
 from apps.portal.pages import action, page_of, refuse
+from apps.rest import source_of
 from apps.training import services
 from apps.training.charts import compare_chart, job_charts, name_of
 from apps.training.estimates import Estimate, estimate
@@ -36,7 +37,7 @@ def training(request: HttpRequest) -> HttpResponse:
         "filtered": any(request.GET.get(name) for name in ("status", "preset", "dataset")), "most_compared": MOST_COMPARED,
     }  # fmt: skip
     values["live"] = any(job.is_active for job in values["page"].rows)
-    template = "training/_rows.html" if request.GET.get("part") == "rows" else "training/list.html"
+    template = "training/_rows.html" if request.GET.get("fragment") == "rows" else "training/list.html"
     return render(request, template, values)
 
 
@@ -50,7 +51,7 @@ def training_new(request: HttpRequest) -> HttpResponse:
     form = StartForm(request.POST or None, initial={**(StartForm.initial_of(source) if source else {}), **asked})
     if request.method == "POST" and form.is_valid():
         try:
-            job = services.start(**form.asked(), options=source.options if source else None, actor=request.user, source=request.META["REMOTE_ADDR"])
+            job = services.start(**form.asked(), options=source.options if source else None, actor=request.user, source=source_of(request))
             return redirect("training_job", job.pk)
         except Problem as problem:
             if problem.field in ("minutes", "steps"):
@@ -100,7 +101,7 @@ def _job(pk: str) -> TrainingJob:
 def training_job(request: HttpRequest, pk: str) -> HttpResponse:
     job = _job(pk)
     values = {"section": SECTION, "job": job, "samples": samples(job.pk), "version": getattr(job, "model_version", None)}
-    if request.GET.get("part") == "status":
+    if request.GET.get("fragment") == "status":
         response = render(request, "training/_status.html", values)
         if not job.is_active:  # the page has more to show now: the version, the finished charts
             response["HX-Refresh"] = "true"
@@ -150,11 +151,11 @@ def _of(value: str | None, known: dict) -> str:
 
 @action
 def training_cancel(request: HttpRequest, pk: str) -> HttpResponse:
-    jobs.cancel(job=_job(pk), actor=request.user, source=request.META["REMOTE_ADDR"])
+    jobs.cancel(job=_job(pk), actor=request.user, source=source_of(request))
     return redirect("training_job", pk)
 
 
 @action
 def training_resume(request: HttpRequest, pk: str) -> HttpResponse:
-    jobs.resume(job=_job(pk), actor=request.user, source=request.META["REMOTE_ADDR"])
+    jobs.resume(job=_job(pk), actor=request.user, source=source_of(request))
     return redirect("training_job", pk)

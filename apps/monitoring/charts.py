@@ -1,0 +1,125 @@
+"""The figures of the monitoring page: everything on one time axis, with thresholds, deployments and alerts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import Q
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from apps.monitoring.figures import Chart, Line, Mark, Number, Span, Table, Threshold, line_chart
+from apps.monitoring.models import Alert
+from apps.monitoring.services import ERRORS, P99
+from apps.portal.templatetags.portal import NOTHING, decimals, ms, percent
+from apps.registry.models import ModelVersion
+from apps.serving.models import Deployment
+
+TABLE_ROWS = 24
+NOW_SECONDS = 10  # over which the rate of now is taken
+
+
+@dataclass(frozen=True)
+class Window:
+    """Seconds shown, and of one point."""
+
+    name: str
+    label: Any
+    seconds: int
+    step: int
+
+
+WINDOWS = {
+    "5m": Window("5m", gettext_lazy("5 min"), 300, 2),
+    "1h": Window("1h", gettext_lazy("1 h"), 3600, 15),
+    "24h": Window("24h", gettext_lazy("24 h"), 86_400, 300),
+}
+
+
+@dataclass(frozen=True)
+class Happened:
+    """What is marked on every chart of the window."""
+
+    deployments: Sequence[Deployment]
+    alerts: Sequence[Alert]
+
+
+def happened(window: Window) -> Happened:
+    since = timezone.now() - timedelta(seconds=window.seconds)
+    alerts = Alert.objects.filter(fired_at__isnull=False).filter(Q(resolved_at__isnull=True) | Q(resolved_at__gte=since))[:20]
+    return Happened(list(Deployment.objects.filter(started_at__gte=since).select_related("model_version")[:20]), list(alerts))
+
+
+def monitoring_charts(points: Sequence[dict], window: Window, version: ModelVersion | None, found: Happened, link: Callable[[str], str]) -> dict[str, Chart]:
+    """By name: qps, latency, errors, cache, queue, replicas. `link` makes the address that a click on a point leads to."""
+    times = [point["time"] for point in points]
+    colour = f"var(--v-c{version.colour})" if version else "var(--accent)"
+    marks = [Mark(_iso(d.started_at), d.model_version.name, f"var(--v-c{d.model_version.colour})") for d in found.deployments]
+    links = [link(time) for time in times]
+    busy = any(point["requests"] for point in points)
+
+    def chart(title: str, now: str, lines: Sequence[tuple[str, str, str]], show: Callable[[Number], str], *, alert: str = "", empty: str = "", **more: Any) -> Chart:
+        # `lines`: column, name, colour
+        drawn = [Line(name, times, [p[column] for p in points], tone, hover=more.pop("hover", "%{y:.3~r}"), links=links) for column, name, tone in lines]
+        rows = _thinned([[p["time"], *(show(p[column]) for column, _name, _tone in lines)] for p in points])
+        table = Table([_("Time"), *([name for _column, name, _tone in lines] if len(lines) > 1 else [title])], rows)
+        spans = [Span(_iso(a.fired_at), _iso(a.resolved_at or timezone.now())) for a in found.alerts if a.rule == alert and a.fired_at]
+        return line_chart(
+            drawn, size="s", dates=True, x_range=[times[0], times[-1]], marks=marks, spans=_within(spans, times[0]), now=now, table=table, empty=empty, **more
+        )
+
+    quiet = "" if busy else _("No request in this window.")
+    return {
+        "qps": chart(_("Requests/s"), decimals(_rate(points, window.step), 1), [("qps", "", colour)], lambda v: decimals(v, 2)),
+        "latency": chart(
+            _("Latency"), ms(_last(points, "p99_ms")), [("p99_ms", "P99", colour), ("p50_ms", "P50", "var(--soft)")], ms, empty=quiet,
+            alert=P99.name, threshold=Threshold(P99.threshold, ms(P99.threshold)), suffix=" ms",
+        ),
+        "errors": chart(
+            _("Errors"), percent(_last(points, "error_rate"), 1), [("error_rate", "", colour)], lambda v: percent(v, 1), empty=quiet,
+            alert=ERRORS.name, threshold=Threshold(ERRORS.threshold, percent(ERRORS.threshold)), tick_format=".0%", ceiling=1.0, hover="%{y:.1%}",
+        ),
+        "cache": chart(
+            _("Cache hits"), percent(_last(points, "cache_hit_rate")), [("cache_hit_rate", "", colour)], percent, empty=quiet, tick_format=".0%",
+            ceiling=1.0, hover="%{y:.0%}",
+        ),
+        "queue": chart(_("Queue"), decimals(_last(points, "queue_depth"), 0), [("queue_depth", "", colour)], lambda v: decimals(v, 0)),
+        "replicas": chart(_("Inference workers"), decimals(_last(points, "replicas"), 0), [("replicas", "", colour)], lambda v: decimals(v, 0), alert="no_inference_worker"),
+    }  # fmt: skip
+
+
+def _rate(points: Sequence[dict], step: int) -> float | None:
+    """Over the last whole points that make up ten seconds: one of two seconds alone jumps about."""
+    last = points[-1 - max(1, NOW_SECONDS // step) : -1]
+    return sum(p["requests"] for p in last) / (len(last) * step) if last else None
+
+
+def _last(points: Sequence[dict], column: str) -> Number:
+    """Of the last whole points that have one; the very last is not over yet."""
+    return next((p[column] for p in reversed(points[-6:-1]) if p[column] is not None), None)
+
+
+def _within(spans: Sequence[Span], first: str) -> list[Span]:
+    """A shape that begins before the axis would stretch it."""
+    return [Span(max(span.x0, first), span.x1, span.colour) for span in spans]
+
+
+def _thinned(rows: list[list[str]]) -> list[list[str]]:
+    stride = max(1, -(-len(rows) // TABLE_ROWS))
+    return rows[-1::-stride]
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(tz=None).astimezone(timezone.get_default_timezone()).strftime("%Y-%m-%dT%H:%M:%SZ") if moment else NOTHING
+
+
+def moment_of(text: str) -> datetime | None:
+    """The start of a point from the page's address; None where it is none."""
+    try:
+        found = parse_datetime(text)
+    except ValueError:
+        return None
+    return found if found and found.tzinfo else None
