@@ -40,6 +40,7 @@ KINDS = {
     "rating": _("rating"),
     "unreadable": _("unreadable"),
 }
+VARIANTS = {"wrong_fact": _("another's fact"), "wrong_number": _("wrong number"), "broken_logic": _("broken logic"), "casual": _("as people type")}
 LANGUAGES = {"en": _("English"), "zh": _("Chinese")}
 MAX_TOKENS = 700  # difflib is quadratic; what is longer is shown from its beginning
 _TOKEN = re.compile(r"\w+|\s+|.", re.UNICODE)
@@ -121,10 +122,14 @@ def marked(before: str, after: str) -> tuple[list[Piece], bool]:
         if operation == "equal":
             pieces.append(Piece("".join(old[i:j])))
             continue
-        if j > i:
-            pieces.append(Piece("".join(old[i:j]), cut=True))
-        if n > m:
-            pieces.append(Piece("".join(new[m:n]), new=True))
+        gone, came = "".join(old[i:j]), "".join(new[m:n])
+        if not (gone + came).strip():  # spaces moved: nothing a person would call removed
+            pieces.append(Piece(came))
+            continue
+        if gone:
+            pieces.append(Piece(gone, cut=True))
+        if came:
+            pieces.append(Piece(came, new=True))
     return pieces, long
 
 

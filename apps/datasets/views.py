@@ -209,6 +209,9 @@ def _made(request: HttpRequest, pk: str, tab: str, kind: str) -> HttpResponse:
     sources, following = selectors.made_of_entries(
         _require_run(values), kind, false_only=kind == "claim", after=-1 if after is None else after, limit=SAMPLES
     )
+    for source in sources:
+        for row in source.made:
+            row["variant_label"] = presentation.label(presentation.VARIANTS, row["variant"])
     more = _more(request, after=following) if following is not None else None
     return render(request, "datasets/made.html", {**values, "sources": sources, "more": more, "kind": kind})
 

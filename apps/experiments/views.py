@@ -88,7 +88,8 @@ def experiment(request: HttpRequest, pk: str) -> HttpResponse:
     for name in selectors.ARMS:
         figures = results["arms"][name]
         ranges = {"rating": Range.of(figures["rating"], 1, 5), "accuracy": Range.of(figures["accuracy"], 0, 1)}
-        arms.append({"name": name, "label": _("Control") if name == "control" else _("Treatment"), "version": getattr(row, name), **figures, "ranges": ranges})
+        label = _("Control") if name == "control" else _("Treatment")
+        arms.append({**figures, "name": name, "label": label, "version": getattr(row, name), "ranges": ranges})
     subjects = sum(arm["subjects"] for arm in arms)
     values = {
         "section": "experiments", "experiment": row, "results": results, "arms": arms, "subjects": subjects,

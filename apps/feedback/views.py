@@ -19,6 +19,7 @@ from apps.rest import source_of
 
 LOW = "low"  # rated 1 or 2 and not corrected yet
 VERSIONS_OFFERED = 50
+SHOWN = 25
 FILTERS = ("rating", "version", "new")
 
 
@@ -30,7 +31,7 @@ def feedback(request: HttpRequest) -> HttpResponse:
         "section": "feedback",
         "summary": selectors.summary(),
         "histogram": [(rating, rows, rows / largest) for rating, rows in counted.items()],
-        "page": page_of(_filtered(request), request),
+        "page": page_of(_filtered(request), request, SHOWN),
         "versions": ModelVersion.objects.all()[:VERSIONS_OFFERED],
         "filtered": any(request.GET.get(name) for name in FILTERS),
     }

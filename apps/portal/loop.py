@@ -78,7 +78,9 @@ def _data(s: Snapshot) -> Station:
         return _moving(job, "datasets", label, url, _("processing"))
     used = next((d for d in s.datasets if d.used_rows is not None), None)
     if used:
-        line = _("rows used of %(raw)s") % {"raw": exact(used.raw_rows)}
+        # Questions and claims are made of entries, so that more may be used than was uploaded.
+        made = used.used_rows > (used.raw_rows or 0)
+        line = (_("rows from %(raw)s uploaded") if made else _("rows used of %(raw)s")) % {"raw": exact(used.raw_rows)}
         return Station("datasets", label, url, short(used.used_rows), line, _("processed"), "dot-ok")
     if s.datasets:
         return Station("datasets", label, url, exact(len(s.datasets)), _("not processed yet"), _("waiting"), "dot-warn")
@@ -233,7 +235,7 @@ def _alerts(s: Snapshot) -> Iterator[Need]:
 
 
 def _passed(s: Snapshot) -> Iterator[Need]:
-    for version, decision in s.waiting()[:3]:
+    for place, (version, decision) in enumerate(s.waiting()[:3]):
         rule = next((r for r in decision.rules if r["name"] == "bleu"), None)
         text = rule["reason"] if rule else ""
         own = evaluation_of(version, decision.evaluation_set_id)
@@ -244,7 +246,7 @@ def _passed(s: Snapshot) -> Iterator[Need]:
                 "n": exact(own.metrics.get("questions")),
             }  # fmt: skip
         yield Need("dot-warn", "gate", _("%(name)s passed its gate") % {"name": version.name}, text, reverse("version", args=[version.pk]), _("Look"),
-                   reverse("promote", args=[version.pk]), _("Promote %(name)s") % {"name": version.name}, True, version)  # fmt: skip
+                   reverse("promote", args=[version.pk]), _("Promote %(name)s") % {"name": version.name}, place == 0, version)  # fmt: skip
 
 
 def _failed(s: Snapshot) -> Iterator[Need]:
