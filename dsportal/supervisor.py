@@ -105,18 +105,19 @@ class Supervisor:
                 probe_socket.bind((self.host, self.port))
             except OSError as error:
                 raise CannotStart(f"port {self.port} is taken ({error.strerror}). Choose another one: PORT=8001 make run") from error
-        shutil.rmtree(self.metrics_folder, ignore_errors=True)
-        self.metrics_folder.mkdir(parents=True)
 
     def lock(self) -> None:
-        """Two portals on one home would run each job twice."""
+        """Two portals on one home would run each job twice. Only the one that holds the lock may clear what the last run left."""
         import fcntl
 
+        (self.home / "run").mkdir(exist_ok=True)
         self._lock_file = (self.home / "run" / "lock").open("w")
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise CannotStart(f"another DSPortal is running on {self.home}. Stop it, or set another DSPORTAL_HOME.") from error
+        shutil.rmtree(self.metrics_folder, ignore_errors=True)
+        self.metrics_folder.mkdir()
 
     # -- Redis
 

@@ -35,7 +35,7 @@ ROLES = {
     "beat": "-n beat@", "child": "-m workers.",
 }  # fmt: skip
 # The first run stops while the model still confuses its facts; the second knows them. Both are real runs of seconds.
-FIRST_STEPS, SECOND_STEPS = 60, 260
+FIRST_STEPS, SECOND_STEPS = 60, 220
 
 Found = TypeVar("Found")
 
@@ -154,7 +154,7 @@ class Stack:
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 command = " ".join(process.cmdline())
-                mine = command.startswith("redis-server") and f":{self._redis_port()} " in command + " "
+                mine = "redis-server" in command and f":{self._redis_port()} " in f"{command} "
                 mine = mine or process.environ().get("DSPORTAL_ADMIN_TOKEN") == self.token
                 if mine and (not roles or any(ROLES[role] in command for role in roles)):
                     found.append(process)
