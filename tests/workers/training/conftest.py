@@ -2,6 +2,7 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,8 +63,8 @@ def make_spec(tmp_path, dataset):
 class Child:
     """A real training process, as the jobs worker starts it."""
 
-    def __init__(self, spec: TrainSpec, stop_after: int | None = None):
-        """With `stop_after`, it is killed (SIGKILL to all of its ranks) once it has told of that step."""
+    def __init__(self, spec: TrainSpec, stop_when: Callable[[int], bool] | None = None):
+        """It is killed (SIGKILL to all of its ranks) once it tells of a step for which `stop_when` holds."""
         spec.work_folder.mkdir(parents=True, exist_ok=True)
         path = spec.work_folder / "spec.json"
         path.write_text(spec.model_dump_json(exclude_unset=True))
@@ -77,7 +78,7 @@ class Child:
             for line in process.stdout:
                 event = json.loads(line)
                 self.events.append(event)
-                if stop_after is not None and event["event"] == "step" and event["step"] >= stop_after:
+                if stop_when and event["event"] == "step" and stop_when(event["step"]):
                     os.killpg(process.pid, signal.SIGKILL)
                     break
             self.log = process.stderr.read().decode()
@@ -100,5 +101,19 @@ class Child:
 @pytest.fixture
 def run_child():
     return Child
+
+
+@pytest.fixture
+def past_a_checkpoint():
+    """`stop_when` for a run that has a checkpoint, and has done some steps since."""
+
+    def of(spec: TrainSpec) -> Callable[[int], bool]:
+        def past(step: int) -> bool:
+            saved = [int(p.name) for p in (spec.work_folder / "checkpoints").glob("*") if p.name.isdigit()]
+            return bool(saved) and 0 < max(saved) <= step - 3
+
+        return past
+
+    return of
 
 
