@@ -19,6 +19,7 @@ from apps.registry.models import ModelVersion
 from apps.serving.models import Deployment
 
 TABLE_ROWS = 24
+RIGHT = 40  # px for the labels of the chart that has some; the others keep it free, so that all share one axis
 NOW_SECONDS = 10  # over which the rate of now is taken
 
 
@@ -53,22 +54,22 @@ def happened(window: Window) -> Happened:
     return Happened(list(Deployment.objects.filter(started_at__gte=since).select_related("model_version")[:20]), list(alerts))
 
 
-def monitoring_charts(points: Sequence[dict], window: Window, version: ModelVersion | None, found: Happened, link: Callable[[str], str]) -> dict[str, Chart]:
-    """By name: qps, latency, errors, cache, queue, replicas. `link` makes the address that a click on a point leads to."""
+def monitoring_charts(points: Sequence[dict], window: Window, version: ModelVersion | None, found: Happened, link: str) -> dict[str, Chart]:
+    """By name: qps, latency, errors, cache, queue, replicas. `link`: where a click on a point leads, with {x} for its time."""
     times = [point["time"] for point in points]
     colour = f"var(--v-c{version.colour})" if version else "var(--accent)"
     marks = [Mark(_iso(d.started_at), d.model_version.name, f"var(--v-c{d.model_version.colour})") for d in found.deployments]
-    links = [link(time) for time in times]
     busy = any(point["requests"] for point in points)
 
-    def chart(title: str, now: str, lines: Sequence[tuple[str, str, str]], show: Callable[[Number], str], *, alert: str = "", empty: str = "", **more: Any) -> Chart:
+    def chart(title: str, now: str, lines: Sequence[tuple[str, str, str]], show: Callable[[Number], str], *, alert: str = "", empty: str = "", hover: str = "%{y:.3~r}", **more: Any) -> Chart:
         # `lines`: column, name, colour
-        drawn = [Line(name, times, [p[column] for p in points], tone, hover=more.pop("hover", "%{y:.3~r}"), links=links) for column, name, tone in lines]
+        drawn = [Line(name, times, [p[column] for p in points], tone, hover=hover) for column, name, tone in lines]
         rows = _thinned([[p["time"], *(show(p[column]) for column, _name, _tone in lines)] for p in points])
         table = Table([_("Time"), *([name for _column, name, _tone in lines] if len(lines) > 1 else [title])], rows)
         spans = [Span(_iso(a.fired_at), _iso(a.resolved_at or timezone.now())) for a in found.alerts if a.rule == alert and a.fired_at]
         return line_chart(
-            drawn, size="s", dates=True, x_range=[times[0], times[-1]], marks=marks, spans=_within(spans, times[0]), now=now, table=table, empty=empty, **more
+            drawn, size="s", dates=True, x_range=[times[0], times[-1]], marks=marks, spans=_within(spans, times[0]), now=now, table=table, empty=empty, link=link,
+            right=RIGHT, **more,
         )
 
     quiet = "" if busy else _("No request in this window.")
@@ -76,7 +77,7 @@ def monitoring_charts(points: Sequence[dict], window: Window, version: ModelVers
         "qps": chart(_("Requests/s"), decimals(_rate(points, window.step), 1), [("qps", "", colour)], lambda v: decimals(v, 2)),
         "latency": chart(
             _("Latency"), ms(_last(points, "p99_ms")), [("p99_ms", "P99", colour), ("p50_ms", "P50", "var(--soft)")], ms, empty=quiet,
-            alert=P99.name, threshold=Threshold(P99.threshold, ms(P99.threshold)), suffix=" ms",
+            alert=P99.name, threshold=Threshold(P99.threshold, ms(P99.threshold)), hover="%{y:.0f} ms",
         ),
         "errors": chart(
             _("Errors"), percent(_last(points, "error_rate"), 1), [("error_rate", "", colour)], lambda v: percent(v, 1), empty=quiet,

@@ -30,7 +30,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """`now`: the figure beside the title. `empty`: a word in place of the plot. `final`: nothing will change any more."""
+    """`now`: the figure beside the title. `empty`: a word in place of the plot. `final`: nothing will change any more.
+    `link`: where a click on a point leads, with {x} for the point's place.
+    """
 
     data: list[dict[str, Any]] = field(default_factory=list)
     layout: dict[str, Any] = field(default_factory=dict)
@@ -38,10 +40,11 @@ class Chart:
     table: Table | None = None
     empty: str = ""
     final: bool = False
+    link: str = ""
 
     def as_json(self) -> dict[str, Any]:
         table = {"head": self.table.head, "rows": self.table.rows} if self.table else None
-        return {"data": self.data, "layout": self.layout, "now": self.now, "table": table, "empty": self.empty, "final": self.final}
+        return {"data": self.data, "layout": self.layout, "now": self.now, "table": table, "empty": self.empty, "final": self.final, "link": self.link}
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,6 @@ class Line:
     label: str = ""  # at its end; the name where nothing is given and there are several lines
     hover: str = "%{y:.3~r}"
     dash: str = "solid"
-    links: Sequence[str] | None = None  # where a click on each point leads
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,10 @@ def line_chart(
     table: Table | None = None,
     empty: str = "",
     final: bool = False,
+    link: str = "",
+    right: int = 12,
 ) -> Chart:
-    """Lines over time or steps. `empty` is shown where no line holds a value."""
+    """Lines over time or steps. `empty` is shown where no line holds a value. `right`: the least margin there, so that charts below each other share an axis."""
     values = [y for line in lines for y in line.y if y is not None]
     if not values:
         return Chart(now=now, empty=empty, final=final)
@@ -112,13 +116,13 @@ def line_chart(
     labels = end_labels([(line, line.label or (line.name if several else "")) for line in lines], low, high, HEIGHTS[size])
     shapes = [_span(s) for s in spans] + [_mark(m) for m in marks] + ([_threshold(shown)] if shown else [])
     annotations = labels + [_mark_label(m) for m in marks] + ([_threshold_label(shown)] if shown else [])
-    right = 12 + max((_width(a["text"]) for a in labels), default=0)
+    right = max(right, 12 + max((_width(a["text"]) for a in labels), default=0))
     layout = base_layout(size=size, right=right, dates=dates)
     layout["yaxis"] |= {"range": [low, high], "ticksuffix": suffix, **({"tickformat": tick_format} if tick_format else {})}
     layout["xaxis"] |= {**({"title": {"text": x_title, "standoff": 4}} if x_title else {}), **({"range": list(x_range)} if x_range else {})}
     if x_title:
         layout["margin"]["b"] = BOTTOM + 16
-    return Chart([_trace(line) for line in lines], layout | {"shapes": shapes, "annotations": annotations}, now, table, "", final)
+    return Chart([_trace(line) for line in lines], layout | {"shapes": shapes, "annotations": annotations}, now, table, "", final, link)
 
 
 def base_layout(*, size: str = "m", right: int = 12, dates: bool = False) -> dict[str, Any]:
@@ -250,8 +254,6 @@ def _trace(line: Line) -> dict[str, Any]:
         "line": {"color": line.colour, "width": LINE_WIDTH, "dash": line.dash}, "connectgaps": False,
         "hovertemplate": f"{line.hover}<extra></extra>" if not line.label and not line.name else f"{line.name} {line.hover}<extra></extra>",
     }  # fmt: skip
-    if line.links is not None:
-        trace["customdata"] = list(line.links)
     return trace
 
 

@@ -84,7 +84,7 @@ def monitoring_charts_data(request: HttpRequest) -> JsonResponse:
         found = cache.get(key)
         if found is None:
             points = timeseries(window=window.seconds, step=window.step, version=version.pk if version else None)
-            charts = monitoring_charts(points, window, version, happened(window), lambda time: _point_link(window, version, time))
+            charts = monitoring_charts(points, window, version, happened(window), _point_link(window, version))
             found = {"charts": {name: chart.as_json() for name, chart in charts.items()}}
             cache.set(key, found, CHARTS_KEPT_SECONDS)
     except redis.RedisError:
@@ -92,8 +92,8 @@ def monitoring_charts_data(request: HttpRequest) -> JsonResponse:
     return JsonResponse(found)
 
 
-def _point_link(window: Window, version: ModelVersion | None, time: str) -> str:
-    return f"?window={window.name}{f'&version={version.pk}' if version else ''}&at={time}#slowest"
+def _point_link(window: Window, version: ModelVersion | None) -> str:
+    return f"?window={window.name}{f'&version={version.pk}' if version else ''}&at={{x}}#slowest"
 
 
 @login_required

@@ -4,7 +4,7 @@
 //     <figure class="card chart" data-chart="name"> … </figure>
 //   <figure class="card chart" data-chart data-url="…" data-every="2">   one request of its own: figure
 //
-// figure: {data, layout, now, table: {head, rows}, empty, final}. Colours are names of tokens; times are in UTC.
+// figure: {data, layout, now, table: {head, rows}, empty, final, link}. Colours are names of tokens; times are in UTC.
 import { heard, lost } from "./live.js";
 import { say } from "./strings.js";
 
@@ -131,9 +131,11 @@ function listen(element, canvas) {
     Promise.all(siblings(element).map((other) => Plotly.relayout(drawn.get(other).canvas, range))).finally(() => { following = false; });
   });
   canvas.on("plotly_click", (event) => {
-    const to = event.points?.[0]?.customdata;
-    if (typeof to === "string" && to.startsWith("/")) location.assign(to);
-    else if (typeof to === "string" && to.startsWith("?")) location.assign(location.pathname + to);
+    const point = event.points?.[0];
+    if (!point) return;
+    const { figure } = drawn.get(element);
+    if (figure.link) location.assign(location.pathname + figure.link.replace("{x}", encodeURIComponent(figure.data[point.curveNumber].x[point.pointNumber])));
+    else if (typeof point.customdata === "string" && point.customdata.startsWith("/")) location.assign(point.customdata);
   });
 }
 
