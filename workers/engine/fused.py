@@ -4,14 +4,19 @@ The arithmetic is the decoder's (`workers.moe.model`), in FP32; a row's logits a
 at first use and kept on disk beside this file (numba's cache), for each kind of processor.
 """
 
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from workers.engine.product import __file__ as product_file
 from workers.engine.product import product
-from workers.engine.rowwise import FAST, attend, normalise, rotate, route, swiglu
+from workers.engine.rowwise import FAST, INNER, attend, normalise, rotate, route, swiglu
+from workers.engine.rowwise import __file__ as rowwise_file
 
 Floats = NDArray[np.float32]
 
@@ -58,7 +63,7 @@ class Scratch(NamedTuple):
     ranks: Floats  # 2, n_experts
 
 
-@njit(nogil=True, fastmath=FAST)
+@njit(**INNER, fastmath=FAST)
 def _attention(x, slots, positions, layers, number, keys, values, cos, sin, scratch):
     """`x += attention(x)`. `keys`: (slots, kv_heads, width, capacity), `values`: (slots, kv_heads, capacity, width), of this layer."""
     rows = x.shape[0]
@@ -82,7 +87,7 @@ def _attention(x, slots, positions, layers, number, keys, values, cos, sin, scra
     _add(x, scratch.narrow)
 
 
-@njit(nogil=True, fastmath=FAST)
+@njit(**INNER, fastmath=FAST)
 def _add(x, y):
     """`x += y`, of which `y` may have more rows and columns."""
     for row in range(x.shape[0]):
@@ -91,7 +96,7 @@ def _add(x, y):
             target[i] += source[i]
 
 
-@njit(nogil=True, fastmath=FAST)
+@njit(**INNER, fastmath=FAST)
 def _add_network(x, gate_up, down, scratch):
     """`x += network(normed)` for a network that sees every row."""
     rows, hidden = x.shape[0], down.shape[1]
@@ -101,13 +106,13 @@ def _add_network(x, gate_up, down, scratch):
     _add(x, scratch.narrow)
 
 
-@njit(nogil=True)
+@njit(**INNER)
 def _copy(source, target):
     for i in range(len(source)):
         target[i] = source[i]
 
 
-@njit(nogil=True)
+@njit(**INNER)
 def _sort(chosen, copies, experts, ends, place):
     """Where each copy goes when they are sorted by expert, and where each expert's copies end."""
     for expert in range(experts + 1):
@@ -121,7 +126,7 @@ def _sort(chosen, copies, experts, ends, place):
         ends[chosen[copy]] += 1
 
 
-@njit(nogil=True, fastmath=FAST)
+@njit(**INNER, fastmath=FAST)
 def _add_experts(x, layers, number, scratch):
     """`x += Σ_k share · expert(normed)`. Rows are sorted by expert, so that each expert is one product over its own rows.
 
@@ -159,7 +164,7 @@ def _add_experts(x, layers, number, scratch):
                 target[i] += share * said[i]
 
 
-@njit(nogil=True, fastmath=FAST)
+@njit(**INNER, fastmath=FAST)
 def _feed_forward(x, layers, number, scratch):
     """`x += feed_forward(norm(x))`."""
     normalise(x, x.shape[0], layers.feed_forward_norm[number], layers.eps, scratch.normed)
@@ -171,12 +176,8 @@ def _feed_forward(x, layers, number, scratch):
         _add_network(x, layers.shared_gate_up[number - layers.dense_layers], layers.shared_down[number - layers.dense_layers], scratch)
 
 
-@njit(nogil=True, cache=True)
-def forward(tokens, slots, positions, last, layers, embedding, head, norm, keys, values, cos, sin, scratch, logits):
-    """All of one forward. `tokens`, `slots`, `positions`: (rows,); `last`: the rows whose logits are asked for; `logits`: (len(last), padded).
-
-    `keys`: (n_layers, slots, kv_heads, head_dim, capacity), `values`: (n_layers, slots, kv_heads, capacity, head_dim).
-    """
+@njit(**INNER, fastmath=FAST)
+def _decode(tokens, slots, positions, last, layers, embedding, head, norm, keys, values, cos, sin, scratch, logits):
     x = scratch.stream[: len(tokens)]
     for row in range(len(tokens)):
         _copy(embedding[tokens[row]], x[row])
@@ -187,3 +188,24 @@ def forward(tokens, slots, positions, last, layers, embedding, head, norm, keys,
         _copy(x[last[i]], scratch.copied[i])
     normalise(scratch.copied, len(last), norm, layers.eps, scratch.normed)
     product(scratch.normed, len(last), head, logits)
+
+
+def _sources() -> str:
+    """A digest of all code that is compiled into `forward`."""
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in (__file__, product_file, rowwise_file))).hexdigest()
+
+
+def _compile(sources: str) -> Callable[..., None]:
+    @njit(**{**INNER, "no_cpython_wrapper": False}, cache=True)
+    def forward(*arguments):
+        # numba's cache asks whether this file has changed, not what it imports: a captured value is part of its key.
+        _ = sources
+        _decode(*arguments)
+
+    return forward
+
+
+# forward(tokens, slots, positions, last, layers, embedding, head, norm, keys, values, cos, sin, scratch, logits): all of one forward.
+# tokens, slots, positions: (rows,) int64; last: int64, the rows whose logits are asked for; logits: (len(last), padded), written;
+# keys: (n_layers, slots, kv_heads, head_dim, capacity); values: (n_layers, slots, kv_heads, capacity, head_dim).
+forward = _compile(_sources())

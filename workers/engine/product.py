@@ -99,7 +99,7 @@ def _emit(context: Any, builder: Any, args: list[Any], rows: int) -> Any:
 _tile_1, _tile_2, _tile_3, _tile_4, _tile_5, _tile_6 = (_tile(rows) for rows in range(1, 7))
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def product(x, rows, panels, out):
     """`out[:rows] = x[:rows] @ W`. `x`: (≥ rows, ≥ inputs), `panels`: as `pack` makes them, `out`: (≥ rows, ≥ padded outputs)."""
     inputs, x_stride, out_stride = panels.shape[1], x.strides[0], out.strides[0]

@@ -4,6 +4,7 @@ Each row is computed alone, so that it is the same in any company. Compiled into
 """
 
 from math import floor, sqrt
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -12,6 +13,9 @@ from numba.extending import intrinsic
 
 # All of LLVM's freedom but `nnan` and `ninf`: a chosen expert's rank becomes infinite, and a damaged model's numbers must stay NaN.
 FAST = {"reassoc", "contract", "nsz", "arcp"}
+# For functions that are compiled into another: no wrappers for Python, no counting of references (nothing is allocated), no check of
+# divisors: a third less to compile, and half the memory while compiling.
+INNER: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False}
 
 
 @intrinsic
@@ -21,7 +25,7 @@ def _as_float(typing_context, bits):
     return types.float32(types.int32), lambda context, builder, signature, args: builder.bitcast(args[0], ir.FloatType())
 
 
-@njit(nogil=True, fastmath=FAST, inline="always")
+@njit(**INNER, fastmath=FAST, inline="always")
 def exp(x):
     """e^x to 3e-7, in code that runs sixteen at a time: 2^n · e^r with |r| ≤ ln 2 / 2, a polynomial (Cephes, expf)."""
     x = min(max(x, np.float32(-87.0)), np.float32(88.0))
@@ -36,7 +40,7 @@ def exp(x):
     return (p * r * r + r + np.float32(1.0)) * _as_float((np.int32(n) + np.int32(127)) << np.int32(23))  # type: ignore[call-arg]
 
 
-@njit(nogil=True, fastmath=FAST)
+@njit(**INNER, fastmath=FAST)
 def normalise(x, rows, weight, eps, into):
     """RMSNorm of the first `rows` rows."""
     width = len(weight)
@@ -50,7 +54,7 @@ def normalise(x, rows, weight, eps, into):
             target[i] = source[i] * factor * weight[i]
 
 
-@njit(nogil=True, fastmath=FAST)
+@njit(**INNER, fastmath=FAST)
 def rotate(heads, cos, sin, count, width):
     """Turn the first `count` heads of one row in place. `cos`, `sin`: (width / 2,) of the row's position."""
     half = width // 2
@@ -62,7 +66,7 @@ def rotate(heads, cos, sin, count, width):
             second[i] = b * cos[i] + a * sin[i]
 
 
-@njit(nogil=True, fastmath=FAST)
+@njit(**INNER, fastmath=FAST)
 def attend(query, keys, values, length, scores, into):
     """One head of one row. `keys`: (width, capacity), so that scores are made many positions at a time; `values`: (capacity, width).
 
@@ -92,7 +96,7 @@ def attend(query, keys, values, length, scores, into):
     _weighted_sum(scores, values, length, np.float32(1.0) / total, into)
 
 
-@njit(nogil=True, fastmath=FAST)
+@njit(**INNER, fastmath=FAST)
 def _weighted_sum(weights, rows, count, factor, into):
     """`into = factor · Σ weights[p] · rows[p]`."""
     width = len(into)
@@ -111,7 +115,7 @@ def _weighted_sum(weights, rows, count, factor, into):
         into[i] *= factor
 
 
-@njit(nogil=True, fastmath=FAST)
+@njit(**INNER, fastmath=FAST)
 def route(x, rows, router, bias, k, sigmoid, scores, ranks, chosen, share):
     """The k experts of each row and their weights, which sum to 1 (`workers.moe.router`). `router`: (experts, d_model).
 
@@ -139,7 +143,7 @@ def route(x, rows, router, bias, k, sigmoid, scores, ranks, chosen, share):
         _choose(ranks, scores, chosen[row * k : (row + 1) * k], share[row * k : (row + 1) * k])
 
 
-@njit(nogil=True, fastmath=FAST)
+@njit(**INNER, fastmath=FAST)
 def _choose(ranks, scores, chosen, share):
     total = np.float32(0.0)
     for place in range(len(chosen)):
@@ -155,7 +159,7 @@ def _choose(ranks, scores, chosen, share):
         share[place] /= total
 
 
-@njit(nogil=True, fastmath=FAST)
+@njit(**INNER, fastmath=FAST)
 def swiglu(gate_up, rows, width, into):
     """`into = silu(gate) · up`. `gate_up`: (≥ rows, ≥ 2 · width), gate first."""
     for row in range(rows):
