@@ -119,8 +119,14 @@ def _train(examples: list[Example], work_folder: Path, seed: int) -> Classifier:
 
 def _predict(classifier: Classifier, texts: list[str]) -> list[tuple[str, float]]:
     """(domain, confidence) of each text; a text without a known word is `general` with confidence 0."""
-    labels, confidences = classifier.model.predict([words_of_text(text) for text in texts])
+    lines = [words_of_text(text) for text in texts]
+    labels, confidences = classifier.model.predict(lines)
     return [
-        (classifier.domains[int(label[0].removeprefix(_LABEL))], float(confidence[0])) if len(label) else (GENERAL, 0.0)
-        for label, confidence in zip(labels, confidences, strict=True)
+        (classifier.domains[int(label[0].removeprefix(_LABEL))], float(confidence[0])) if _knows_a_word(classifier, line) else (GENERAL, 0.0)
+        for line, label, confidence in zip(lines, labels, confidences, strict=True)
     ]
+
+
+def _knows_a_word(classifier: Classifier, line: str) -> bool:
+    """Without this, two unknown words would be judged by whatever other pair of words shares their bucket."""
+    return any(classifier.model.get_word_id(word) >= 0 for word in line.split())

@@ -4,7 +4,6 @@ Different facts that share a template ("X is the capital of Y") are never merged
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache, lru_cache
 
@@ -21,36 +20,34 @@ MIN_ESTIMATE = MIN_JACCARD - 0.15
 CACHED_TEXTS = 10_000  # whose shingles are remembered: candidates come in clusters
 _TEXTS = (DOCUMENT, ENTRY)
 
+Cluster = tuple[int, list[int], str]  # the row that stays, those that go, and why
+
 
 def deduplicate(records: list[Record]) -> list[Record]:
     """Mark `exact_duplicate` and `near_duplicate` rows, with the number of their cluster; the row that stays has it too."""
     kept = [i for i, record in enumerate(records) if record.kept]
-    clusters: list[tuple[int, list[int], str]] = [*_exact(records, kept)]
+    clusters = _exact(records, kept)
     gone = {i for _, members, _ in clusters for i in members}
     texts = [i for i in kept if i not in gone and records[i].kind in _TEXTS]
     clusters += _near(records, texts)
     return _mark(records, clusters)
 
 
-def _mark(records: list[Record], clusters: Iterable[tuple[int, list[int], str]]) -> list[Record]:
+def _mark(records: list[Record], clusters: list[Cluster]) -> list[Record]:
+    """Clusters that share a row are one: an exact copy of what is itself a near copy belongs to both."""
     marked = list(records)
-    numbers: dict[int, int] = {}
+    joined = UnionFind(len(records))
     for best, members, reason in clusters:
-        number = next((numbers[i] for i in (best, *members) if i in numbers), len(set(numbers.values())))
-        numbers |= dict.fromkeys((best, *members), number)
         for i in members:
+            joined.union(best, i)
             marked[i] = marked[i].dropped(DEDUPLICATED, reason)
-    # A row may join two clusters (an exact copy of what later is a near one): the last number given counts for all its rows.
-    for i, number in numbers.items():
-        marked[i] = _with_cluster(marked[i], number)
+    for number, rows in enumerate(joined.sets()):
+        for i in rows:
+            marked[i] = replace(marked[i], cluster=number)
     return marked
 
 
-def _with_cluster(record: Record, number: int) -> Record:
-    return replace(record, cluster=number)
-
-
-def _exact(records: list[Record], kept: list[int]) -> list[tuple[int, list[int], str]]:
+def _exact(records: list[Record], kept: list[int]) -> list[Cluster]:
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for i in kept:
         groups[_key(records[i])].append(i)
@@ -81,7 +78,7 @@ def _rank(record: Record) -> tuple:
     )  # fmt: skip
 
 
-def _near(records: list[Record], texts: list[int]) -> list[tuple[int, list[int], str]]:
+def _near(records: list[Record], texts: list[int]) -> list[Cluster]:
     if len(texts) < 2:
         return []
     plain = [normalised(records[i].text or "") for i in texts]

@@ -19,9 +19,10 @@ def detect_encoding(head: bytes, *, is_whole: bool) -> str | None:
 
     Damaged lines in a file that is otherwise UTF-8 do not change the answer: those rows are dropped later, one by one.
     """
-    lines = [line for line in head.split(b"\n") if not line.isascii()]
-    if not is_whole and len(lines) > 1:
-        lines = lines[:-1]  # the cut may go through a character
+    everything = [line for line in head.split(b"\n") if line.strip()]
+    if not is_whole and len(everything) > 1:
+        everything = everything[:-1]  # the cut may go through a character
+    lines = [line for line in everything if not line.isascii()]
     if not lines:
         return UTF8
     if 2 * sum(_is_valid(line, UTF8) for line in lines) >= len(lines):
@@ -29,7 +30,10 @@ def detect_encoding(head: bytes, *, is_whole: bool) -> str | None:
     if 2 * sum(_is_valid(line, GB18030) for line in lines) >= len(lines) and _looks_chinese(b"\n".join(lines)):
         return GB18030
     sample = b"\n".join(lines)[:SAMPLE_BYTES]
-    return _by_statistics(sample) if sum(byte > 127 for byte in sample) >= MIN_EVIDENCE_BYTES else None
+    encoding = _by_statistics(sample) if sum(byte > 127 for byte in sample) >= MIN_EVIDENCE_BYTES else None
+    if encoding is None and 2 * len(lines) < len(everything):
+        return UTF8  # a few damaged lines among many plain ones
+    return encoding
 
 
 def _is_valid(line: bytes, encoding: str) -> bool:

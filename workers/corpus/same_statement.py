@@ -43,14 +43,14 @@ def same_statement(a: str, b: str) -> bool:
 
 def _says_otherwise(gone: list[str], come: list[str], *, starts: int) -> bool:
     """A replaced passage: does it change a number, a name, the subject or a quality into its opposite?"""
+    plain = {t.casefold() for t in gone}, {t.casefold() for t in come}
+    if plain[0] & _OPPOSITES and plain[1] & _OPPOSITES:  # before the next question: "increase" looks like a misspelt "decrease"
+        return True
     if _is_typo(gone, come):
         return False
     if _numbers(gone) != _numbers(come):
         return True
     if _names(gone, starts) and _names(come, starts):
-        return True
-    plain = {t.casefold() for t in gone}, {t.casefold() for t in come}
-    if plain[0] & _OPPOSITES and plain[1] & _OPPOSITES:
         return True
     return starts < SUBJECT_TOKENS and bool(plain[0] - _ARTICLES) and bool(plain[1] - _ARTICLES)
 
