@@ -1,6 +1,6 @@
 """A home, a Redis and settings of the tests' own. The environment is set before Django reads it, which is why it stands up here.
 
-`DATABASE_URL` runs the same tests on PostgreSQL; without it they use SQLite in memory.
+`DATABASE_URL` runs the same tests on PostgreSQL; without it they use SQLite in a file, as the portal does.
 """
 
 import os
@@ -30,7 +30,7 @@ REDIS_PORT = _free_port()
 for _name in [name for name in os.environ if name.startswith(("DSPORTAL_", "PROMETHEUS_MULTIPROC"))]:
     del os.environ[_name]
 os.environ |= {
-    "DSPORTAL_HOME": str(HOME), "REDIS_URL": f"redis://127.0.0.1:{REDIS_PORT}/0", "DSPORTAL_DEMO": "0", "DSPORTAL_ANSWER_TIMEOUT": "10",
+    "DSPORTAL_HOME": str(HOME), "REDIS_URL": f"redis://127.0.0.1:{REDIS_PORT}/0", "DSPORTAL_DEMO": "0", "DSPORTAL_TEST_DATABASE": str(HOME / "tests.sqlite3"), "DSPORTAL_ANSWER_TIMEOUT": "10",
     "DJANGO_SETTINGS_MODULE": "dsportal.settings",
 }  # fmt: skip
 os.environ.pop("ARTIFACTS_URL", None)

@@ -31,7 +31,13 @@ class BoundedJSONParser(JSONParser):
         if len(raw) > settings.MAX_JSON_BYTES:
             raise BodyTooLarge(f"JSON may have {settings.MAX_JSON_BYTES / 1024**2:,.0f} MB at most. Send larger data as a file (multipart).")
         try:
-            return json.loads(codecs.decode(raw, encoding), parse_int=_whole_number, parse_constant=_no_constant)
+            text = codecs.decode(raw, encoding)
+            found = json.loads(text, parse_int=_whole_number, parse_constant=_no_constant)
+            if "\\ud" in text or "\\uD" in text:  # half of a surrogate pair, written as an escape, is no text and can be stored nowhere
+                json.dumps(found, ensure_ascii=False).encode()
+            return found
+        except UnicodeEncodeError as error:
+            raise ParseError("A text in this JSON holds half of a surrogate pair.") from error
         except RecursionError as error:
             raise ParseError("This JSON is nested too deeply.") from error
         except (ValueError, LookupError) as error:

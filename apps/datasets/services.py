@@ -81,11 +81,10 @@ def create_from_records(
     staged = Path(tempfile.mkdtemp(dir=settings.WORK_ROOT))
     try:
         path = staged / "records.jsonl"
-        with path.open("w", encoding="utf-8", errors="replace") as file:
+        with path.open("w", encoding="utf-8") as file:
             for row in records:
                 if not isinstance(row, dict):
                     raise Problem("Each record must be an object with fields, such as {\"text\": \"…\"}.", field="records")
-                # Half of a surrogate pair may come as an escape, and is no text: it becomes a question mark, like any damaged character.
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         return create_from_files(name=name, paths=[path], origin=origin, actor=actor, source=source)
     finally:
