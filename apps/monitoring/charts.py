@@ -81,14 +81,14 @@ def monitoring_charts(points: Sequence[dict], window: Window, version: ModelVers
         ),
         "errors": chart(
             _("Errors"), percent(_last(points, "error_rate"), 1), [("error_rate", "", colour)], lambda v: percent(v, 1), empty=quiet,
-            alert=ERRORS.name, threshold=Threshold(ERRORS.threshold, percent(ERRORS.threshold)), tick_format=".0%", ceiling=1.0, hover="%{y:.1%}",
+            alert=ERRORS.name, threshold=Threshold(ERRORS.threshold, percent(ERRORS.threshold)), tick_format=".0%", ceiling=1.0, least=0.02, hover="%{y:.1%}",
         ),
         "cache": chart(
             _("Cache hits"), percent(_last(points, "cache_hit_rate")), [("cache_hit_rate", "", colour)], percent, empty=quiet, tick_format=".0%",
-            ceiling=1.0, hover="%{y:.0%}",
+            ceiling=1.0, least=0.5, hover="%{y:.0%}",
         ),
-        "queue": chart(_("Queue"), decimals(_last(points, "queue_depth"), 0), [("queue_depth", "", colour)], lambda v: decimals(v, 0)),
-        "replicas": chart(_("Inference workers"), decimals(_last(points, "replicas"), 0), [("replicas", "", colour)], lambda v: decimals(v, 0), alert="no_inference_worker"),
+        "queue": chart(_("Queue"), decimals(_last(points, "queue_depth"), 0), [("queue_depth", "", colour)], lambda v: decimals(v, 0), least=4.0),
+        "replicas": chart(_("Inference workers"), decimals(_last(points, "replicas"), 0), [("replicas", "", colour)], lambda v: decimals(v, 0), alert="no_inference_worker", least=2.0),
     }  # fmt: skip
 
 

@@ -92,6 +92,7 @@ def line_chart(
     dates: bool = False,
     zero: bool = True,
     ceiling: float | None = None,
+    least: float = 0.0,
     x_title: str = "",
     x_range: Sequence[Any] | None = None,
     suffix: str = "",
@@ -106,12 +107,13 @@ def line_chart(
     link: str = "",
     right: int = 12,
 ) -> Chart:
-    """Lines over time or steps. `empty` is shown where no line holds a value. `right`: the least margin there, so that charts below each other share an axis."""
+    """Lines over time or steps. `empty` is shown where no line holds a value. `right`: the least margin there, so that charts below each other share an
+    axis. `least`: the axis reaches so far even if all is smaller, so that nothing looks like something."""
     values = [y for line in lines for y in line.y if y is not None]
     if not values:
         return Chart(now=now, empty=empty, final=final)
     shown = threshold if threshold and max(values) >= threshold.near * threshold.value else None
-    low, high = value_range(values, zero=zero, include=[shown.value] if shown else [], ceiling=ceiling)
+    low, high = value_range(values, zero=zero, include=[*([shown.value] if shown else []), *([least] if least else [])], ceiling=ceiling)
     several = len(lines) > 1
     labels = end_labels([(line, line.label or (line.name if several else "")) for line in lines], low, high, HEIGHTS[size])
     shapes = [_span(s) for s in spans] + [_mark(m) for m in marks] + ([_threshold(shown)] if shown else [])
@@ -291,7 +293,7 @@ def _threshold(threshold: Threshold) -> dict[str, Any]:
 
 def _threshold_label(threshold: Threshold) -> dict[str, Any]:
     return {
-        "xref": "paper", "yref": "y", "x": 0, "y": threshold.value, "xanchor": "left", "yanchor": "bottom", "xshift": 2, "text": threshold.label,
+        "xref": "paper", "yref": "y", "x": 1, "y": threshold.value, "xanchor": "right", "yanchor": "bottom", "xshift": -2, "text": threshold.label,
         "showarrow": False, "font": {"color": "var(--bad)", "size": 11},
     }  # fmt: skip
 

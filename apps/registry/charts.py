@@ -10,7 +10,7 @@ from apps.portal.templatetags.portal import decimals, short, size
 from apps.registry.models import Evaluation, ModelVersion
 
 SMALLEST, LARGEST = 9, 34  # px of a point's diameter
-NEAR_SIZE, NEAR_BLEU = 0.12, 3.0  # points nearer than this share of the axis, or so many points, would write over each other
+NEAR_SIZE, NEAR_BLEU = 0.35, 2.5  # points nearer than this share of the axis, or so many points, would write over each other
 
 
 def variants(found: Sequence[tuple[ModelVersion, Evaluation]]) -> Chart:

@@ -1,9 +1,12 @@
+from datetime import timedelta
+
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
@@ -26,6 +29,7 @@ from workers.compression.applicable import applicable
 
 CHILDREN_SHOWN = 12
 HISTORY_SHOWN = 20
+FAILURE_SHOWN = timedelta(hours=1)
 ANSWERS_SHOWN = 5
 ANSWERS_ROWS = 50
 VARIANTS_SHOWN = 120
@@ -106,8 +110,10 @@ def _before(live: ModelVersion) -> ModelVersion | None:
 
 
 def _is_stale(job: Job, own: Evaluation | None) -> bool:
-    """A failed evaluation that was done again is history."""
-    return job.kind == Job.Kind.EVALUATION and own is not None and own.pk > job.pk
+    """A failed evaluation that was done again is history, and so is a compression that failed some time ago."""
+    if job.kind == Job.Kind.EVALUATION:
+        return own is not None and own.pk > job.pk
+    return job.finished_at is None or timezone.now() - job.finished_at > FAILURE_SHOWN
 
 
 @login_required
