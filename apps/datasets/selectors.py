@@ -116,9 +116,9 @@ def _row_groups(path: Path, backwards: bool, after: int | None, before: int | No
 
 
 def _any(parts: list[pc.Expression]) -> pc.Expression:
-    whole = pc.fill_null(parts[0], False)
+    whole = pc.coalesce(parts[0], False)
     for part in parts[1:]:
-        whole = whole | pc.fill_null(part, False)
+        whole = whole | pc.coalesce(part, False)
     return whole
 
 

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from apps.demonstration.models import Demonstration
 from apps.demonstration.services import FIRST_MINUTES, SECOND_MINUTES
 from apps.jobs.models import Job
-from apps.registry.models import Evaluation, ModelVersion
+from apps.registry.models import Evaluation
 
 # Seconds each stage takes on two cores, measured; used only for stages that have not begun.
 _EXPECTED = {"process": 14.0, "train": FIRST_MINUTES * 60 + 8, "evaluate": 10.0, "train_again": SECOND_MINUTES * 60 + 8, "evaluate_again": 12.0,
@@ -53,14 +54,15 @@ def current() -> Demonstration | None:
 
 
 def progress(demo: Demonstration) -> Progress:
+    evaluations = _evaluations(demo)
     jobs = {
         "process": demo.run,
         "train": demo.first_job,
-        "evaluate": _evaluation(training_job=demo.first_job),
+        "evaluate": evaluations.get(demo.first_job_id),
         "train_again": demo.second_job,
-        "evaluate_again": _evaluation(training_job=demo.second_job),
+        "evaluate_again": evaluations.get(demo.second_job_id),
         "compress": demo.compression,
-        "evaluate_small": _evaluation(compression_job=demo.compression),
+        "evaluate_small": evaluations.get(demo.compression_id),
     }
     labels = {
         "process": _("Clean and de-duplicate the text"),
@@ -74,11 +76,15 @@ def progress(demo: Demonstration) -> Progress:
     return Progress(demo, [_stage(name, labels[name], job) for name, job in jobs.items()])
 
 
-def _evaluation(**of) -> Evaluation | None:
-    if next(iter(of.values())) is None:
-        return None
-    version = ModelVersion.objects.filter(**of).first()
-    return version.evaluations.order_by("id").first() if version else None
+def _evaluations(demo: Demonstration) -> dict[str, Evaluation]:
+    """The job that made a version → that version's first evaluation, in one query."""
+    trained = [pk for pk in (demo.first_job_id, demo.second_job_id) if pk]
+    made = Q(model_version__training_job__in=trained) | Q(model_version__compression_job=demo.compression_id, model_version__compression_job__isnull=False)
+    found: dict[str, Evaluation] = {}
+    for evaluation in Evaluation.objects.filter(made).select_related("model_version").order_by("id"):
+        version = evaluation.model_version
+        found.setdefault(version.compression_job_id or version.training_job_id, evaluation)
+    return found
 
 
 def _stage(name: str, label: str, job: Job | None) -> Stage:

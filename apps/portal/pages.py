@@ -13,6 +13,7 @@ from django.forms import Form
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect
 from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from apps.accounts.problems import Problem
@@ -26,7 +27,7 @@ def administrators_only(view: View) -> View:
     @wraps(view)
     def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if not request.user.may_administer:
-            raise PermissionDenied
+            raise PermissionDenied(_("This page is for administrators; your role may not open it."))
         return view(request, *args, **kwargs)
 
     return checked
