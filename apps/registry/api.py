@@ -283,11 +283,13 @@ class CompressionInput(serializers.Serializer):
     method = serializers.ChoiceField(CompressionJob.Method.choices)
     threshold = serializers.FloatField(required=False, min_value=0, max_value=1e6, help_text="prune: weights whose magnitude is smaller go")
     sparsity = serializers.FloatField(required=False, min_value=0, max_value=1, help_text="prune: share of the weights that goes")
-    structure = serializers.CharField(required=False, max_length=20, help_text="prune: what goes together")
+    structure = serializers.CharField(required=False, max_length=20, help_text="prune: unstructured, neuron or 2:4")
     student = serializers.CharField(required=False, max_length=40, help_text="distill: a preset")
     minutes = serializers.FloatField(required=False)
     steps = serializers.IntegerField(required=False, min_value=1, max_value=10_000_000)
     max_bleu_loss = serializers.FloatField(required=False, min_value=0, max_value=100, help_text="policy: BLEU points that may be lost")
+    min_bleu_ratio = serializers.FloatField(required=False, min_value=0, max_value=1, help_text="policy: of the parent's BLEU, in place of max_bleu_loss")
+    max_questions = serializers.IntegerField(required=False, min_value=1, max_value=100_000, help_text="policy: asked of each variant")
     max_bytes = serializers.IntegerField(required=False, min_value=1, max_value=2**60, help_text="policy: the artifact's size")
 
 

@@ -11,6 +11,7 @@ from django.core.files.uploadedfile import UploadedFile
 from django.db import transaction
 from django.db.models import Max
 from django.utils import timezone
+from pydantic import ValidationError
 
 from apps import artifacts
 from apps.accounts.models import User
@@ -25,6 +26,8 @@ from apps.registry.models import VERSION_COLOURS, CompressionJob, Evaluation, Ev
 from apps.serving.cache import clear_answers
 from apps.serving.models import Deployment
 from workers.compression.applicable import applicable
+from workers.compression.spec import CompressSpec
+from workers.moe import PRESETS
 
 DEMO_QUESTIONS = 300
 MAX_SOURCE = 500  # characters of a folder's path or a URL
@@ -196,6 +199,7 @@ def compress(*, version: ModelVersion, method: str, options: dict, actor: User |
         raise Problem(f"There is no method {method!r}; choose one of {', '.join(CompressionJob.Method.values)}.", field="method")
     if why := applicable(version.kind, method):
         raise Conflict(why)
+    _check_options(method, options)
     if method in ("distill", "policy") and version.run is None:
         raise Conflict(f"{version.name} was not trained here, so there is no text to distil on; train from it first.")
     job = CompressionJob.objects.create(
@@ -204,6 +208,30 @@ def compress(*, version: ModelVersion, method: str, options: dict, actor: User |
     record(actor, "version.compress", version, after={"method": method, **options}, source=source)
     jobs.nudge()
     return job
+
+
+COMPRESSION_OPTIONS = (
+    "threshold", "sparsity", "structure", "student", "minutes", "steps", "max_bleu_loss", "min_bleu_ratio", "max_bytes", "max_questions",
+)  # fmt: skip
+MAX_MINUTES = 7 * 24 * 60
+
+
+def _check_options(method: str, options: dict) -> None:
+    """Refuse now, at its field, what the child process would refuse in a minute."""
+    if method == "prune" and options.get("structure") != "2:4" and options.get("threshold") is None and options.get("sparsity") is None:
+        raise Problem("Give a threshold (weights smaller than it go) or a sparsity (the share of weights that goes).", field="sparsity")
+    if options.get("student") and options["student"] not in PRESETS:
+        raise Problem(f"There is no preset {options['student']!r}; see /api/v1/presets/.", field="student")
+    if (options.get("minutes") or 0) > MAX_MINUTES:
+        raise Problem("The minutes must be at most a week.", field="minutes")
+    nowhere = Path()
+    given = {k: v for k, v in options.items() if k in COMPRESSION_OPTIONS}
+    try:
+        CompressSpec(method=method, model_folder=nowhere, output_folder=nowhere, work_folder=nowhere, **given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        together = {"prune": "sparsity", "distill": "steps"}.get(method, "method")
+        raise Problem(first["msg"].removeprefix("Value error, "), field=str(first["loc"][0]) if first["loc"] else together) from error
 
 
 def _prepare_compression(job: CompressionJob, work: Path) -> Command:
@@ -217,7 +245,7 @@ def _prepare_compression(job: CompressionJob, work: Path) -> Command:
         "dataset_folder": str(artifacts.local_path(version.run.folder)) if version.run else None,
         "threads": settings.JOB_THREADS,
         "seed": 0,
-        **{k: v for k, v in job.options.items() if k in ("threshold", "sparsity", "structure", "student", "minutes", "steps")},
+        **{k: v for k, v in job.options.items() if k in COMPRESSION_OPTIONS},
     }
     return Command([sys.executable, "-m", "workers.compression"], spec)
 
