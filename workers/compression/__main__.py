@@ -11,7 +11,7 @@ _METHODS = {
     "int8": ("workers.compression.int8", "run_int8"),
     "prune": ("workers.compression.prune", "run_prune"),
     "distill": ("workers.compression.distill", "run_distill"),
-    "onnx": ("workers.compression.onnx", "run_onnx"),
+    "onnx": ("workers.compression.onnx_export", "run_onnx"),
     "policy": ("workers.compression.policy", "run_policy"),
 }
 

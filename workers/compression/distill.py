@@ -14,8 +14,8 @@ from workers.compression.learning import Length, learn, read_examples
 from workers.compression.measure import compare, sample_prompts
 from workers.compression.spec import CompressSpec
 from workers.compression.students import student_config
+from workers.compression.telling import tell
 from workers.moe import Decoder, count_parameters, save_model
-from workers.protocol import emit
 from workers.training import Batch, pack
 
 TEMPERATURE = 2.0
@@ -26,7 +26,7 @@ HELD_BACK = 32  # examples on which the divergence is told before and after
 
 
 def run_distill(spec: CompressSpec) -> dict[str, Any]:
-    emit("progress", progress=0.0, message="Loading the teacher")
+    tell(0.0, "Loading the teacher")
     teacher, tokenizer = load_parent(spec.model_folder)
     config = student_config(teacher.config, spec.student)
     examples = read_examples(spec.dataset_folder, tokenizer, config.max_seq_len)
@@ -40,7 +40,7 @@ def run_distill(spec: CompressSpec) -> dict[str, Any]:
     )  # fmt: skip
     card = model_card(spec.model_folder, "Distilled", "A smaller model that learnt its teacher's answers.")
     save_model(spec.output_folder, student, tokenizer, card)
-    emit("progress", progress=0.9, message="Measuring speed against the teacher", eta_seconds=8.0)
+    tell(0.9, "Measuring speed against the teacher", eta_seconds=8.0)
     measured = compare(spec.model_folder, spec.output_folder, sample_prompts(spec.dataset_folder, tokenizer, spec.seed), spec.threads)
     parameters = count_parameters(config)[0] / count_parameters(teacher.config)[0]
     details = {

@@ -11,14 +11,14 @@ from workers.compression.int8_product import KERNEL
 from workers.compression.measure import compare, logit_error, sample_prompts
 from workers.compression.runners import open_runner
 from workers.compression.spec import CompressSpec
+from workers.compression.telling import tell
 from workers.moe import describe, export_tensors, save_tensors
-from workers.protocol import emit
 
 
 def run_int8(spec: CompressSpec) -> dict[str, Any]:
-    emit("progress", progress=0.0, message="Loading the model")
+    tell(0.0, "Loading the model")
     model, tokenizer = load_parent(spec.model_folder)
-    emit("progress", progress=0.05, message="Rounding the weights to 8 bits")
+    tell(0.05, "Rounding the weights to 8 bits")
     exported = export_tensors(model.config, {k: v.detach() for k, v in model.state_dict().items()})
     stored = quantization.encode(exported)
     errors = _rounding(exported, stored)
@@ -26,14 +26,14 @@ def run_int8(spec: CompressSpec) -> dict[str, Any]:
     card = model_card(spec.model_folder, "INT8", "8-bit weights with one scale for each output; activations are rounded to 8 bits at run time.")
     save_tensors(spec.output_folder, describe(model.config, tokenizer) | {"storage": storage}, stored, tokenizer, card)
 
-    emit("progress", progress=0.15, message="Compiling the 8-bit products; only the first time on a machine", eta_seconds=20.0)
+    tell(0.15, "Compiling the 8-bit products; only the first time on a machine", eta_seconds=20.0)
     prompts = sample_prompts(spec.dataset_folder, tokenizer, spec.seed)
     room = model.config.max_seq_len - 1
     runner = open_runner(spec.output_folder, threads=spec.threads, max_batch=8, max_seq_len=model.config.max_seq_len)
     assert runner is not None
     with closing(runner):
         logits = logit_error(model, runner, [tokenizer.encode_prompt(prompt)[:room] for prompt in prompts])
-    emit("progress", progress=0.6, message="Measuring speed against the parent", eta_seconds=5.0)
+    tell(0.6, "Measuring speed against the parent", eta_seconds=5.0)
     measured = compare(spec.model_folder, spec.output_folder, prompts, spec.threads)
     return describe_result("int8", model.config, {**measured, **logits, **errors, "kernel": KERNEL})
 

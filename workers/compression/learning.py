@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from workers.compression.spec import CompressSpec
+from workers.compression.telling import tell
 from workers.moe import ChatTokenizer, Decoder
 from workers.protocol import JobError, emit
 from workers.training import Batch, Example, Sampler, encode, learning_rate, pack, progress_of, read_records, sampling_weights
@@ -91,5 +92,5 @@ def _tell(figures: dict[str, float], step: int, elapsed: float, length: Length, 
     done = max(progress_of(step=step, elapsed_seconds=elapsed, steps=length.steps, minutes=length.minutes), 1e-6)
     told = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
     progress = share[0] + (share[1] - share[0]) * min(done, 1.0)
-    emit("progress", progress=progress, message=f"{message}, step {step:,}: {told}", eta_seconds=elapsed / done * (1 - min(done, 1.0)))
+    tell(progress, f"{message}, step {step:,}: {told}", eta_seconds=elapsed / done * (1 - min(done, 1.0)))
     emit("step", step=step, **figures)

@@ -10,8 +10,9 @@ from workers.compression.folders import describe_result, load_parent, model_card
 from workers.compression.learning import Learnt, Length, learn, read_examples
 from workers.compression.measure import compare, sample_prompts
 from workers.compression.spec import CompressSpec
+from workers.compression.telling import tell
 from workers.moe import ChatTokenizer, Decoder, count_parameters, describe, export_tensors, save_tensors
-from workers.protocol import JobError, emit
+from workers.protocol import JobError
 from workers.training import Batch
 
 RECOVERY_LR = 5e-4
@@ -21,13 +22,13 @@ RECOVERY_MINUTES = 1.0
 def run_prune(spec: CompressSpec) -> dict[str, Any]:
     if spec.structure != "2:4" and spec.threshold is None and spec.sparsity is None:
         raise JobError("Give a threshold (weights smaller than it become zero) or a sparsity (the share of weights that become zero).")
-    emit("progress", progress=0.0, message="Loading the model")
+    tell(0.0, "Loading the model")
     parent, tokenizer = load_parent(spec.model_folder)
-    emit("progress", progress=0.05, message="Choosing the weights that matter least")
+    tell(0.05, "Choosing the weights that matter least")
     model, masks, chosen = prune(parent, spec)
     learnt = _recover(model, masks, tokenizer, spec)
     _save(model, tokenizer, spec)
-    emit("progress", progress=0.8, message="Measuring speed against the parent", eta_seconds=8.0)
+    tell(0.8, "Measuring speed against the parent", eta_seconds=8.0)
     measured = compare(spec.model_folder, spec.output_folder, sample_prompts(spec.dataset_folder, tokenizer, spec.seed), spec.threads)
     share, of_all, layers = magnitude.sparsity_of(model)
     removed = count_parameters(parent.config)[0] - count_parameters(model.config)[0]

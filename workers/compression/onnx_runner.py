@@ -1,0 +1,77 @@
+"""An ONNX model as the engine runs it (`workers.engine.runner`), by onnxruntime. Needs no PyTorch."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from workers.engine import Chunk, Logits, UnusableModel
+
+
+def open_onnx_runner(folder: Path, *, threads: int, max_batch: int, max_seq_len: int) -> "OnnxRunner":
+    """UnusableModel where the folder is damaged."""
+    try:
+        described = json.loads((folder / "config.json").read_text())
+        shape = described["num_hidden_layers"], described["num_key_value_heads"], described["head_dim"]
+        vocab_size = described["vocab_size"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UnusableModel(f"The config.json of {folder.name} does not describe a model: {error}.") from error
+    try:
+        session = onnxruntime.InferenceSession(str(folder / "model.onnx"), _options(threads), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a class for each kind of fault, and no common one
+        raise UnusableModel(f"The model.onnx of {folder.name} cannot be opened: {error}") from error
+    return OnnxRunner(session, shape, vocab_size, max_batch, max_seq_len)
+
+
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # A thread that waits by spinning takes the core from the web process and from training.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
+
+
+class OnnxRunner:
+    """Chunks of one length share a call; shorter pasts are padded at their end, and masked."""
+
+    def __init__(self, session: Any, shape: tuple[int, int, int], vocab_size: int, max_batch: int, max_seq_len: int):
+        self.max_batch, self.max_seq_len, self.vocab_size = max_batch, max_seq_len, vocab_size
+        self._session = session
+        layers, kv_heads, head_dim = shape
+        # 0 keys, 1 values
+        self._past = np.zeros((layers, 2, max_batch, kv_heads, max_seq_len, head_dim), np.float32)
+        self._names = [(f"past_key_values.{layer}.{part}", layer, number) for layer in range(layers) for number, part in enumerate(("key", "value"))]
+
+    def forward(self, chunks: Sequence[Chunk]) -> Logits:
+        logits = np.empty((len(chunks), self.vocab_size), np.float32)
+        groups: dict[int, list[int]] = defaultdict(list)
+        for number, chunk in enumerate(chunks):
+            groups[len(chunk.tokens)].append(number)
+        for numbers in groups.values():
+            logits[numbers] = self._run([chunks[n] for n in numbers])
+        return logits
+
+    def _run(self, chunks: list[Chunk]) -> Logits:
+        """Logits after each of the chunks, which are of one length."""
+        length, past = len(chunks[0].tokens), max(c.start for c in chunks)
+        slots = np.array([c.slot for c in chunks])
+        starts = np.array([c.start for c in chunks])[:, None]
+        mask = np.ones((len(chunks), past + length), np.int64)
+        mask[:, :past] = np.arange(past) < starts
+        inputs: dict[str, Any] = {name: self._past[layer, number, slots, :, :past] for name, layer, number in self._names}
+        inputs |= {"input_ids": np.array([c.tokens for c in chunks], np.int64), "position_ids": starts + np.arange(length), "attention_mask": mask}
+        logits, *present = self._session.run(None, inputs)
+        for (_, layer, number), whole in zip(self._names, present, strict=True):
+            for row, chunk in enumerate(chunks):
+                self._past[layer, number, chunk.slot, :, chunk.start : chunk.start + length] = whole[row, :, past:]
+        last: Logits = logits[:, -1]
+        return last
+
+    def close(self) -> None:
+        del self._session, self._past

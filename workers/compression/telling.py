@@ -1,0 +1,36 @@
+"""How far a job is: one method's progress, or a part of the policy's."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from workers.protocol import emit
+
+
+@dataclass(frozen=True)
+class _Span:
+    begin: float
+    end: float
+    prefix: str
+
+
+_WHOLE = _Span(0.0, 1.0, "")
+_span: ContextVar[_Span] = ContextVar("span")
+
+
+def tell(progress: float, message: str, eta_seconds: float | None = None) -> None:
+    """Emit a progress event; `progress`, 0 to 1, is of the span that is open."""
+    span = _span.get(_WHOLE)
+    eta = {} if eta_seconds is None else {"eta_seconds": eta_seconds}
+    emit("progress", progress=span.begin + (span.end - span.begin) * progress, message=span.prefix + message, **eta)
+
+
+@contextmanager
+def span(begin: float, end: float, prefix: str = "") -> Iterator[None]:
+    """What is told inside is from `begin` to `end` of the job."""
+    token = _span.set(_Span(begin, end, prefix))
+    try:
+        yield
+    finally:
+        _span.reset(token)
