@@ -24,31 +24,9 @@ from torch import Tensor, nn
 
 from workers.moe.config import ModelConfig
 from workers.moe.experts import DenseNetwork, Experts
+from workers.moe.norm import RMSNorm
+from workers.moe.rotary import rope_tables, rotate
 from workers.moe.router import Router
-
-
-class RMSNorm(nn.Module):
-    def __init__(self, width: int, eps: float):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
-
-
-def rope_tables(config: ModelConfig, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each (max_seq_len, head_dim / 2), of rotary positions (RoFormer §3.2.2, halves rotated together)."""
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=device) / config.head_dim
-    positions = torch.arange(config.max_seq_len, dtype=torch.float32, device=device)
-    angles = torch.outer(positions, config.rope_theta**-exponents)
-    return angles.cos(), angles.sin()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`x`: (B, H, T, head_dim); `cos`, `sin`: (T, head_dim / 2) or (B, 1, T, head_dim / 2)."""
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
 
 @dataclass(frozen=True)
