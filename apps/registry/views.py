@@ -225,15 +225,23 @@ def compression_chart(request: HttpRequest) -> JsonResponse:
 def compression_job(request: HttpRequest, pk: str) -> HttpResponse:
     job = get_object_or_404(CompressionJob.objects.select_related("model_version", "created_by"), pk=pk)
     made = list(versions().filter(compression_job=job))
-    values = {"section": "compression", "job": job, "made": [(row, latest_evaluation(row)) for row in made]}
+    parent = get_object_or_404(versions(), pk=job.model_version_id)
+    values = {
+        "section": "compression", "job": job, "made": [(row, latest_evaluation(row)) for row in made], "parent_evaluation": latest_evaluation(parent),
+        "measured": _scalars(job.result.get("details", {})), "asked": _scalars(job.options),
+    }  # fmt: skip
     if request.GET.get("fragment") == "status":
         response = render(request, "registry/_compression_status.html", values)
         if not job.is_active:
             response["HX-Refresh"] = "true"
         return response
-    parent = get_object_or_404(versions(), pk=job.model_version_id)
-    values |= {"parent_evaluation": latest_evaluation(parent)}
     return render(request, "registry/compression_job.html", values)
+
+
+def _scalars(found: dict) -> list[tuple[str, str]]:
+    """Names and figures for people, whatever the method reported."""
+    shown = [(name.replace("_", " "), value) for name, value in found.items() if isinstance(value, str | int | float) and not isinstance(value, bool)]
+    return [(name, f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value) for name, value in shown]
 
 
 @action
