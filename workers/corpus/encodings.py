@@ -5,6 +5,7 @@ from functools import lru_cache
 UTF8, GB18030 = "utf-8", "gb18030"
 # Of the Chinese characters of real text more than nine in ten are in level 1 of GB 2312; of other bytes read so, few are.
 MIN_COMMON_SHARE = 0.6
+MIN_CHARACTERS = 4  # one accented letter and its neighbour make a Chinese character too
 MIN_EVIDENCE_BYTES = 48  # fewer bytes beyond ASCII prove nothing about a single-byte encoding
 MAX_CHAOS = 0.1
 SAMPLE_BYTES = 256 * 1024
@@ -46,7 +47,7 @@ def _is_valid(line: bytes, encoding: str) -> bool:
 
 def _looks_chinese(sample: bytes) -> bool:
     characters = [c for c in sample[:SAMPLE_BYTES].decode(GB18030, errors="ignore") if "\u4e00" <= c <= "\u9fff"]
-    return bool(characters) and sum(c in common_chinese() for c in characters) >= MIN_COMMON_SHARE * len(characters)
+    return len(characters) >= MIN_CHARACTERS and sum(c in common_chinese() for c in characters) >= MIN_COMMON_SHARE * len(characters)
 
 
 def _by_statistics(sample: bytes) -> str | None:

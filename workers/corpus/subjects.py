@@ -104,7 +104,8 @@ def statement_of(text: str, lang: str) -> str:
 
 def subject_of(title: str, statement: str, lang: str, lower_words: frozenset[str]) -> Subject:
     """How to speak of the entry with this title and statement."""
-    title = title.strip().rstrip("。.")
+    # A title without a word stays as it is: what is asked about it fails the check of form.
+    title = title.strip().rstrip("。.").rstrip() or title.strip() or "?"
     return _chinese(title, statement) if lang == "zh" else _english(title, statement, lang, lower_words)
 
 
