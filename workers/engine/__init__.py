@@ -2,10 +2,11 @@
 
     Sequence    one question and its answer so far          (sequence.py)
     Scheduler   who waits, who has a slot, what runs next    (scheduler.py)
-    Runner      the model: chunks of tokens → logits         (runner.py, torch_runner.py)
+    Runner      the model: chunks of tokens → logits         (runner.py)
     Engine      the thread: schedule → run → postprocess     (engine.py)
 
-Nothing here needs torch until `open_engine` meets a folder that does.
+Runners: the decoder as one compiled function on a CPU (fused_runner.py), PyTorch elsewhere (torch_runner.py), INT8 and ONNX in
+`workers.compression`. Nothing here imports torch until `open_engine` meets a folder or a device that needs it.
 """
 
 from workers.engine.engine import Engine, EngineStats

@@ -30,6 +30,9 @@ def open_engine(
     except (KeyError, TypeError, ZeroDivisionError) as error:
         raise UnusableModel(f"The config.json of {folder.name} does not describe a model: {error}.") from error
     runner = _open_runner(folder, described, device, threads=threads, max_batch=slots, max_seq_len=length)
+    if tokenizer.vocab_size > runner.vocab_size:  # compiled code looks ids up without asking
+        runner.close()
+        raise UnusableModel(f"The tokenizer of {folder.name} has {tokenizer.vocab_size:,} tokens, its model only {runner.vocab_size:,}.")
     return Engine(runner, tokenizer, max_waiting=max_waiting)
 
 

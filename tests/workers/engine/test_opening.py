@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from workers.engine import UnusableModel, open_engine, opening
+from workers.moe import ChatTokenizer
 
 
 def copy(folder, tmp_path):
@@ -33,6 +34,13 @@ def test_damaged_weights_are_refused(folder, tmp_path):
     (broken / "model.safetensors").write_bytes(weights[:-64])
     with pytest.raises(UnusableModel, match="damaged"):
         open_engine(broken)
+
+
+def test_a_tokenizer_of_another_model_is_refused(folder, tmp_path):
+    other = copy(folder, tmp_path)
+    ChatTokenizer.train([f"w{n}x" for n in range(2000)] * 2, 2000).save(other, 96)
+    with pytest.raises(UnusableModel, match=r"tokens, its model only"):
+        open_engine(other)
 
 
 def test_an_architecture_of_another_kind_is_refused_with_those_that_are_known(folder, tmp_path):
