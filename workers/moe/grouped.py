@@ -57,7 +57,7 @@ class Dispatch(Function):
         return x.index_select(0, places.tokens)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _gather_sum(grad, ctx.places.rows), None
 
 
@@ -72,7 +72,7 @@ class Combine(Function):
         return _gather_sum(y * by_row.to(y.dtype), places.rows)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         y, weights, by_row = ctx.saved_tensors
         spread = grad.index_select(0, ctx.places.tokens)
         grad_weights = torch.zeros(weights.numel() + 1, dtype=weights.dtype, device=weights.device)
@@ -111,7 +111,7 @@ class GroupedProduct(Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, matrices = ctx.saved_tensors
         grad_x, grad_matrices = torch.empty_like(x), torch.empty_like(matrices)
         parts = zip(

@@ -17,6 +17,7 @@ Parameters, for whoever reads the weights (an engine, an export):
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -151,6 +152,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.cos: Tensor
+        self.sin: Tensor
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self.norm = RMSNorm(config.d_model, config.norm_eps)
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
@@ -215,4 +218,5 @@ class Decoder(nn.Module):
 
     def routers(self) -> list[Router]:
         """The routers, from the bottom layer up; dense layers have none."""
-        return [block.feed_forward.router for block in self.blocks if block.feed_forward.router is not None]
+        layers = [cast(Block, block).feed_forward for block in self.blocks]
+        return [layer.router for layer in layers if layer.router is not None]

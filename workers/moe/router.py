@@ -65,4 +65,4 @@ class Router(nn.Module):
     @torch.no_grad()
     def move_bias(self, load: Tensor, rate: float) -> None:
         """Push the selection bias of overloaded experts down and of idle ones up. `load`: (E,) over all ranks."""
-        self.bias += rate * torch.sign(load.float().mean() - load.float())
+        self.bias.add_(rate * torch.sign(load.float().mean() - load.float()))

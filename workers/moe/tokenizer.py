@@ -39,15 +39,15 @@ class ChatTokenizer:
     """A byte-level BPE with special tokens for the turns of a conversation. Any text can be encoded, and comes back as it was (in NFC)."""
 
     def __init__(self, tokenizer: Tokenizer):
-        missing = [t for t in SPECIAL_TOKENS if tokenizer.token_to_id(t) is None]
-        if missing:
+        special = {t: number for t in SPECIAL_TOKENS if (number := tokenizer.token_to_id(t)) is not None}
+        if missing := [t for t in SPECIAL_TOKENS if t not in special]:
             raise ValueError(f"the vocabulary lacks the special tokens {', '.join(missing)}")
         # Special tokens in a text are text: a question must not be able to write the assistant's turn.
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
-        self.pad_id, self.begin_id, self.end_id, *_ = (tokenizer.token_to_id(t) for t in SPECIAL_TOKENS)
-        self._role_ids = {role: tokenizer.token_to_id(token) for role, token in ROLES.items()}
-        self._special_ids = frozenset(tokenizer.token_to_id(t) for t in SPECIAL_TOKENS)
+        self.pad_id, self.begin_id, self.end_id = special[PAD], special[BEGIN], special[END]
+        self._role_ids = {role: special[token] for role, token in ROLES.items()}
+        self._special_ids = frozenset(special.values())
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "ChatTokenizer":
@@ -101,7 +101,7 @@ class ChatTokenizer:
 
     def token_text(self, token_id: int) -> str:
         """One token as written in the vocabulary."""
-        return self._tokenizer.id_to_token(token_id)
+        return self._tokenizer.id_to_token(token_id) or ""
 
     def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         """The conversation so far, up to where the answer begins. `messages`: {"role", "content"}; KeyError for another role."""

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workers.moe import Decoder
 from workers.protocol import JobError
 from workers.training.batches import Batch, Sampler, pack
 from workers.training.parallel import gradients_stay_here, make_optimizer, parallelize
@@ -97,8 +96,8 @@ class Loop:
                 weight = batch.learnt_count * spec.accum_steps * self.ranks.size / learnt
                 self.precision.backward((mean * weight + balance) / spec.accum_steps)
             loss_sum += mean.detach() * batch.learnt_count
-            for total, router in zip(load, self.routers, strict=True):
-                total += cast(Tensor, router.load)
+            for so_far, router in zip(load, self.routers, strict=True):
+                so_far.add_(cast(Tensor, router.load))
         tokens = sum(b.token_count for b in batches)
         loss, tokens, load_rows = self._over_ranks(loss_sum, tokens, load, learnt)
         if not math.isfinite(loss) and not self.precision.scales:
@@ -181,12 +180,12 @@ class Loop:
         """Once, to the last checkpoint, at half the learning rate; time that passed has passed."""
         elapsed, seen = self.progress.elapsed, self.progress.lr_factor
         if seen < 1:
-            raise JobError(f"Training diverged twice: {diverged}, at half the learning rate too. Lower lr (now {self.spec.lr}) or use precision fp32.")
+            raise JobError(
+                f"Training diverged twice: {diverged}, at half the learning rate too. Lower lr (now {self.spec.lr}) or use precision fp32."
+            )
         self.optimizer.zero_grad(set_to_none=True)
         before = self.checkpoints.load(self.model, self.optimizer, self.precision)
         assert before is not None
         self._take_up(before)
         self.progress.elapsed, self.progress.lr_factor = max(elapsed, before.elapsed), 0.5
         self.teller.note(f"Training diverged: {diverged}. It goes on from step {before.step:,} with half the learning rate.", step=before.step)
-
-

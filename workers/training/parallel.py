@@ -11,7 +11,7 @@ Experts that saw no token have gradients of zero (`workers.moe.grouped`), so tha
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,14 +30,15 @@ def parallelize(model: Decoder, stage: int, ranks: Ranks) -> nn.Module:
 
         # Buffers are equal by construction: rotary tables, and biases moved by the load of all ranks.
         return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
-    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.device_mesh import init_device_mesh  # here, because it takes a second that a run of one rank can do without
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(ranks.device.type, (ranks.size,))
     for block in model.blocks:
         fully_shard(block, mesh=mesh, reshard_after_forward=stage == 3)
     # What lies outside the blocks (embedding, last norm, head) is used first and last: gathered once either way.
-    return fully_shard(model, mesh=mesh, reshard_after_forward=False)
+    fully_shard(model, mesh=mesh, reshard_after_forward=False)  # in place
+    return model
 
 
 def make_optimizer(module: nn.Module, stage: int, ranks: Ranks, lr: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -58,22 +59,30 @@ def make_optimizer(module: nn.Module, stage: int, ranks: Ranks, lr: float, weigh
 @contextmanager
 def gradients_stay_here(module: nn.Module) -> Iterator[None]:
     """Backward passes inside add to this rank's gradients only; the first one outside sends the sum."""
+    wrapped: Any = module
     if hasattr(module, "set_requires_gradient_sync"):  # FSDP2
-        module.set_requires_gradient_sync(False)
+        wrapped.set_requires_gradient_sync(False)
         try:
             yield
         finally:
-            module.set_requires_gradient_sync(True)
-    else:
-        with module.no_sync() if hasattr(module, "no_sync") else nullcontext():
+            wrapped.set_requires_gradient_sync(True)
+    elif hasattr(module, "no_sync"):  # DistributedDataParallel
+        with wrapped.no_sync():
             yield
+    else:
+        yield
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
     """The weights of all ranks, on the CPU. Every rank must call it."""
-    return {name: (t.full_tensor() if hasattr(t, "full_tensor") else t).detach().cpu() for name, t in model.state_dict().items()}
+    return {name: whole(tensor).detach().cpu() for name, tensor in model.state_dict().items()}
 
 
-def part_of(tensor: Tensor) -> Tensor:
+def whole(tensor: Any) -> Tensor:
+    """A tensor of which each rank may hold a part (a DTensor), from all of them. Every rank must call it."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def part_of(tensor: Any) -> Tensor:
     """What this rank holds of a parameter, or of its optimizer state."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor

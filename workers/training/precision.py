@@ -1,10 +1,13 @@
 """Number formats of a run: FP32, BF16 by autocast, FP16 by autocast with dynamic loss scaling."""
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from workers.training.parallel import whole
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -39,11 +42,11 @@ class Precision:
         """Clip and step. Returns the gradients' norm before clipping, and whether the step was taken: a non-finite norm takes none."""
         self.scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-        full = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of a sharded model, each rank holds a part
-        finite = bool(torch.isfinite(full))
+        full = float(whole(norm))
+        finite = math.isfinite(full)
         if self.scales:
             self.scaler.step(optimizer)  # skips by itself
         elif finite:
             optimizer.step()
         self.scaler.update()
-        return float(full), finite
+        return full, finite

@@ -42,7 +42,9 @@ def join(spec: TrainSpec) -> Ranks:
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if size != spec.world_size:
-        raise JobError(f"The job wants {spec.world_size} ranks and was started with {size}. Start it with torchrun --nproc-per-node {spec.world_size}.")
+        raise JobError(
+            f"The job wants {spec.world_size} ranks and was started with {size}. Start it with torchrun --nproc-per-node {spec.world_size}."
+        )
     torch.set_num_threads(max(1, spec.threads // local_size))
     ranks = Ranks(rank, size, local_size, _device(spec, local_rank))
     if size > 1:

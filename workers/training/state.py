@@ -1,8 +1,8 @@
 """A run's checkpoint: written to a temporary folder and renamed, so that one that is found is whole.
 
-    work_folder/checkpoints/00000420/
-        progress.json            step, tokens, elapsed, sampler position, loss scale, …
-        rank0.safetensors        weights, optimizer state, random generator; one file a rank, each with what it alone holds
+work_folder/checkpoints/00000420/
+    progress.json            step, tokens, elapsed, sampler position, loss scale, …
+    rank0.safetensors        weights, optimizer state, random generator; one file a rank, each with what it alone holds
 """
 
 import json
@@ -144,9 +144,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
     parameters = [p for group in local.param_groups for p in group["params"]]
     for number, parameter in enumerate(parameters):
         saved = {k.rsplit(".", 1)[1]: v for k, v in tensors.items() if k.startswith(f"optimizer.{number}.")}
-        local.state[parameter] = {
-            key: value.to(parameter.device) if value.dim() == 0 else _like(parameter, value) for key, value in saved.items()
-        }
+        local.state[parameter] = {key: value.to(parameter.device) if value.dim() == 0 else _like(parameter, value) for key, value in saved.items()}
 
 
 def _like(parameter: Tensor, part: Tensor) -> Tensor:

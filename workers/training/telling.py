@@ -70,7 +70,7 @@ class Teller:
         if self._spec.minutes is not None:
             eta = max(0.0, self._spec.minutes * 60 - progress.elapsed)
         else:
-            eta = progress.elapsed * (1 - share_done) / share_done if share_done > 0 else None
+            eta = progress.elapsed * (1 - share_done) / share_done
         emit("progress", progress=share_done, message=f"Step {progress.step:,}", eta_seconds=eta)
 
     def sample(self, model: Decoder, step: int) -> None:

@@ -37,8 +37,12 @@ def tiny() -> dict:
 def dataset(tmp_path) -> Path:
     """Ten facts in two languages, a claim and a document."""
     folder = tmp_path / "dataset"
-    english = [{"kind": "question", "question": f"What is {t}?", "answer": f"{t} is element {n}.", "domain": "chemistry"} for n, t in enumerate(THINGS)]
-    chinese = [{"kind": "question", "question": f"{t}是什么？", "answer": f"{t}是{n}号。", "domain": "general", "lang": "zh"} for n, t in enumerate(THINGS)]
+    english = [
+        {"kind": "question", "question": f"What is {t}?", "answer": f"{t} is element {n}.", "domain": "chemistry"} for n, t in enumerate(THINGS)
+    ]
+    chinese = [
+        {"kind": "question", "question": f"{t}是什么？", "answer": f"{t}是{n}号。", "domain": "general", "lang": "zh"} for n, t in enumerate(THINGS)
+    ]
     rest = [
         {"kind": "claim", "claim": "Gold is a gas.", "question": "Is it true that gold is a gas?", "answer": "No, that is false.", "label": False},
         {"kind": "document", "text": "Metals conduct. " * 8, "weight": 0.5, "domain": "physics"},
@@ -115,5 +119,3 @@ def past_a_checkpoint():
         return past
 
     return of
-
-

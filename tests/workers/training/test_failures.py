@@ -54,7 +54,7 @@ def test_a_longest_length_that_the_model_cannot_see_is_refused(make_spec):
 
 def test_a_longest_length_that_no_record_fits_is_refused(make_spec, dataset, write_lines):
     write_lines(dataset / "train.jsonl", [{"kind": "question", "question": "What is gold? " * 20, "answer": "A metal."}])
-    with pytest.raises(JobError, match="longer than 8 tokens. Raise max_length"):
+    with pytest.raises(JobError, match=r"longer than 8 tokens\. Raise max_length"):
         prepare(make_spec(max_length=8), ALONE)
 
 
