@@ -26,8 +26,9 @@ import redis
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 KNOWLEDGE = Path(__file__).with_name("knowledge.jsonl")
-RECOVERY_SECONDS = 30.0  # the contract: whatever died is back, and everything accepted is answered, within this time
-SECOND_START_SECONDS = 15.0
+# The contract: whatever died is back, and everything accepted is answered, within this time; a second start takes no longer than that.
+# It is promised on a machine that is the portal's own: see `shared`.
+RECOVERY_SECONDS, SECOND_START_SECONDS = 30.0, 15.0
 PATIENCE_SECONDS = 120.0  # for what the contract gives no time: the machine may be slow and shared
 POLL_SECONDS = 0.05
 ROLES = {
@@ -48,6 +49,11 @@ def wait_for(condition: Callable[[], Found], *, within: float = PATIENCE_SECONDS
             pytest.fail(f"not within {within:.0f} s: {what}")
         time.sleep(POLL_SECONDS)
     return found
+
+
+def shared(seconds: float) -> float:
+    """A promised time on a machine that others use too: longer by as much as they make its processes wait for a core."""
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1) - 1)
 
 
 def free_port() -> int:
@@ -132,7 +138,7 @@ class Stack:
         """End it as a person does, and return its exit status once no process is left."""
         self.process.send_signal(sign)
         status = self.process.wait(PATIENCE_SECONDS)
-        wait_for(lambda: not self.processes(), within=RECOVERY_SECONDS, what=f"no process is left; there are {self.processes()}")
+        wait_for(lambda: not self.processes(), within=shared(RECOVERY_SECONDS), what=f"no process is left; there are {self.processes()}")
         return status
 
     def destroy(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.stack import PATIENCE_SECONDS, RECOVERY_SECONDS, SECOND_START_SECONDS, Stack, running_copy, wait_for
+from tests.stack import PATIENCE_SECONDS, RECOVERY_SECONDS, SECOND_START_SECONDS, Stack, running_copy, shared, wait_for
 
 pytestmark = pytest.mark.faults
 
@@ -46,9 +46,9 @@ def test_a_signal_ends_every_process_and_the_next_start_is_quick_and_knows_every
     before = (running.version("live"), running.version("candidate"), running.rows("/api/v1/datasets/"), len(running.rows("/api/v1/audit/")))
     status = running.stop(sign)
     assert status == 0
-    assert running.start().start_seconds < SECOND_START_SECONDS
+    assert running.start().start_seconds < shared(SECOND_START_SECONDS)
     assert (running.version("live"), running.version("candidate"), running.rows("/api/v1/datasets/"), len(running.rows("/api/v1/audit/"))) == before
-    running.wait_answers(within=RECOVERY_SECONDS)
+    running.wait_answers(within=shared(RECOVERY_SECONDS))
 
 
 def test_a_second_ctrl_c_does_no_harm(running):
@@ -61,12 +61,12 @@ def test_killing_the_supervisor_leaves_no_process(running):
     job = running.train(running.dataset()["id"], minutes=2)
     wait_for(lambda: running.processes("child"), what="the training's process")
     running.kill("supervisor")
-    wait_for(lambda: not running.processes(), within=RECOVERY_SECONDS, what=f"no process survives; there are {running.processes()}")
+    wait_for(lambda: not running.processes(), within=shared(RECOVERY_SECONDS), what=f"no process survives; there are {running.processes()}")
     running.process.wait()
     running.start()
-    running.wait_job(job, status="running", within=RECOVERY_SECONDS)
+    running.wait_job(job, status="running", within=shared(RECOVERY_SECONDS))
     running.post(f"/api/v1/training-jobs/{job['id']}/cancel/")
-    running.wait_job(job, status="cancelled", within=RECOVERY_SECONDS)
+    running.wait_job(job, status="cancelled", within=shared(RECOVERY_SECONDS))
 
 
 def test_two_portals_on_one_home_are_refused_and_the_first_is_not_disturbed(running):
@@ -77,7 +77,7 @@ def test_two_portals_on_one_home_are_refused_and_the_first_is_not_disturbed(runn
         assert "another DSPortal is running" in said
         assert str(running.home) in said
     assert _requests(running) >= counted
-    running.wait_answers(within=RECOVERY_SECONDS)
+    running.wait_answers(within=shared(RECOVERY_SECONDS))
 
 
 def _requests(portal: Stack) -> float:

@@ -1,0 +1,186 @@
+"""SIGKILL to each process in the middle of its work: nothing that was accepted is lost or done twice, and all is well within 30 s."""
+
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+
+import httpx
+import pytest
+import redis
+
+from apps.monitoring import names
+from tests.stack import RECOVERY_SECONDS, Stack, shared, wait_for
+
+pytestmark = pytest.mark.faults
+
+ASKERS = 12
+
+
+class Askers:
+    """Services that ask one question after the other, each a different one, and keep what came."""
+
+    def __init__(self, stack: Stack, name: str):
+        self.stack, self.name = stack, name
+        self.replies: list[tuple[str, httpx.Response, float]] = []
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(ASKERS)
+        self._running = [self._pool.submit(self._ask, number) for number in range(ASKERS)]
+
+    def _ask(self, number: int) -> None:
+        with self.stack.client(self.stack.token) as http:
+            turn = 0
+            while not self._stop.is_set():
+                prompt, began = f"What is an anchor? {self.name} {number}-{turn}", time.monotonic()
+                reply = http.post("/api/v1/generate/", json={"prompt": prompt, "max_tokens": 24, "temperature": 0})
+                self.replies.append((prompt, reply, time.monotonic() - began))
+                turn += 1
+
+    def finish(self) -> None:
+        """No new questions; those asked are waited for. Raises what an asker raised, such as a connection cut."""
+        self._stop.set()
+        for asker in self._running:
+            asker.result(120)
+        self._pool.shutdown()
+
+
+@contextmanager
+def questions(stack: Stack, name: str) -> Iterator[Askers]:
+    askers = Askers(stack, name)
+    try:
+        wait_for(lambda: len(askers.replies) >= ASKERS, what="the first answers")
+        yield askers
+    finally:
+        askers.finish()
+
+
+def freeze(stack: Stack, role: str) -> None:
+    for process in stack.processes(role):
+        process.suspend()
+
+
+def rows_of(stack: Stack, like: str) -> Counter[str]:
+    """How often each question is in the table of answers, read beside the portal."""
+    with closing(sqlite3.connect(f"file:{stack.home / 'dsportal.sqlite3'}?mode=ro", uri=True, timeout=30)) as database:
+        return Counter(prompt for (prompt,) in database.execute("SELECT prompt FROM serving_answer WHERE prompt LIKE ?", [f"%{like}%"]))
+
+
+def checkpoints(stack: Stack, job: dict) -> list:
+    return list((stack.home / "work" / job["id"]).rglob("*.safetensors"))
+
+
+def test_training_goes_on_from_its_checkpoint_when_its_worker_and_child_are_killed(stack):
+    dataset, known = stack.dataset()["id"], {row["id"] for row in stack.rows("/api/v1/model-versions/")}
+    job = stack.train(dataset, minutes=0.7, parent=stack.version("live")["id"])
+    wait_for(lambda: checkpoints(stack, job), what="the first checkpoint")
+    before = stack.get(job["url"])
+    assert before["status"] == "running"
+    died = time.monotonic()
+    stack.kill("jobs", "child")
+    wait_for(
+        lambda: (now := stack.get(job["url"]))["status"] == "running" and now["attempt"] > before["attempt"],
+        within=shared(RECOVERY_SECONDS),
+        what="a second attempt",
+    )
+    assert time.monotonic() - died < shared(RECOVERY_SECONDS)
+    done = stack.wait_job(job)
+    new = [row for row in stack.rows("/api/v1/model-versions/") if row["id"] not in known]
+    assert [row["id"] for row in new] == [done["model_version"]]
+    told = _steps_told(stack, job)
+    assert told[1][0] > told[0][-1] / 2, "it began anew"
+
+
+def _steps_told(stack: Stack, job: dict) -> list[list[int]]:
+    """The steps told in each attempt."""
+    attempts: list[list[int]] = [[]]
+    for event in stack.get(f"{job['url']}events/")["results"]:
+        if event["kind"] == "requeued":
+            assert event["data"]["why"]
+            attempts.append([])
+        elif event["kind"] == "step":
+            attempts[-1].append(event["data"]["step"])
+    return attempts
+
+
+def test_answers_in_flight_come_all_the_same_when_the_inference_worker_is_killed(stack):
+    with questions(stack, "inference") as askers:
+        freeze(stack, "inference")  # in the middle of its answers, so that every asker waits for one that cannot come
+        wait_for(lambda: stack.redis().zcard(names.IN_FLIGHT) >= ASKERS, what="an answer in flight for every asker")
+        answered, died = len(askers.replies), time.monotonic()
+        stack.kill("inference")
+        wait_for(lambda: len(askers.replies) >= answered + ASKERS, within=shared(RECOVERY_SECONDS), what="the answers that were in flight")
+        assert time.monotonic() - died < shared(RECOVERY_SECONDS)
+    replies = askers.replies
+    assert {reply.status_code for _, reply, _ in replies} == {200}
+    assert rows_of(stack, "What is an anchor? inference") == Counter(prompt for prompt, _, _ in replies)
+    assert len({reply.json()["answer"] for _, reply, _ in replies}) == len(replies)
+    # Begun again, an answer continues: asked anew on the healthy worker, uncached, each of those gives the same text.
+    for prompt, reply, _ in replies[answered : answered + 3]:
+        again = stack.ask(prompt, max_tokens=25)
+        assert not again["cached"]
+        assert again["text"].startswith(reply.json()["text"])
+
+
+def test_redis_killed_in_the_middle_refuses_honestly_and_work_goes_on(stack):
+    first = stack.train(stack.dataset()["id"], steps=80)
+    stack.wait_job(first, status="running")
+    second = stack.train(stack.dataset()["id"], steps=20)
+    with questions(stack, "redis") as askers:
+        before = stack.redis().info("server")["run_id"]
+        stack.kill("redis")
+        wait_for(lambda: _run_id(stack) not in (None, before), within=shared(RECOVERY_SECONDS), what="Redis is back")
+        stack.wait_answers(within=shared(RECOVERY_SECONDS))
+        answered = len(askers.replies)
+        wait_for(lambda: len(askers.replies) >= answered + ASKERS, within=shared(RECOVERY_SECONDS), what="answers to everybody again")
+    refused = [reply for _, reply, _ in askers.replies if reply.status_code != 200]
+    for reply in refused:
+        assert reply.status_code in (429, 503, 504), reply.text
+        assert reply.json()["detail"]
+    assert {reply.status_code for _, reply, _ in askers.replies[-ASKERS:]} == {200}
+    counted = rows_of(stack, "What is an anchor? redis")
+    assert not {prompt: count for prompt, count in counted.items() if count > 1}
+    assert all(counted[prompt] for prompt, reply, _ in askers.replies if reply.status_code == 200)
+    # The job that ran went on, and the one whose message was in the dead Redis is found in its row.
+    assert stack.wait_job(first)["attempt"] == 1
+    assert stack.wait_job(second)["model_version"]
+
+
+def _run_id(stack: Stack) -> str | None:
+    try:
+        return stack.redis().info("server")["run_id"]
+    except redis.RedisError:
+        return None
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["all its processes", "its first process alone"])
+def test_the_web_process_is_back_at_once_and_nothing_was_forgotten(stack, whole):
+    versions = stack.rows("/api/v1/model-versions/")
+    old = {process.pid for process in stack.processes("web")}
+    if whole:
+        stack.kill("web")
+    else:
+        min(stack.processes("web"), key=lambda process: process.create_time()).kill()
+    wait_for(
+        lambda: not old & {process.pid for process in stack.processes("web")},
+        within=shared(RECOVERY_SECONDS),
+        what="none of the old web processes is left",
+    )
+    wait_for(stack.is_ready, within=shared(RECOVERY_SECONDS), what="the portal is ready")
+    assert stack.rows("/api/v1/model-versions/") == versions
+    stack.wait_answers(within=shared(RECOVERY_SECONDS))
+
+
+def test_beat_killed_is_started_again_and_its_rounds_go_on(stack):
+    stack.kill("beat")
+    wait_for(lambda: stack.processes("beat"), within=shared(RECOVERY_SECONDS), what="beat is back")
+    stack.ask("What is a tide?", max_tokens=1)
+    began = int(time.time())
+    wait_for(lambda: _gauges_since(stack, began), within=shared(RECOVERY_SECONDS), what="beat's gauges of a second after its death")
+
+
+def _gauges_since(stack: Stack, began: int) -> bool:
+    r = stack.redis()
+    return any(r.hexists(names.SECOND.format(second=second), "gauge|replicas") for second in range(began, int(time.time()) + 1))
