@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workers.compression.folders import describe_result, load_parent, model_card
-from workers.compression.learning import Length, learn, read_examples
+from workers.compression.learning import Length, Objective, learn, read_examples
 from workers.compression.measure import compare, sample_prompts
 from workers.compression.spec import CompressSpec
 from workers.compression.students import student_config
@@ -50,7 +50,7 @@ def run_distill(spec: CompressSpec) -> dict[str, Any]:
     return describe_result("distilled", config, details)
 
 
-def distillation(teacher: Decoder, student: Decoder) -> Any:
+def distillation(teacher: Decoder, student: Decoder, alpha: float = ALPHA) -> Objective:
     """The objective of `learn`."""
 
     def objective(batch: Batch) -> tuple[Tensor, dict[str, float]]:
@@ -59,7 +59,7 @@ def distillation(teacher: Decoder, student: Decoder) -> Any:
         found = _logits(student, batch)
         kl = _divergence(wanted / TEMPERATURE, found / TEMPERATURE)
         hard = F.cross_entropy(found, batch.targets)
-        loss = ALPHA * TEMPERATURE**2 * kl + (1 - ALPHA) * hard
+        loss = alpha * TEMPERATURE**2 * kl + (1 - alpha) * hard
         return loss, {"loss": float(loss.detach()), "kl": float(kl.detach()), "cross_entropy": float(hard.detach())}
 
     return objective

@@ -1,0 +1,129 @@
+import json
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+
+from workers.compression.int8 import run_int8
+from workers.compression.int8_product import LANES, OUTPUTS, QUAD, SHIFT, compile_product, pack, product
+from workers.compression.measure import weight_bytes
+from workers.compression.runners import open_runner
+from workers.engine import Chunk, UnusableModel, open_engine
+from workers.moe import Decoder, experts, load_model
+
+
+@pytest.mark.parametrize("multiply", [product, compile_product(vnni=False)], ids=["this processor's", "portable"])
+@pytest.mark.parametrize(("outputs", "inputs", "rows"), [(64, 64, 1), (100, 33, 7), (17, 5, 3), (130, 260, 4)])
+def test_products_are_those_of_whole_numbers(multiply, outputs, inputs, rows):
+    random = np.random.default_rng(0)
+    weight = random.integers(-127, 128, (outputs, inputs)).astype(np.int8)
+    x = random.integers(1, 256, (rows, inputs)).astype(np.uint8)
+    row_scale, scale = random.random(rows, np.float32), random.random(outputs, np.float32)
+    padded, wide = -(-outputs // OUTPUTS) * OUTPUTS, -(-inputs // QUAD) * QUAD
+    out = np.zeros((rows, padded), np.float32)
+    bytes_in = np.full((rows, wide), 77, np.uint8)  # what lies in the padding must not count
+    bytes_in[:, :inputs] = x
+    offset = np.zeros(padded, np.int32)
+    offset[:outputs] = -SHIFT * weight.sum(1, dtype=np.int32)
+    scales = np.concatenate([scale, np.zeros(padded - outputs, np.float32)])
+    packed = pack(weight)
+    assert packed.shape == (padded // LANES, wide // QUAD, LANES, QUAD)
+    multiply(bytes_in, row_scale, rows, packed.reshape(-1), scales, offset, wide, out)
+    expected = (x.astype(np.int64) - SHIFT) @ weight.T.astype(np.int64) * row_scale[:, None].astype(np.float64) * scale
+    np.testing.assert_allclose(out[:, :outputs], expected, rtol=1e-6)
+
+
+def _logits(model, tokens: list[int]) -> np.ndarray:
+    with torch.inference_mode():
+        return model(torch.tensor([tokens]))[0, -1].numpy()
+
+
+def _rounded(x: torch.Tensor) -> torch.Tensor:
+    """Each row as 8 bits would give it back."""
+    scale = x.abs().amax(-1, keepdim=True) / 127
+    return torch.where(scale > 0, (x / scale).round() * scale, x)
+
+
+def _round_activations(model: Decoder, monkeypatch) -> None:
+    """Let every matrix of the model see rows of 8 bits; the router and the norms see what they always do."""
+    for module in model.modules():
+        if isinstance(module, (torch.nn.Linear, experts.Experts, experts.DenseNetwork)):
+            module.register_forward_pre_hook(lambda _, inputs: (_rounded(inputs[0]), *inputs[1:]))
+    gated = experts.gated
+    monkeypatch.setattr(experts, "gated", lambda gate_up: _rounded(gated(gate_up)))
+
+
+def test_the_runner_says_what_pytorch_says_with_weights_and_activations_of_8_bits(any_model, save, spec, tokenizer, prompts, monkeypatch):
+    run_int8(made := spec("int8", save(any_model)))
+    decoded, _ = load_model(made.output_folder)
+    _round_activations(decoded, monkeypatch)
+    sequences = [tokenizer.encode_prompt(prompt) for prompt in prompts]
+    with closing(open_runner(made.output_folder, threads=1, max_batch=8, max_seq_len=96)) as runner:
+        found = runner.forward([Chunk(slot, 0, tokens) for slot, tokens in enumerate(sequences)]).copy()
+        after = runner.forward([Chunk(slot, len(tokens), [9]) for slot, tokens in enumerate(sequences)]).copy()
+    for tokens, first, second in zip(sequences, found, after, strict=True):
+        for wanted, logits in ((_logits(decoded, tokens), first), (_logits(decoded, [*tokens, 9]), second)):
+            # An activation just at the middle between two steps may fall to either side.
+            assert np.abs(logits - wanted).mean() < 0.02 * wanted.std()
+
+
+def test_rounding_activations_changes_little(make_model, save, spec, tokenizer, prompts):
+    run_int8(made := spec("int8", save(make_model())))
+    decoded, _ = load_model(made.output_folder)
+    sequences = [tokenizer.encode_prompt(prompt) for prompt in prompts]
+    with closing(open_runner(made.output_folder, threads=1, max_batch=8, max_seq_len=96)) as runner:
+        found = runner.forward([Chunk(slot, 0, tokens) for slot, tokens in enumerate(sequences)])
+    for tokens, logits in zip(sequences, found, strict=True):
+        assert np.corrcoef(logits, _logits(decoded, tokens))[0, 1] > 0.99
+
+
+def test_a_row_does_not_depend_on_its_company_nor_on_how_its_prompt_is_cut(make_model, save, spec, tokenizer, prompts):
+    run_int8(made := spec("int8", save(make_model())))
+    sequences = [tokenizer.encode_prompt(prompt) for prompt in prompts]
+    with closing(open_runner(made.output_folder, threads=2, max_batch=8, max_seq_len=96)) as runner:
+        together = runner.forward([Chunk(slot, 0, tokens) for slot, tokens in enumerate(sequences)]).copy()
+        for slot, tokens in enumerate(sequences):
+            runner.forward([Chunk(slot, 0, tokens[:4])])
+            alone = runner.forward([Chunk(slot, 4, tokens[4:])])[0]
+            np.testing.assert_allclose(alone, together[slot], atol=1e-5)
+
+
+def test_decoding_step_by_step_is_reading_all_at_once(make_model, save, spec, tokenizer, prompts):
+    run_int8(made := spec("int8", save(make_model())))
+    tokens = tokenizer.encode_prompt(prompts[0])
+    with closing(open_runner(made.output_folder, threads=1, max_batch=2, max_seq_len=96)) as runner:
+        at_once = runner.forward([Chunk(0, 0, tokens)])[0].copy()
+        for position, token in enumerate(tokens):
+            stepwise = runner.forward([Chunk(1, position, [token])])[0]
+    np.testing.assert_allclose(stepwise, at_once, atol=1e-5)
+
+
+def test_a_model_of_the_nano_shape_takes_a_quarter_of_the_bytes(make_model, save, spec):
+    model = make_model(vocab_size=2048, d_model=128, n_layers=3, n_heads=4, n_kv_heads=2, head_dim=32, d_expert=128, n_experts=8)
+    parent = save(model)
+    result = run_int8(made := spec("int8", parent))
+    assert weight_bytes(made.output_folder) <= 0.26 * weight_bytes(parent)
+    assert result["kind"] == "int8"
+    assert result["details"]["size_ratio"] == weight_bytes(made.output_folder) / weight_bytes(parent)
+
+
+def test_the_engine_serves_it_without_decoding_it(make_model, save, spec, prompts):
+    run_int8(made := spec("int8", save(make_model())))
+    with closing(open_engine(made.output_folder)) as engine:
+        assert type(engine._runner).__name__ == "Int8Runner"
+        answers = engine.generate_all(prompts, max_tokens=8)
+    assert all(answer.tokens >= 1 or answer.finish_reason == "stop" for answer in answers)
+
+
+def test_damaged_weights_are_named(make_model, save, spec):
+    run_int8(made := spec("int8", save(make_model())))
+    weights = made.output_folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UnusableModel, match="weights of child are damaged"):
+        open_runner(made.output_folder, threads=1, max_batch=1, max_seq_len=96)
+
+
+def test_config_json_says_what_is_stored(make_model, save, spec):
+    run_int8(made := spec("int8", save(make_model())))
+    assert json.loads((made.output_folder / "config.json").read_text())["storage"]["format"] == "int8"

@@ -1,0 +1,34 @@
+import torch
+
+from workers.compression import quantization
+
+
+def test_weights_are_those_of_torchs_per_channel_quantization():
+    weight = torch.randn(40, 64) * torch.logspace(-4, 2, 40)[:, None]
+    values, scale = quantization.quantize(weight)
+    reference = torch.fake_quantize_per_channel_affine(weight, scale.flatten().float(), torch.zeros(40, dtype=torch.int32), 0, -127, 127)
+    assert torch.allclose(quantization.dequantize(values, scale), reference, rtol=1e-5, atol=1e-9)
+
+
+def test_no_weight_is_off_by_more_than_half_a_scale():
+    weight = torch.randn(30, 50) * torch.logspace(-9, 3, 30)[:, None]
+    values, scale = quantization.quantize(weight)
+    error = (quantization.dequantize(values, scale) - weight).abs()
+    assert (error <= scale.float() * 0.5 * (1 + 1e-5)).all()
+
+
+def test_a_row_of_zeros_stays_zero():
+    values, scale = quantization.quantize(torch.zeros(2, 8))
+    assert not quantization.dequantize(values, scale).any()
+
+
+def test_stacked_experts_have_a_scale_for_each_output_of_each_expert():
+    experts = torch.randn(3, 16, 10)
+    _, scale = quantization.quantize(experts)
+    assert scale.shape == (3, 1, 10)
+
+
+def test_routers_and_norms_are_kept_as_they_are():
+    tensors = {"model.layers.0.mlp.router.weight": torch.randn(4, 16), "model.norm.weight": torch.randn(16)}
+    decoded = quantization.decode(quantization.encode(tensors), {})
+    assert all(torch.equal(decoded[name], tensor) for name, tensor in tensors.items())
