@@ -17,8 +17,9 @@ GENERAL = "general"  # what no domain claims
 CHANCES, ENOUGH_CONFIDENCE = 2.0, 0.25
 MIN_ROWS_PER_DOMAIN = 4  # fewer can be learned from, but not measured
 HELD_OUT_IN = 5  # one group in five is held out
-DIMENSIONS, LEARNING_RATE, WORD_NGRAMS, BUCKETS = 50, 0.3, 2, 200_000
-EPOCHS_FEW, EPOCHS_MANY, MANY_EXAMPLES = 30, 10, 5_000  # few examples must be read more often
+DIMENSIONS, WORD_NGRAMS, BUCKETS = 50, 2, 200_000
+# (epochs, learning rate): few examples must be read more often, and with more care.
+READING_FEW, READING_MANY, MANY_EXAMPLES = (30, 0.3), (10, 0.6), 5_000
 _LABEL = "__label__"
 
 
@@ -44,13 +45,12 @@ def classify(records: list[Record], work_folder: Path, seed: int) -> tuple[list[
     """Give every kept row a domain; a labelled row keeps its own. Rows that name fewer than two domains are sorted by the known words alone."""
     examples = examples_from(records)
     named = {e.domain for e in examples}
-    # The words of the fields which this data set names; of all fields, where it names none.
-    hints = [Example(text, domain, "words") for domain, text in examples_of(named if len(named) > 1 else None)]
+    hints = hints_for(examples)
     unlabelled = [i for i, r in enumerate(records) if r.kept and not r.domain]
-    report = _measure(examples, hints, work_folder, seed) if len(named) > 1 else ClassifierReport()
+    report = measure(examples, hints, work_folder, seed) if len(named) > 1 else ClassifierReport()
     labelled, unsure = list(records), 0
     if unlabelled:
-        classifier = _train(examples + hints, work_folder, seed)
+        classifier = _train([*examples, *hints], work_folder, seed)
         needed = min(ENOUGH_CONFIDENCE, CHANCES / len(classifier.domains))
         guesses = _predict(classifier, [records[i].content for i in unlabelled])
         for i, (domain, confidence) in zip(unlabelled, guesses, strict=True):
@@ -58,6 +58,12 @@ def classify(records: list[Record], work_folder: Path, seed: int) -> tuple[list[
             unsure += not is_sure
             labelled[i] = replace(records[i], domain=domain if is_sure else GENERAL)
     return labelled, replace(report, trained_on=len(examples), labelled=len(unlabelled), unsure=unsure)
+
+
+def hints_for(examples: Iterable[Example]) -> list[Example]:
+    """The known words of the fields that these examples name; of all fields, where they name fewer than two."""
+    named = {e.domain for e in examples}
+    return [Example(text, domain, "words") for domain, text in examples_of(named if len(named) > 1 else None)]
 
 
 def examples_from(records: Iterable[Record]) -> list[Example]:
@@ -75,7 +81,7 @@ def _is_held_out(group: str, seed: int) -> bool:
     return int.from_bytes(blake2b(f"{seed} {group}".encode(), digest_size=4).digest(), "big") % HELD_OUT_IN == 0
 
 
-def _measure(examples: list[Example], hints: list[Example], work_folder: Path, seed: int) -> ClassifierReport:
+def measure(examples: Sequence[Example], hints: Sequence[Example], work_folder: Path, seed: int) -> ClassifierReport:
     rows = Counter(e.domain for e in examples)
     held_out = [e for e in examples if _is_held_out(e.group, seed) and rows[e.domain] >= MIN_ROWS_PER_DOMAIN]
     known = [e for e in examples if not _is_held_out(e.group, seed)]
@@ -83,7 +89,7 @@ def _measure(examples: list[Example], hints: list[Example], work_folder: Path, s
         return ClassifierReport()
     right: dict[str, int] = defaultdict(int)
     seen: dict[str, int] = defaultdict(int)
-    guesses = _predict(_train(known + hints, work_folder, seed), [e.text for e in held_out])
+    guesses = _predict(_train([*known, *hints], work_folder, seed), [e.text for e in held_out])
     for example, (domain, _) in zip(held_out, guesses, strict=True):
         seen[example.domain] += 1
         right[example.domain] += domain == example.domain
@@ -108,10 +114,10 @@ def _train(examples: list[Example], work_folder: Path, seed: int) -> Classifier:
     path = work_folder / "classifier.txt"
     with path.open("w", encoding="utf-8") as file:
         file.writelines(f"{_LABEL}{number[e.domain]} {words_of_text(e.text)}\n" for e in examples)
-    epochs = EPOCHS_MANY if len(examples) > MANY_EXAMPLES else EPOCHS_FEW
+    epochs, rate = READING_MANY if len(examples) > MANY_EXAMPLES else READING_FEW
     # One thread: with more, fastText's updates race and a rerun gives another model.
     model = fasttext.train_supervised(
-        str(path), dim=DIMENSIONS, epoch=epochs, lr=LEARNING_RATE, wordNgrams=WORD_NGRAMS, bucket=BUCKETS, minCount=1, thread=1, seed=seed, verbose=0
+        str(path), dim=DIMENSIONS, epoch=epochs, lr=rate, wordNgrams=WORD_NGRAMS, bucket=BUCKETS, minCount=1, thread=1, seed=seed, verbose=0
     )
     path.unlink()
     return Classifier(model, domains)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 PERMUTATIONS = 128
 SEED = 1
 LATIN_SHINGLE, HAN_SHINGLE = 5, 3  # characters; a Han character says about as much as two Latin letters
-BATCH_CHARACTERS = 100_000
+BATCH_CHARACTERS = 50_000
 _MULTIPLIER = np.uint32(0x01000193)
 
 Hashes = NDArray[np.uint32]
@@ -55,8 +55,11 @@ def signatures(texts: Sequence[str], sizes: Sequence[int]) -> Hashes:
     out = np.full((len(texts), PERMUTATIONS), np.iinfo(np.uint32).max, np.uint32)
     for indices in _batches(texts):
         rows, joined, starts = _hashes_of_batch([(i, texts[i], sizes[i]) for i in indices])
-        for k in range(PERMUTATIONS if rows else 0):  # one permutation at a time: the whole batch stays in the cache
-            out[rows, k] = np.minimum.reduceat(joined * a[k] + b[k], starts)
+        permuted = np.empty_like(joined)
+        for k in range(PERMUTATIONS if rows else 0):  # one permutation at a time, in place: the whole batch stays in the cache
+            np.multiply(joined, a[k], out=permuted)
+            np.add(permuted, b[k], out=permuted)
+            out[rows, k] = np.minimum.reduceat(permuted, starts)
     return out
 
 

@@ -26,6 +26,8 @@ _ARTICLES = frozenset({"the", "a", "an", "this", "these", "in", "of", "for", "ä¸
 
 def same_statement(a: str, b: str) -> bool:
     """Whether `a` and `b`, whose shingles mostly agree, say the same thing in slightly other words."""
+    if max(a.count(" "), b.count(" ")) > MAX_TOKENS:
+        return True
     left, right = _TOKEN.findall(a), _TOKEN.findall(b)
     if max(len(left), len(right)) > MAX_TOKENS:
         return True
