@@ -61,15 +61,35 @@ def monitoring_charts(points: Sequence[dict], window: Window, version: ModelVers
     marks = [Mark(_iso(d.started_at), d.model_version.name, f"var(--v-c{d.model_version.colour})") for d in found.deployments]
     busy = any(point["requests"] for point in points)
 
-    def chart(title: str, now: str, lines: Sequence[tuple[str, str, str]], show: Callable[[Number], str], *, alert: str = "", empty: str = "", hover: str = "%{y:.3~r}", **more: Any) -> Chart:
+    def chart(
+        title: str,
+        now: str,
+        lines: Sequence[tuple[str, str, str]],
+        show: Callable[[Number], str],
+        *,
+        alert: str = "",
+        empty: str = "",
+        hover: str = "%{y:.3~r}",
+        **more: Any,
+    ) -> Chart:
         # `lines`: column, name, colour
         drawn = [Line(name, times, [p[column] for p in points], tone, hover=hover) for column, name, tone in lines]
         rows = _thinned([[p["time"], *(show(p[column]) for column, _name, _tone in lines)] for p in points])
         table = Table([_("Time"), *([name for _column, name, _tone in lines] if len(lines) > 1 else [title])], rows)
         spans = [Span(_iso(a.fired_at), _iso(a.resolved_at or timezone.now())) for a in found.alerts if a.rule == alert and a.fired_at]
         return line_chart(
-            drawn, size="s", dates=True, x_range=[times[0], times[-1]], marks=marks, spans=_within(spans, times[0]), now=now, table=table, empty=empty, link=link,
-            right=RIGHT, **more,
+            drawn,
+            size="s",
+            dates=True,
+            x_range=[times[0], times[-1]],
+            marks=marks,
+            spans=_within(spans, times[0]),
+            now=now,
+            table=table,
+            empty=empty,
+            link=link,
+            right=RIGHT,
+            **more,
         )
 
     quiet = "" if busy else _("No request in this window.")

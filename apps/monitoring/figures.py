@@ -44,7 +44,15 @@ class Chart:
 
     def as_json(self) -> dict[str, Any]:
         table = {"head": self.table.head, "rows": self.table.rows} if self.table else None
-        return {"data": self.data, "layout": self.layout, "now": self.now, "table": table, "empty": self.empty, "final": self.final, "link": self.link}
+        return {
+            "data": self.data,
+            "layout": self.layout,
+            "now": self.now,
+            "table": table,
+            "empty": self.empty,
+            "final": self.final,
+            "link": self.link,
+        }
 
 
 @dataclass(frozen=True)
@@ -190,8 +198,16 @@ def end_labels(lines: Sequence[tuple[Line, str]], low: float, high: float, heigh
         for (value, text, colour), want, at in zip(ends, wanted, placed, strict=True):
             labels.append(
                 {
-                    **({"xref": "paper", "x": 1} if at_edge else {"xref": "x", "x": x}), "xanchor": "left", "xshift": 4, "yref": "y", "y": value,
-                    "yanchor": "middle", "yshift": round(at - sink - want, 1), "text": text, "showarrow": False, "font": {"color": colour, "size": 12},
+                    **({"xref": "paper", "x": 1} if at_edge else {"xref": "x", "x": x, "bgcolor": "var(--surface)"}),
+                    "xanchor": "left",
+                    "xshift": 4,
+                    "yref": "y",
+                    "y": value,
+                    "yanchor": "middle",
+                    "yshift": round(at - sink - want, 1),
+                    "text": text,
+                    "showarrow": False,
+                    "font": {"color": colour, "size": 12},
                 }
             )
     return labels
@@ -236,7 +252,15 @@ def heat_chart(
     layout["height"] = max(HEIGHTS[size] if size != "l" else 0, TOP + BOTTOM + ROW_HEIGHT * len(y))
     layout["margin"]["l"] = 12 + max(_width(name) for name in y)
     layout["xaxis"] = {"type": "category", "showgrid": False, "ticks": "", "fixedrange": True, "side": "bottom", "showline": False, "zeroline": False}
-    layout["yaxis"] = {"type": "category", "autorange": "reversed", "showgrid": False, "ticks": "", "fixedrange": True, "showline": False, "zeroline": False}
+    layout["yaxis"] = {
+        "type": "category",
+        "autorange": "reversed",
+        "showgrid": False,
+        "ticks": "",
+        "fixedrange": True,
+        "showline": False,
+        "zeroline": False,
+    }
     layout["hovermode"] = "closest"
     trace = {
         "type": "heatmap", "z": [list(row) for row in z], "x": list(x), "y": list(y), "zmin": low, "zmax": high, "colorscale": HEAT, "showscale": False,

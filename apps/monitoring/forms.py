@@ -21,8 +21,12 @@ class HardwareForm(forms.Form):
     zero_stage = forms.TypedChoiceField(label=_("ZeRO stage"), choices=STAGES, coerce=int, initial=0)
     recipe = forms.ChoiceField(label=_("Bytes kept"), choices=RECIPES, initial="paper")
     batch = forms.IntegerField(label=_("Sequences a pass"), initial=8, min_value=1, max_value=1_000_000)
-    sequence = forms.IntegerField(label=_("Tokens a sequence"), required=False, min_value=1, max_value=10_000_000, help_text=_("The model's longest where empty."))
-    tokens = forms.FloatField(label=_("Tokens to read"), required=False, min_value=1, max_value=1e18, help_text=_("20 an active parameter where empty."))
+    sequence = forms.IntegerField(
+        label=_("Tokens a sequence"), required=False, min_value=1, max_value=10_000_000, help_text=_("The model's longest where empty.")
+    )
+    tokens = forms.FloatField(
+        label=_("Tokens to read"), required=False, min_value=1, max_value=1e18, help_text=_("20 an active parameter where empty.")
+    )
     qps = forms.FloatField(label=_("Answers/s"), initial=10, min_value=0.000001, max_value=1e9)
     p99_ms = forms.FloatField(label=_("P99 in ms"), initial=500, min_value=0.001, max_value=1e9)
     answer_tokens = forms.IntegerField(label=_("Tokens an answer"), initial=64, min_value=1, max_value=1_000_000)

@@ -158,5 +158,11 @@ def _tuning(request: HttpRequest) -> HttpResponse:
     live = next((v for v in versions if v.state == ModelVersion.State.LIVE), None)
     asked = request.GET.get("version", "")
     chosen = next((v for v in versions if v.pk == asked), None) or live or (versions[0] if versions else None)
-    values = {"section": "advisor", "tab": "tuning", "versions": versions, "version": chosen, "recommendations": tuning.advise(chosen) if chosen else []}
+    values = {
+        "section": "advisor",
+        "tab": "tuning",
+        "versions": versions,
+        "version": chosen,
+        "recommendations": tuning.advise(chosen) if chosen else [],
+    }
     return render(request, "monitoring/advisor.html", values)

@@ -44,7 +44,12 @@ def variants(found: Sequence[tuple[ModelVersion, Evaluation]]) -> Chart:
     layout["hovermode"] = "closest"
     lows = [e.metrics.get("bleu_low", b) for (_v, e), b in zip(rows, bleu, strict=True)]
     highs = [e.metrics.get("bleu_high", b) for (_v, e), b in zip(rows, bleu, strict=True)]
-    layout["xaxis"] |= {"title": {"text": _("size in MB"), "standoff": 6}, "range": [0, max(megabytes) * 1.12 or 1], "showspikes": False, "fixedrange": True}
+    layout["xaxis"] |= {
+        "title": {"text": _("size in MB"), "standoff": 6},
+        "range": [0, max(megabytes) * 1.12 or 1],
+        "showspikes": False,
+        "fixedrange": True,
+    }
     layout["yaxis"] |= {"title": {"text": "BLEU", "standoff": 4}, "range": [max(0.0, min(lows) - 4), min(102.0, max(highs) + 5)]}
     layout["margin"] |= {"b": 42, "l": 52}
     table = Table(

@@ -20,8 +20,16 @@ FIELDS = {
 class CompressForm(forms.Form):
     version = forms.ModelChoiceField(ModelVersion.objects.none(), label=_("Version"), empty_label=None)
     method = forms.ChoiceField(label=_("Method"), choices=CompressionJob.Method.choices, widget=forms.RadioSelect, initial=CompressionJob.Method.INT8)
-    threshold = forms.FloatField(label=_("Threshold"), required=False, min_value=0.000001, help_text=_("Weights smaller than this become zero, such as 0.1."))
-    sparsity = forms.FloatField(label=_("Sparsity"), required=False, min_value=0.01, max_value=0.99, help_text=_("Share of the weights that become zero, instead of a threshold."))
+    threshold = forms.FloatField(
+        label=_("Threshold"), required=False, min_value=0.000001, help_text=_("Weights smaller than this become zero, such as 0.1.")
+    )
+    sparsity = forms.FloatField(
+        label=_("Sparsity"),
+        required=False,
+        min_value=0.01,
+        max_value=0.99,
+        help_text=_("Share of the weights that become zero, instead of a threshold."),
+    )
     structure = forms.ChoiceField(label=_("What goes"), choices=STRUCTURES, required=False, initial="unstructured")
     student = forms.ChoiceField(label=_("Student"), required=False, help_text=_("A preset, or a shape derived from the teacher's."))
     minutes = forms.FloatField(label=_("Minutes"), required=False, min_value=0.05, max_value=10080)

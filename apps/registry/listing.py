@@ -14,7 +14,13 @@ from apps.registry.selectors import versions
 
 ROWS = 50
 # What can be sorted by: the field, and whether the largest comes first when it is chosen.
-SORTS = {"number": ("number", True), "bleu": ("bleu", True), "size": ("artifact_bytes", False), "speed": ("tokens_per_second", True), "parameters": ("total_parameters", True)}
+SORTS = {
+    "number": ("number", True),
+    "bleu": ("bleu", True),
+    "size": ("artifact_bytes", False),
+    "speed": ("tokens_per_second", True),
+    "parameters": ("total_parameters", True),
+}
 MEASURED = ("bleu", "tokens_per_second")
 
 

@@ -101,7 +101,9 @@ def lineage_nodes(chain: Sequence[ModelVersion], children: Sequence[ModelVersion
         if version.training_job_id:
             nodes.append(Node(_("training"), version.training_job.preset, reverse("training_job", args=[version.training_job_id])))
         elif version.compression_job_id:
-            nodes.append(Node(version.compression_job.get_method_display(), _("compression"), reverse("compression_job", args=[version.compression_job_id])))
+            nodes.append(
+                Node(version.compression_job.get_method_display(), _("compression"), reverse("compression_job", args=[version.compression_job_id]))
+            )
         nodes.append(_node(version, is_here=version is chain[-1]))
     if children:
         nodes.append(Node("", fan=[_node(child) for child in children]))

@@ -189,7 +189,8 @@ def compression(request: HttpRequest) -> HttpResponse:
     """The scatter, the form and the jobs. `?version=` chooses in the form; `?of=` shows one version's family only."""
     if request.method == "POST" and not request.user.may_operate:
         raise PermissionDenied
-    form = CompressForm(request.POST or None, initial={"version": request.GET.get("version"), "method": request.GET.get("method") or "int8"})
+    chosen = request.GET.get("version") or ModelVersion.objects.filter(state=ModelVersion.State.LIVE).values_list("pk", flat=True).first()
+    form = CompressForm(request.POST or None, initial={"version": chosen, "method": request.GET.get("method") or "int8"})
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
         try:

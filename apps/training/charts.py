@@ -87,7 +87,9 @@ def expert_domain(domains: Sequence[str], shares: Sequence[Sequence[Sequence[flo
     ]  # a table of a hundred columns would be read by nobody
     table = Table([_("Domain"), *(_("layer %(n)s") % {"n": layer + 1} for layer in range(len(shares)))], favourites)
     hover = _("%%{y}: %%{z:.0%%} of its tokens in this layer go to expert %%{x}") % {}
-    return heat_chart(matrix, x=names, y=domains, hover=hover, low=0.0, high=max(max(row) for row in matrix) or 1.0, size="l", table=table, final=True)
+    return heat_chart(
+        matrix, x=names, y=domains, hover=hover, low=0.0, high=max(max(row) for row in matrix) or 1.0, size="l", table=table, final=True
+    )
 
 
 def _favourite(layer: Sequence[Sequence[float]], domain: int) -> str:
@@ -96,10 +98,11 @@ def _favourite(layer: Sequence[Sequence[float]], domain: int) -> str:
 
 
 def compare_chart(jobs: Sequence[TrainingJob], histories: Sequence[History], *, column: str, over: str) -> Chart:
-    """One line a run, in its version's colour; runs whose versions share a colour differ by their dashes."""
+    """One line a run, in its version's colour, or in one that is free; runs whose versions share a colour differ by their dashes."""
     lines, used = [], {}
+    free = [c for c in map(_token, range(VERSION_COLOURS)) if c not in {_colour(job) for job in jobs if hasattr(job, "model_version")}]
     for job, steps in zip(jobs, histories, strict=True):
-        colour = _colour(job)
+        colour = _colour(job) if hasattr(job, "model_version") or not free else free.pop(0)
         used[colour] = used.get(colour, -1) + 1
         x, y = thin(steps.columns[over], steps.columns[column])
         lines.append(Line(name_of(job), x, y, colour, dash=("solid", "dot", "dash", "dashdot")[used[colour] % 4]))
@@ -121,6 +124,10 @@ def name_of(job: TrainingJob) -> str:
 def _colour(job: TrainingJob) -> str:
     version = getattr(job, "model_version", None)
     number = version.colour if version else int.from_bytes(job.pk[-2:].encode()) % VERSION_COLOURS
+    return _token(number)
+
+
+def _token(number: int) -> str:
     return f"var(--v-c{number})"
 
 

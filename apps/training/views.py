@@ -21,7 +21,12 @@ from apps.training.selectors import preset, presets, training_jobs
 SECTION = "training"
 ROWS = 25
 MOST_COMPARED = 6
-COLUMNS = {"loss": _("Loss"), "tokens_per_second": _("Tokens/s"), "grad_norm": _("Gradient norm"), "expert_load_max_over_mean": _("Expert load, max/mean")}
+COLUMNS = {
+    "loss": _("Loss"),
+    "tokens_per_second": _("Tokens/s"),
+    "grad_norm": _("Gradient norm"),
+    "expert_load_max_over_mean": _("Expert load, max/mean"),
+}
 UNITS = {"step": _("by step"), "elapsed": _("by time")}
 
 

@@ -1,0 +1,146 @@
+"""Charts of the traffic, alerts and the advisor, in the browser."""
+
+import csv
+import io
+from datetime import timedelta
+
+import plotly.graph_objects as go
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from apps.monitoring import recorder
+from apps.monitoring.models import Alert
+from apps.serving.models import Answer
+from tests.apps import making
+
+
+@pytest.fixture
+def page(operator) -> Client:
+    client = Client()
+    client.force_login(operator)
+    return client
+
+
+@pytest.fixture
+def reader(viewer) -> Client:
+    client = Client()
+    client.force_login(viewer)
+    return client
+
+
+def text(response) -> str:
+    return response.content.decode()
+
+
+def charts(client: Client, query: str = "window=5m") -> dict:
+    return client.get(f"/monitoring/charts/?{query}").json()["charts"]
+
+
+def test_without_traffic_every_chart_says_a_word_or_shows_zero(reader, db):
+    found = charts(reader)
+    assert found["latency"]["empty"] == "No request in this window."
+    assert set(found["qps"]["data"][0]["y"]) == {0}
+
+
+def test_every_chart_is_valid_plotly_on_one_time_axis(reader, db):
+    version = making.version("v1", state="live")
+    for latency in (40.0, 60.0, 900.0):
+        recorder.observe(version=version.pk, route="chat", latency_ms=latency, cached=latency == 40.0)
+    Alert.objects.create(rule="p99_latency", state="firing", value=900, threshold=500, message="slow", fired_at=timezone.now())
+    for window in ("5m", "1h", "24h"):
+        found = charts(reader, f"window={window}")
+        assert set(found) == {"qps", "latency", "errors", "cache", "queue", "replicas"}
+        for chart in found.values():
+            go.Figure({"data": chart["data"], "layout": chart["layout"]})
+        assert len({tuple(chart["layout"]["xaxis"]["range"]) for chart in found.values()}) == 1
+        assert len({chart["layout"]["margin"]["r"] for chart in found.values()}) == 1
+
+
+def test_the_threshold_is_drawn_once_latency_comes_near_it(reader, db):
+    version = making.version("v1")
+    recorder.observe(version=version.pk, route="chat", latency_ms=20.0)
+    assert not charts(reader)["latency"]["layout"]["shapes"]  # of all versions; an answer is kept for a second
+    recorder.observe(version=version.pk, route="chat", latency_ms=700.0)
+    assert charts(reader, f"window=5m&version={version.pk}")["latency"]["layout"]["shapes"][0]["y0"] == 500.0
+
+
+def test_one_version_is_shown_in_its_own_colour_without_the_others(reader, db):
+    one, other = making.version("v1"), making.version("v2")
+    recorder.observe(version=one.pk, route="chat", latency_ms=20.0)
+    for _ in range(3):
+        recorder.observe(version=other.pk, route="chat", latency_ms=20.0)
+    trace = charts(reader, f"window=5m&version={other.pk}")["qps"]["data"][0]
+    assert 1.5 <= sum(trace["y"]) <= 3  # requests over two seconds; over one where the running point is not whole yet
+    assert trace["line"]["color"] == f"var(--v-c{other.colour})"
+
+
+def test_the_csv_holds_the_points_of_the_charts(reader, db):
+    version = making.version("v1")
+    recorder.observe(version=version.pk, route="chat", latency_ms=50.0, cached=True)
+    answer = reader.get("/monitoring/export.csv?window=5m")
+    rows = list(csv.DictReader(io.StringIO(b"".join(answer.streaming_content).decode())))
+    assert len(rows) == 150
+    assert sum(int(row["requests"]) for row in rows) == 1
+    busy = next(row for row in rows if row["requests"] == "1")
+    assert float(busy["p99_ms"]) == pytest.approx(50.0, rel=0.02)
+    assert float(busy["cache_hit_rate"]) == 1.0
+
+
+def test_a_point_leads_to_the_slowest_requests_of_its_stretch(reader, operator):
+    version = making.version("v1")
+    old, slow, quick = (
+        making.answer(version, operator, f"Question {name}?", latency_ms=ms) for name, ms in (("old", 800.0), ("slow", 700.0), ("quick", 20.0))
+    )
+    at = timezone.now() - timedelta(seconds=60)
+    Answer.objects.filter(pk__in=[slow.pk, quick.pk]).update(created_at=at + timedelta(seconds=1))
+    assert [a.pk for a in reader.get("/monitoring/?window=5m").context["slowest"]] == [old.pk, slow.pk, quick.pk]
+    shown = reader.get("/monitoring/", {"window": "5m", "at": at.strftime("%Y-%m-%dT%H:%M:%SZ")}).context["slowest"]
+    assert [a.pk for a in shown] == [slow.pk, quick.pk]
+
+
+def test_a_mistyped_point_shows_the_whole_window(reader, operator):
+    making.answer(making.version("v1"), operator)
+    assert len(reader.get("/monitoring/?at=yesterday").context["slowest"]) == 1
+
+
+def test_an_operator_acknowledges_an_alert_and_a_viewer_may_not(page, reader, operator):
+    alert = Alert.objects.create(rule="p99_latency", state="firing", value=900, threshold=500, message="P99 is 900 ms.", fired_at=timezone.now())
+    assert "Acknowledge" not in text(reader.get("/monitoring/"))
+    assert reader.post(f"/monitoring/alerts/{alert.pk}/acknowledge/").status_code == 403
+    answer = page.post(f"/monitoring/alerts/{alert.pk}/acknowledge/", HTTP_REFERER="http://testserver/monitoring/?window=5m")
+    assert answer["Location"] == "http://testserver/monitoring/?window=5m"
+    alert.refresh_from_db()
+    assert alert.acknowledged_by == operator
+    assert "seen by operator" in text(page.get("/monitoring/"))
+
+
+def test_the_advisor_names_the_parts_of_the_memory_and_the_missions_case(reader, db):
+    answer = reader.get("/advisor/?model=preset:moe-128b-a16b&gpus=1024&zero_stage=3&batch=1&sequence=512")
+    advice = answer.context["advice"]
+    assert advice.gpus == 1024
+    assert "48 TB" in text(answer)
+    assert {part.name for part in advice.parts} >= {"weights", "gradients", "optimizer", "activations"}
+
+
+def test_a_question_the_advisor_cannot_answer_is_refused_at_its_field(reader, db):
+    answer = reader.get("/advisor/?gpus=0")
+    assert answer.status_code == 400
+    assert 'id="id_gpus_error"' in text(answer)
+
+
+def test_the_tuning_advisor_speaks_about_the_live_version_first(reader, db):
+    assert "No version yet" in text(reader.get("/advisor/?tab=tuning"))
+    making.version("v2")
+    live = making.version("v1", state="live")
+    answer = reader.get("/advisor/?tab=tuning")
+    assert answer.context["version"] == live
+    assert "It has never been evaluated." in text(answer)
+
+
+def test_the_page_stays_within_twelve_queries(reader, operator, django_assert_max_num_queries):
+    version = making.version("v1")
+    for number in range(20):
+        making.answer(version, operator, f"Question {number}?", latency_ms=number)
+    with django_assert_max_num_queries(12):
+        reader.get("/monitoring/")

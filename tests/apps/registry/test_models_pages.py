@@ -1,0 +1,213 @@
+"""Versions, their gates, promotion and roll-back, compression: in the browser."""
+
+import json
+
+import plotly.graph_objects as go
+import pytest
+from django.test import Client
+
+from apps import artifacts
+from apps.registry import services
+from apps.registry.models import CompressionJob, Evaluation, ModelVersion
+from apps.registry.selectors import lineage
+from tests.apps import making
+
+
+@pytest.fixture
+def page(operator) -> Client:
+    client = Client()
+    client.force_login(operator)
+    return client
+
+
+@pytest.fixture
+def reader(viewer) -> Client:
+    client = Client()
+    client.force_login(viewer)
+    return client
+
+
+@pytest.fixture
+def dataset(operator):
+    return making.processed(operator)
+
+
+@pytest.fixture
+def on(dataset):
+    return dataset.current_run.evaluation_sets.get()
+
+
+@pytest.fixture
+def live(dataset, on, operator) -> ModelVersion:
+    first = making.version("v1", run=dataset.current_run)
+    making.evaluated(first, on, bleu=70.0)
+    services.promote(version=first, actor=operator)
+    first.refresh_from_db()
+    return first
+
+
+def candidate(live: ModelVersion, on, bleu: float, name: str = "v2") -> ModelVersion:
+    made = making.version(name, run=live.run, parent=live)
+    making.evaluated(made, on, bleu=bleu)
+    services.decide(made)
+    return made
+
+
+def with_answers(evaluation: Evaluation, rows: list[dict]) -> None:
+    folder = f"evaluations/{evaluation.pk}"
+    path = artifacts.local_path(folder)
+    path.mkdir(parents=True)
+    (path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Evaluation.objects.filter(pk=evaluation.pk).update(folder=folder)
+
+
+def said(question: str, answer: str, bleu: float, **more) -> dict:
+    return {
+        "question": question,
+        "reference": "H2O.",
+        "answer": answer,
+        "lang": "en",
+        "domain": "chemistry",
+        "kind": "question",
+        "bleu": bleu,
+        **more,
+    }
+
+
+def text(response) -> str:
+    return response.content.decode()
+
+
+def test_the_pages_teach_while_there_is_no_version(reader):
+    assert "No version yet" in text(reader.get("/models/"))
+    assert "Nothing compressed yet" in text(reader.get("/compression/"))
+    assert "No version has been evaluated" in reader.get("/compression/chart/").json()["empty"]
+
+
+def test_promoting_a_refused_version_tells_every_reason_and_changes_nothing(page, live, on):
+    worse = candidate(live, on, 71.0)
+    assert 'aria-disabled="true"' in text(page.get(f"/models/{worse.pk}/"))
+    answer = page.post(f"/models/{worse.pk}/promote/", follow=True)
+    assert "BLEU 71.0 is below 73.5" in text(answer)
+    live.refresh_from_db()
+    assert live.state == "live"
+
+
+def test_a_version_that_passed_is_promoted_and_rolled_back(page, live, on):
+    better = candidate(live, on, 80.0)
+    shown = text(page.get(f"/models/{better.pk}/"))
+    assert 'id="promote"' in shown  # the dialog that names what changes
+    assert "is live now and retires" in shown
+    page.post(f"/models/{better.pk}/promote/")
+    better.refresh_from_db()
+    assert better.state == "live"
+    assert "Roll back to v1" in text(page.get(f"/models/{better.pk}/"))
+    answer = page.post(f"/models/{better.pk}/rollback/", follow=True)
+    assert "v1 is live again." in text(answer)
+    live.refresh_from_db()
+    assert live.state == "live"
+
+
+def test_a_viewer_reads_the_gate_but_has_no_buttons(reader, live, on):
+    worse = candidate(live, on, 71.0)
+    shown = text(reader.get(f"/models/{worse.pk}/"))
+    assert "is below 73.5" in shown
+    assert '<form method="post" action="/models/' not in shown
+    assert reader.post(f"/models/{worse.pk}/promote/").status_code == 403
+    assert reader.post("/compression/", {"version": worse.pk, "method": "int8"}).status_code == 403
+
+
+def test_versions_are_sorted_by_what_they_measured_and_unmeasured_ones_come_last(page, live, on):
+    candidate(live, on, 80.0, "v2")
+    candidate(live, on, 60.0, "v3")
+    making.version("v4", run=live.run)
+    names = [row.name for row, _evaluation in page.get("/models/?sort=bleu").context["rows"]]
+    assert names == ["v2", "v1", "v3", "v4"]
+    assert [row.name for row, _ in page.get("/models/?sort=bleu&order=asc").context["rows"]] == ["v3", "v1", "v2", "v4"]
+    assert [row.name for row, _ in page.get("/models/?state=live").context["rows"]] == ["v1"]
+
+
+def test_answers_stand_beside_the_baselines_worst_first(page, live, on):
+    better = candidate(live, on, 80.0)
+    with_answers(live.evaluations.get(), [said("What is water?", "Ice.", 10.0), said("What is ice?", "Water.", 90.0)])
+    with_answers(better.evaluations.get(), [
+        said("What is water?", "H2O.", 100.0), said("What is ice?", "Steam.", 5.0),
+        said("Is ice hot?", "Yes.", 0.0, kind="claim", label=False, refused=False),
+    ])  # fmt: skip
+    shown = page.get(f"/models/{better.pk}/answers/").context["shown"]
+    assert [(pair.question, pair.answer, pair.baseline_answer) for pair in shown] == [
+        ("What is ice?", "Steam.", "Water."),
+        ("What is water?", "H2O.", "Ice."),
+    ]
+    lost = page.get(f"/models/{better.pk}/answers/?view=lost").context["shown"]
+    assert [pair.question for pair in lost] == ["What is ice?"]
+    assert "accepted though false" in text(page.get(f"/models/{better.pk}/answers/?view=claims"))
+
+
+def test_a_file_is_downloaded_whole_and_no_path_leads_elsewhere(reader, live):
+    answer = reader.get(f"/models/{live.pk}/files/model.safetensors")
+    assert b"".join(answer.streaming_content) == b"w" * 1000
+    assert answer["Content-Length"] == "1000"
+    assert reader.get(f"/models/{live.pk}/files/../../secret_key").status_code == 404
+
+
+def test_the_page_watches_itself_and_asks_to_be_loaded_again_when_it_is_out_of_date(page, live, on):
+    better = candidate(live, on, 80.0)
+    seen = page.get(f"/models/{better.pk}/").context["seen"]
+    same = page.get(f"/models/{better.pk}/?fragment=work&seen={seen}")
+    assert (same.status_code, "HX-Refresh" in same) == (204, False)
+    page.post(f"/models/{better.pk}/promote/")
+    assert page.get(f"/models/{better.pk}/?fragment=work&seen={seen}")["HX-Refresh"] == "true"
+
+
+def test_lineage_takes_two_queries_however_long_it_is(live, on, django_assert_num_queries):
+    last = live
+    for number in range(2, 9):
+        last = making.version(f"v{number}", parent=last, run=live.run)
+    with django_assert_num_queries(2):
+        assert [version.name for version in lineage(last)] == [f"v{n}" for n in range(1, 9)]
+
+
+def test_a_version_with_children_and_history_stays_within_twelve_queries(page, live, on, django_assert_max_num_queries):
+    for number in range(5):
+        services.decide(candidate(live, on, 60.0 + number, f"w{number}"))
+    page.get("/models/")
+    with django_assert_max_num_queries(12):
+        page.get(f"/models/{ModelVersion.objects.get(name='w4').pk}/")
+
+
+def test_pruning_is_given_its_own_fields_and_no_others(page, live):
+    asked = {"version": live.pk, "method": "prune", "sparsity": "0.5", "structure": "neuron", "minutes": "3", "max_bleu_loss": "1"}
+    page.post("/compression/", asked)
+    job = CompressionJob.objects.get()
+    assert job.options == {"sparsity": 0.5, "structure": "neuron"}
+
+
+def test_a_threshold_and_a_sparsity_are_refused_at_the_field(page, live):
+    answer = page.post("/compression/", {"version": live.pk, "method": "prune", "sparsity": "0.5", "threshold": "0.1"})
+    assert answer.status_code == 400
+    assert 'id="id_sparsity_error"' in text(answer)
+    assert not CompressionJob.objects.exists()
+
+
+def test_the_scatter_is_valid_plotly_and_leads_to_each_version(page, live, on):
+    candidate(live, on, 80.0)
+    chart = page.get("/compression/chart/").json()
+    go.Figure({"data": chart["data"], "layout": chart["layout"]})
+    assert chart["data"][0]["text"] == ["v2", "v1"]
+    assert chart["data"][0]["customdata"][1] == f"/models/{live.pk}/"
+
+
+def test_the_policys_trail_is_told_with_its_figures(page, live):
+    trail = [
+        {
+            "step": "INT8",
+            "decision": "refused",
+            "figures": {"bleu": 60.0, "bytes": 250, "size_ratio": 0.25},
+            "reason": "BLEU 60.0 is below the least of 69.0.",
+        }
+    ]
+    job = CompressionJob.objects.create(title="policy of v1", model_version=live, method="policy", status="succeeded", trail=trail)
+    shown = text(page.get(f"/compression/{job.pk}/"))
+    assert "is below the least of 69.0" in shown
+    assert "not good enough" in shown
