@@ -19,7 +19,7 @@ MIN_ROWS_PER_DOMAIN = 4  # fewer can be learned from, but not measured
 HELD_OUT_IN = 5  # one group in five is held out
 DIMENSIONS, WORD_NGRAMS, BUCKETS = 50, 2, 200_000
 # (epochs, learning rate): few examples must be read more often, and with more care.
-READING_FEW, READING_MANY, MANY_EXAMPLES = (30, 0.3), (10, 0.6), 5_000
+READING_FEW, READING_MANY, MANY_EXAMPLES = (60, 0.3), (10, 0.6), 5_000
 _LABEL = "__label__"
 
 
