@@ -37,7 +37,7 @@ class Engine:
     def __init__(self, runner: Runner, tokenizer: ChatTokenizer, *, max_waiting: int = 256, prefill_tokens: int = 128):
         self._runner = runner
         self._tokenizer = tokenizer
-        self._end_id: int = tokenizer.end_id  # type: ignore[assignment]
+        self._end_id: int = tokenizer.end_id
         self._vocabulary = Vocabulary(tokenizer)
         self._scheduler = Scheduler(runner.max_batch, prefill_tokens)
         self._max_waiting = max_waiting
@@ -113,6 +113,7 @@ class Engine:
                     with self._changed:
                         self._changed.wait_for(lambda: self._closed or self._scheduler.waiting)
         finally:
+            self._closed = True  # whatever ended the loop: nobody may wait for an answer that cannot come
             self._abandon(EngineClosed("The engine was closed before the answer was complete; ask again."))
             self._runner.close()
 

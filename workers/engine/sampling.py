@@ -37,11 +37,22 @@ def draw(logits: NDArray[np.float32], params: SamplingParams, random: np.random.
     """
     kept = _top_k(logits, params.top_k)
     probabilities = _softmax(logits[kept].astype(np.float64) / params.temperature)
-    order = np.argsort(-probabilities, kind="stable")
-    cumulative = np.cumsum(probabilities[order])
-    nucleus = min(int(np.searchsorted(cumulative, params.top_p)) + 1, len(order)) if params.top_p < 1.0 else len(order)
-    at = int(np.searchsorted(cumulative[:nucleus], random.random() * cumulative[nucleus - 1], side="right"))
-    return int(kept[order[min(at, nucleus - 1)]])
+    if params.top_p < 1.0:
+        inside = _nucleus(probabilities, params.top_p)
+        kept, probabilities = kept[inside], probabilities[inside]
+    cumulative = np.cumsum(probabilities)
+    at = int(np.searchsorted(cumulative, random.random() * cumulative[-1], side="right"))
+    return int(kept[min(at, len(kept) - 1)])
+
+
+def _nucleus(probabilities: NDArray[np.float64], top_p: float) -> NDArray[np.intp]:
+    """Where the largest are that together hold `top_p`, the one that crosses it included.
+
+    All those below (1 - top_p) / n together hold less than 1 - top_p, so that none of them is needed: few are left to be sorted.
+    """
+    likely = np.flatnonzero(probabilities >= (1.0 - top_p) / len(probabilities))
+    order = likely[np.argsort(-probabilities[likely], kind="stable")]
+    return order[: int(np.searchsorted(np.cumsum(probabilities[order]), top_p)) + 1]
 
 
 def _top_k(logits: NDArray[np.float32], k: int) -> NDArray[np.intp]:

@@ -240,3 +240,19 @@ def test_a_forward_that_fails_is_told_to_those_in_it_and_the_engine_goes_on(fold
 def test_a_role_that_is_none_is_refused(engine):
     with pytest.raises(EngineError, match="'oracle'"):
         engine.submit([{"role": "oracle", "content": "What"}], SamplingParams(max_tokens=4))
+
+
+def test_no_slot_is_lost_whoever_goes_away_when(engine, model, tokenizer):
+    draw = random.Random(5)
+    tickets = []
+    for question in questions(120, seed=6):
+        tickets.append(engine.submit(ask(question), SamplingParams(max_tokens=draw.randint(1, 30), temperature=draw.choice([0.0, 1.0]))))
+        if draw.random() < 0.6:
+            draw.choice(tickets).cancel()
+    reasons = [ticket.result(30).finish_reason for ticket in tickets]
+    assert {"cancelled", "length"} <= set(reasons)
+    assert (engine.stats().running, engine.stats().waiting) == (0, 0)
+    seen = set()
+    tickets = [engine.submit(ask(q), SamplingParams(max_tokens=20), lambda _: seen.add(engine.stats().running)) for q in questions(8, seed=7)]
+    assert [t.result(20).text for t in tickets] == [generate(model, tokenizer, q, 20) for q in questions(8, seed=7)]
+    assert max(seen) == 8
