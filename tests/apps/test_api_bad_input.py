@@ -120,9 +120,11 @@ def test_records_must_be_objects_with_known_fields(as_operator, records):
 
 
 @pytest.mark.parametrize("query", [
-    "status=lost", "dataset=nobody", "cursor=!!!", "cursor=cD0A", "cursor=cD3_", "page_size=0", "page_size=x", "kind=%00", "status=%ff", "since=yesterday",
+    "status=lost", "dataset=nobody", "cursor=!!!", "cursor=cD0A", "cursor=cD3_", "cursor=cD1hYmM", "page_size=0", "page_size=x", "kind=%00", "status=%ff", "since=yesterday",
 ])  # fmt: skip
-@pytest.mark.parametrize("path", ["datasets", "training-jobs", "jobs", "model-versions", "audit", "feedback", "answers", "alerts", "experiments"])
+@pytest.mark.parametrize(
+    "path", ["datasets", "training-jobs", "jobs", "model-versions", "audit", "feedback", "answers", "alerts", "experiments", "users"]
+)
 def test_a_list_takes_any_query_without_a_fault(as_admin, path, query):
     assert as_admin.get(f"/api/v1/{path}/?{query}").status_code in (200, 400, 404)
 
