@@ -238,6 +238,7 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
+    "SCHEMA_PATH_PREFIX": "/api/v1",  # what follows it names the group in the reference
     "ENUM_NAME_OVERRIDES": {
         "JobStatus": "apps.jobs.models.Job.Status",
         "JobKind": "apps.jobs.models.Job.Kind",

@@ -26,4 +26,5 @@ def test_the_document_and_its_reference_load_for_whoever_is_signed_in(client, vi
     assert page.status_code == 200
     assert "'unsafe-inline'" not in page["Content-Security-Policy"]
     assert "<script>" not in page.content.decode()
+    assert "<style" not in page.content.decode()
     assert client.get("/api/schema/").status_code == 200
