@@ -24,7 +24,12 @@ class StartForm(forms.Form):
     dataset = forms.ModelChoiceField(Dataset.objects.none(), label=_("Dataset"), empty_label=None)
     preset = forms.ChoiceField(label=_("Preset"), widget=forms.RadioSelect, initial="nano")
     amount = forms.FloatField(label=_("For"), initial=2, min_value=0.01, widget=forms.NumberInput(attrs={"step": "any", "inputmode": "decimal"}))
-    unit = forms.ChoiceField(label=_("of"), choices=[("minutes", _("minutes")), ("steps", _("steps"))], initial="minutes")
+    unit = forms.ChoiceField(
+        label=_("of"),
+        choices=[("minutes", _("minutes")), ("steps", _("steps"))],
+        initial="minutes",
+        widget=forms.Select(attrs={"aria-label": _("Minutes or steps")}),
+    )
     parent = forms.ModelChoiceField(
         ModelVersion.objects.none(), label=_("Go on from"), required=False, empty_label=_("nothing: new weights"),
         help_text=_("An uncompressed version whose weights and tokenizer it starts with."),
