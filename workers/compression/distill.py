@@ -41,7 +41,7 @@ def run_distill(spec: CompressSpec) -> dict[str, Any]:
     card = model_card(spec.model_folder, "Distilled", "A smaller model that learnt its teacher's answers.")
     save_model(spec.output_folder, student, tokenizer, card)
     tell(0.9, "Measuring speed against the teacher", eta_seconds=8.0)
-    measured = compare(spec.model_folder, spec.output_folder, sample_prompts(spec.dataset_folder, tokenizer, spec.seed), spec.threads)
+    measured = compare(spec.model_folder, spec.output_folder, sample_prompts(spec.dataset_folder, tokenizer, spec.seed))
     parameters = count_parameters(config)[0] / count_parameters(teacher.config)[0]
     details = {
         **measured, "parameter_ratio": parameters, "temperature": TEMPERATURE, "alpha": ALPHA, "steps": learnt.steps, "seconds": learnt.seconds,

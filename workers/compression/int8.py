@@ -34,7 +34,7 @@ def run_int8(spec: CompressSpec) -> dict[str, Any]:
     with closing(runner):
         logits = logit_error(model, runner, [tokenizer.encode_prompt(prompt)[:room] for prompt in prompts])
     tell(0.6, "Measuring speed against the parent", eta_seconds=5.0)
-    measured = compare(spec.model_folder, spec.output_folder, prompts, spec.threads)
+    measured = compare(spec.model_folder, spec.output_folder, prompts)
     return describe_result("int8", model.config, {**measured, **logits, **errors, "kernel": KERNEL})
 
 

@@ -43,7 +43,7 @@ def run_onnx(spec: CompressSpec) -> dict[str, Any]:
             f"The exported model's logits differ by {errors['max_abs_error']:.2g} from the parent's, more than {LARGEST_ERROR}: not published."
         )
     tell(0.6, "Comparing answers and speed with the parent", eta_seconds=5.0)
-    measured = compare(spec.model_folder, spec.output_folder, prompts, spec.threads)
+    measured = compare(spec.model_folder, spec.output_folder, prompts)
     return describe_result("onnx", model.config, {**measured, **errors, "opset": OPSET, "nodes": len(graph.graph.node)})
 
 

@@ -133,7 +133,7 @@ def _then_int8(spec: CompressSpec, folder: Path, method: Callable[[CompressSpec]
     result = run_int8(_part(spec, "int8", between, folder))
     shutil.rmtree(between, ignore_errors=True)
     prompts = sample_prompts(spec.dataset_folder, load_tokenizer(folder), spec.seed)
-    against_parent = compare(spec.model_folder, folder, prompts, spec.threads)  # not against the model between
+    against_parent = compare(spec.model_folder, folder, prompts)  # not against the model between
     return folder, result | {"details": {**first["details"], **result["details"], **against_parent, "before_int8": first["kind"]}}
 
 

@@ -29,7 +29,7 @@ def run_prune(spec: CompressSpec) -> dict[str, Any]:
     learnt = _recover(model, masks, tokenizer, spec)
     _save(model, tokenizer, spec)
     tell(0.8, "Measuring speed against the parent", eta_seconds=8.0)
-    measured = compare(spec.model_folder, spec.output_folder, sample_prompts(spec.dataset_folder, tokenizer, spec.seed), spec.threads)
+    measured = compare(spec.model_folder, spec.output_folder, sample_prompts(spec.dataset_folder, tokenizer, spec.seed))
     share, of_all, layers = magnitude.sparsity_of(model)
     removed = count_parameters(parent.config)[0] - count_parameters(model.config)[0]
     if removed:
