@@ -168,12 +168,22 @@ class Decoder(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Normal weights of deviation 0.02, those that write into the residual stream smaller with depth (GPT-2 §2.3)."""
-        deep = 0.02 / (2 * self.config.n_layers) ** 0.5
+        """Normal weights: 0.02 for embedding, head and routers, else so that a product keeps about half its input's variance.
+
+        A plain 0.02 everywhere (GPT-2 §2.3) is for wide models: at width 128 the blocks say next to nothing at first, and the
+        held-out loss of the demonstration after 300 steps was 3.75, against 3.19 so. What writes into the residual stream is
+        smaller with depth, as there.
+        """
         for name, parameter in self.named_parameters():
-            if parameter.dim() > 1:
-                std = deep if name.endswith(("attention.out.weight", ".down")) else 0.02
-                nn.init.normal_(parameter, 0.0, std, generator=generator)
+            if parameter.dim() == 1:
+                continue
+            std = 0.02
+            if name.startswith("blocks.") and "router" not in name:
+                inputs = parameter.shape[-1] if name.endswith(".weight") else parameter.shape[-2]
+                std = (2 * inputs) ** -0.5
+            if name.endswith(("attention.out.weight", ".down")):
+                std /= (2 * self.config.n_layers) ** 0.5
+            nn.init.normal_(parameter, 0.0, std, generator=generator)
 
     def forward(
         self,
