@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 POLL_MS = 1000
 NO_WORKER_SECONDS = 30.0
+LOST_SECONDS = 4.0  # without a word from a worker, after which an asker looks where the message is
 
 
 @dataclass
@@ -129,7 +130,7 @@ class Pending:
         after a worker's death continues where it stopped."""
         stream, last = names.STREAM.format(answer=self.id), "0"
         deadline = self.began + settings.ANSWER_TIMEOUT_SECONDS
-        last_sign = time.monotonic()
+        last_sign = last_sent = time.monotonic()
         while True:
             found = connection().xread({stream: last}, block=POLL_MS, count=200)
             now = time.monotonic()
@@ -140,6 +141,10 @@ class Pending:
                 last_sign = now if workers("inference") else last_sign
                 if now - last_sign > NO_WORKER_SECONDS:
                     raise Unavailable("No inference worker is running. Its log says why; it is restarted by itself.")
+                if now - last_sent > LOST_SECONDS and self._is_lost():
+                    log.warning("answer %s was lost with its worker; it is asked for again", self.id)
+                    self._publish(time.time() - (now - self.began))
+                    last_sent = now
                 yield ""  # so that a stream writes a sign of life, and notices that its reader went away
                 continue
             last_sign = now
@@ -157,6 +162,12 @@ class Pending:
                     self.prompt_tokens, self.completion_tokens = end["prompt_tokens"], end["completion_tokens"]
                     self.finish_reason = end["finish_reason"]
                     return
+
+    def _is_lost(self) -> bool:
+        """A worker lives and has emptied the queue, yet none is at this answer: its message went with a worker that died between
+        taking it and writing that down, or with a Redis that did. Asking twice by mistake is harmless: one worker claims it."""
+        r = connection()
+        return not r.exists(names.CLAIM.format(answer=self.id)) and not r.llen(names.INFERENCE_QUEUE) and bool(workers("inference"))
 
     def _remember(self, status: str, error: str) -> None:
         latency_ms = self.elapsed_ms
