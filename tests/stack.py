@@ -240,6 +240,20 @@ class Stack:
         wait_for(arrived, within=within, what=f"{job['url']} has {status}")
         return seen
 
+    def wait_checkpoint(self, job: dict) -> int:
+        """Until the training has a checkpoint to go on from; its step. The first is written at once, of step 0, and does not count."""
+
+        def newest() -> int:
+            names = [path.name for path in (self.home / "work" / job["id"] / "checkpoints").glob("*")]
+            return max((int(name) for name in names if name.isdecimal()), default=0)
+
+        return wait_for(newest, what="a checkpoint")
+
+    def resumed_from(self, job: dict) -> int:
+        """The step that the job says it went on from; 0 where it never did."""
+        notes = self.get(f"{job['url']}events/", kind="note")["results"]
+        return max((note["data"].get("step", 0) for note in notes), default=0)
+
     def wait_evaluated(self, version: str) -> dict:
         """The version once it has figures and the gate has spoken."""
         path = f"/api/v1/model-versions/{version}/"

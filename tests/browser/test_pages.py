@@ -1,0 +1,90 @@
+"""Every page, as it looks: accessible in both themes, no wider than its window, quiet in the console, nothing from another host."""
+
+from contextlib import suppress
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
+
+from tests.browser.conftest import PHONE, WIDE
+from tests.stack import Stack
+
+PAGES = [
+    "/", "/help/", "/datasets/", "/datasets/{dataset}/", "/datasets/{dataset}/cleaned/", "/datasets/{dataset}/duplicates/",
+    "/datasets/{dataset}/questions/", "/datasets/{dataset}/negatives/", "/datasets/{dataset}/records/", "/training/", "/training/new/",
+    "/training/{job}/", "/training/compare/?jobs={job}", "/models/", "/models/{v1}/", "/models/{v2}/", "/models/{v2}/answers/", "/compression/",
+    "/experiments/", "/experiments/{experiment}/", "/feedback/", "/chat/", "/monitoring/", "/advisor/", "/api-access/", "/users/", "/audit/",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def places(stack: Stack) -> dict[str, str]:
+    """Ids of rows that pages are about."""
+    versions = {row["name"]: row for row in stack.rows("/api/v1/model-versions/")}
+    arms = {"control": versions["v1"]["id"], "treatment": versions["v2"]["id"]}
+    answer = stack.ask("What is a tide?")
+    stack.post("/api/v1/feedback/", {"answer": answer["answer"], "rating": 2, "comment": "not quite"})
+    return {
+        "dataset": stack.dataset()["id"], "v1": versions["v1"]["id"], "v2": versions["v2"]["id"], "job": versions["v2"]["training_job"],
+        "experiment": stack.post("/api/v1/experiments/", arms)["id"],
+    }  # fmt: skip
+
+
+def settle(page: Page) -> None:
+    """Charts are drawn and fragments are in; a page that never rests is looked at as it is."""
+    with suppress(PlaywrightTimeout):
+        page.wait_for_load_state("networkidle", timeout=5000)
+
+
+def wrong_with(page: Page) -> list[str]:
+    return [
+        f"{found['id']} ({found['impact']}): {found['nodes'][0]['html'][:200]} … {found['nodes'][0].get('failureSummary', '')[:300]}"
+        for found in Axe().run(page).response["violations"]
+    ]
+
+
+def overflow(page: Page) -> int:
+    return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+
+def look_at(page: Page) -> list[str]:
+    """Light and dark, wide and on a phone."""
+    found = []
+    for size, name in ((WIDE, "wide"), (PHONE, "phone")):
+        page.set_viewport_size(size)
+        for theme in ("light", "dark"):
+            page.emulate_media(color_scheme=theme)
+            found += [f"{name} {theme}: {what}" for what in wrong_with(page)]
+        if (too_wide := overflow(page)) > 0:
+            found.append(f"{name}: {too_wide} px too wide")
+    return found
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_is_accessible_and_fits_its_window(path, places, signed_in):
+    page = signed_in()
+    answer = page.goto(path.format(**places))
+    assert answer.status == 200
+    settle(page)
+    assert page.title().endswith("DSPortal")
+    assert not look_at(page)
+
+
+def test_the_page_to_sign_in_is_accessible_and_fits_its_window(visit):
+    page = visit()
+    page.goto("/login/")
+    assert not look_at(page)
+
+
+def test_a_page_that_is_not_there_says_so_accessibly(signed_in, watch):
+    watch.expected.add(404)
+    page = signed_in()
+    assert page.goto("/models/01ARZ3NDEKTSV4RRFFQ69G5FAV/").status == 404
+    assert not look_at(page)
+
+
+def test_pages_state_a_strict_policy_for_their_content(stack):
+    policy = stack.client(None).get("/login/").headers["Content-Security-Policy"]
+    assert "script-src 'self'" in policy
+    assert "unsafe" not in policy

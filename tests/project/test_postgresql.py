@@ -1,0 +1,24 @@
+"""The apps' tests once more, on PostgreSQL: the database of every larger installation."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.postgres import postgres, programs
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.skipif(programs() is None, reason="PostgreSQL is not installed (Debian: postgresql)")
+@pytest.mark.timeout(600)
+def test_the_apps_work_on_postgresql():
+    with postgres() as url:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--durations=3", "--tb=short", "tests/apps"],
+            cwd=REPOSITORY, env={**os.environ, "DATABASE_URL": url}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
+    assert " passed" in done.stdout
