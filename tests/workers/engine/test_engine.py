@@ -252,7 +252,10 @@ def test_no_slot_is_lost_whoever_goes_away_when(engine, model, tokenizer):
     reasons = [ticket.result(30).finish_reason for ticket in tickets]
     assert {"cancelled", "length"} <= set(reasons)
     assert (engine.stats().running, engine.stats().waiting) == (0, 0)
-    seen = set()
-    tickets = [engine.submit(ask(q), SamplingParams(max_tokens=20), lambda _: seen.add(engine.stats().running)) for q in questions(8, seed=7)]
-    assert [t.result(20).text for t in tickets] == [generate(model, tokenizer, q, 20) for q in questions(8, seed=7)]
+    gate, seen = Gate(), set()
+    first = engine.submit(ask("What"), SamplingParams(max_tokens=20), gate)
+    assert gate.reached.wait(10)
+    others = [engine.submit(ask(q), SamplingParams(max_tokens=20), lambda _: seen.add(engine.stats().running)) for q in questions(7, seed=7)]
+    gate.open.set()
+    assert [t.result(20).text for t in (first, *others)] == [generate(model, tokenizer, q, 20) for q in ("What", *questions(7, seed=7))]
     assert max(seen) == 8
