@@ -35,7 +35,7 @@ INDEX_FILE = "model.safetensors.index.json"
 
 Decode = Callable[[Tensors, dict[str, Any]], Tensors]
 _STORAGES: dict[str, Decode] = {}
-_STORAGE_PACKAGE = "workers.compression"
+_STORAGE_PACKAGE = "workers.compression.storages"
 
 
 class BrokenModel(ValueError):
