@@ -7,10 +7,10 @@ NO_PIP = { echo "DSPortal cannot start: the packages could not be installed (the
 
 .PHONY: run test bench lint lock messages clean
 
-run: $(VENV)/installed
+run: $(VENV)/compiled
 	@exec $(BIN)/python -m dsportal.supervisor
 
-test: $(VENV)/installed-dev
+test: $(VENV)/installed-dev $(VENV)/compiled
 	@tests/install-tools
 	@$(BIN)/python -m pytest
 
@@ -39,6 +39,12 @@ $(VENV)/bin/python:
 $(VENV)/installed: requirements.lock | $(VENV)/bin/python
 	@echo "Installing the packages (once, about a minute) …"
 	@$(PIP) -r requirements.lock || $(NO_PIP)
+	@touch $@
+
+# The decoder is compiled once for this processor; otherwise the first evaluation would wait for it.
+$(VENV)/compiled: $(wildcard workers/engine/*.py) $(wildcard workers/compression/int8*.py) $(VENV)/installed
+	@echo "Compiling the decoder (once, about ten seconds) …"
+	@$(BIN)/python -m workers.engine
 	@touch $@
 
 $(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed

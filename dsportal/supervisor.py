@@ -75,7 +75,6 @@ class Supervisor:
             **os.environ,
             "DSPORTAL_HOME": str(home),
             "PROMETHEUS_MULTIPROC_DIR": str(self.metrics_folder),
-            "NUMBA_CACHE_DIR": str(home / "cache" / "numba"),
             "PYTHONUNBUFFERED": "1",
             # Light processes need no threads of OpenMP; spinning ones would take the cores from those that do.
             "OMP_NUM_THREADS": "1",
