@@ -3,13 +3,12 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Response, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from tests.browser.people import WIDE, Watch, sign_in
 from tests.stack import Stack, running_copy
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -18,7 +17,6 @@ FLAGS = (
     "--disable-dev-shm-usage"
 )
 TIMEOUT_MS = 60_000  # the machine may be slow; what is waited for comes in a moment
-WIDE, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,34 +28,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="chromium is not installed"))
 
 
-@dataclass
-class Watch:
-    """What a page complained of. `expected`: status codes that a test provokes; the console names each of them."""
-
-    url: str
-    faults: list[str] = field(default_factory=list)
-    expected: set[int] = field(default_factory=set)
-
-    def on(self, page: Page) -> None:
-        page.on("console", self._console)
-        page.on("pageerror", lambda error: self.faults.append(f"exception on {page.url}: {error}"))
-        page.on("request", self._request)
-        page.on("response", self._response)
-
-    def _console(self, message: ConsoleMessage) -> None:
-        provoked = any(f"status of {status}" in message.text for status in self.expected)
-        if message.type in ("error", "warning") and not provoked:
-            self.faults.append(f"{message.type} on {message.location.get('url')}: {message.text}")
-
-    def _request(self, request: Request) -> None:
-        if urlsplit(request.url).scheme in ("http", "https") and not request.url.startswith(self.url):
-            self.faults.append(f"asked another host: {request.url}")
-
-    def _response(self, response: Response) -> None:
-        if response.status >= 500 and response.status not in self.expected:
-            self.faults.append(f"{response.status} from {response.url}")
-
-
 @pytest.fixture(scope="package")
 def stack(trained_home: Path, tmp_path_factory) -> Iterator[Stack]:
     """One portal for this folder's tests, with version 1 live and version 2 waiting."""
@@ -67,6 +37,7 @@ def stack(trained_home: Path, tmp_path_factory) -> Iterator[Stack]:
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     # Of the package, not of the session: while Playwright runs, Django believes to be in an event loop and refuses its database.
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
         yield chromium
@@ -118,13 +89,6 @@ def signed_in(visit, stack: Stack, states) -> Callable[..., Page]:
         return page
 
     return open_page
-
-
-def sign_in(page: Page, user: str, password: str) -> None:
-    page.goto("/login/")
-    page.get_by_label("Name").fill(user)
-    page.get_by_label("Password").fill(password)
-    page.get_by_role("button", name="Sign in").click()
 
 
 @pytest.fixture

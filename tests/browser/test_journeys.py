@@ -6,7 +6,7 @@ import re
 import httpx
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import sign_in
+from tests.browser.people import sign_in
 from tests.stack import Stack, statement_of, wait_for
 
 

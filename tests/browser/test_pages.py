@@ -7,7 +7,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
-from tests.browser.conftest import PHONE, WIDE
+from tests.browser.people import PHONE, WIDE
 from tests.stack import Stack
 
 PAGES = [
