@@ -9,6 +9,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from apps.demonstration.models import Demonstration
 from apps.jobs.models import Job
 from apps.portal.home import Snapshot, bleu_of, evaluation_of
 from apps.portal.templatetags.portal import decimals, duration, exact, ms, percent, short, signed
@@ -161,7 +162,8 @@ def _experiment(s: Snapshot) -> Station:
     url, label = reverse("experiments"), _("Experiment")
     if s.trial is None:
         return Station("experiments", label, url, NOTHING, _("none running"), _("empty"))
-    since = duration((timezone.now() - s.trial.experiment.started_at).total_seconds())
+    age = timezone.now() - s.trial.experiment.started_at
+    since = ngettext("%(n)s day", "%(n)s days", age.days) % {"n": age.days} if age.days else duration(age.total_seconds())
     clear = s.trial.p_value is not None and s.trial.p_value < SIGNIFICANT_P
     url = reverse("experiment", args=[s.trial.experiment.pk])
     return Station("experiments", label, url, since, _("clear") if clear else _("not clear yet"), _("running"), "dot-run", clear)
@@ -173,9 +175,8 @@ def _live(s: Snapshot) -> Station:
         bleu = bleu_of(s.live)
         line = _("BLEU %(bleu)s") % {"bleu": decimals(bleu)} if bleu is not None else _("not evaluated")
         return Station("live", label, reverse("version", args=[s.live.pk]), s.live.name, line, _("live"), "dot-ok")
-    demo = s.demonstration
-    if demo and demo.demonstration.status == "running":
-        line = _("in about %(time)s") % {"time": duration(demo.first_live_eta_seconds)}
+    if _is_first_turn(s):
+        line = _("in about %(time)s") % {"time": duration(s.demonstration.first_live_eta_seconds)}
         return Station("live", label, reverse("models"), _("soon"), line, _("waiting"))
     return Station("live", label, reverse("models"), NOTHING, _("no version is live"), _("empty"))
 
@@ -206,6 +207,8 @@ def _ratings(s: Snapshot) -> Station:
 def headline(s: Snapshot) -> str:
     """The state of the loop in a sentence or two."""
     said = [_("%(name)s is live.") % {"name": s.live.name} if s.live else _("No version is live yet.")]
+    if not s.live and _is_first_turn(s):
+        said = [_("The first version is being made; it answers in about %(time)s.") % {"time": duration(s.demonstration.first_live_eta_seconds)}]
     waiting = s.waiting()
     if waiting:
         version = waiting[0][0]
@@ -220,6 +223,17 @@ def headline(s: Snapshot) -> str:
     if s.alerts:
         said.append(ngettext("%(n)s alert is firing.", "%(n)s alerts are firing.", len(s.alerts)) % {"n": len(s.alerts)})
     return " ".join(said)
+
+
+def quiet(s: Snapshot) -> str:
+    """What to do when nothing waits."""
+    if _is_first_turn(s):
+        return _("The first turn of the loop runs by itself. At its end a version waits here for your decision.")
+    return _("The loop is quiet. Ask the live version something, or bring new text.") if s.live else _("Upload text to begin the loop.")
+
+
+def _is_first_turn(s: Snapshot) -> bool:
+    return s.demonstration is not None and s.demonstration.demonstration.status == Demonstration.Status.RUNNING
 
 
 # -- what needs the operator

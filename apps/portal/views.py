@@ -25,7 +25,7 @@ def home(request: HttpRequest) -> HttpResponse:
         "demo": demo,
         "next_stage": next((stage for stage in demo.stages if stage.status == "waiting"), None) if demo else None,
         "waiting": now.waiting(),
-        "quiet": _("The loop is quiet. Ask the live version something, or bring new text.") if now.live else _("Upload text to begin the loop."),
+        "quiet": loop.quiet(now),
     }
     return render(request, "portal/_home.html" if "fragment" in request.GET else "portal/home.html", values)
 
