@@ -30,7 +30,8 @@ MAX_ATTEMPTS = 5
 
 def nudge() -> None:
     """Tell the workers, once the transaction is through, that something is queued. Losing this message loses nothing: the reaper repeats it."""
-    transaction.on_commit(lambda: celery.send_task("dsportal.run_jobs", queue="jobs", expires=60, retry=False))
+    # Robust: without Redis the row is written all the same, and its writer must not be told that it was not.
+    transaction.on_commit(lambda: celery.send_task("dsportal.run_jobs", queue="jobs", expires=60, retry=False), robust=True)
 
 
 def move(job: Job, to: str, *, of_attempt: int | None = None, **fields) -> bool:

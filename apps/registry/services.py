@@ -186,7 +186,7 @@ def _deploy(version: ModelVersion, live: ModelVersion | None, decision, reason: 
     deployment = Deployment.objects.create(model_version=version, reason=reason, gate=decision, created_by=actor)
     action = "version.rollback" if reason == Deployment.Reason.ROLLBACK else "version.promote"
     record(actor, action, version, before={"live": live.name if live else None}, after={"live": version.name}, source=source)
-    transaction.on_commit(clear_answers)
+    transaction.on_commit(clear_answers, robust=True)  # its keys hold the version: an answer that stays in is no other version's
     return deployment
 
 

@@ -111,10 +111,10 @@ def test_answers_in_flight_come_all_the_same_when_the_inference_worker_is_killed
 def test_redis_killed_in_the_middle_refuses_honestly_and_work_goes_on(stack):
     first = stack.train(stack.dataset()["id"], steps=80)
     stack.wait_job(first, status="running")
-    second = stack.train(stack.dataset()["id"], steps=20)
     with questions(stack, "redis") as askers:
         before = stack.redis().info("server")["run_id"]
         stack.kill("redis")
+        second = stack.train(stack.dataset()["id"], steps=20)  # accepted, though nobody can be told
         wait_for(lambda: _run_id(stack) not in (None, before), within=shared(RECOVERY_SECONDS), what="Redis is back")
         stack.wait_answers(within=shared(RECOVERY_SECONDS))
         answered = len(askers.replies)
