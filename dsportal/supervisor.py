@@ -207,6 +207,7 @@ class Supervisor:
                 continue
             if service.process is not None:
                 code = service.process.returncode
+                _end_group(service.process.pid)
                 service.failures = 0 if now - service.started > CALM_SECONDS else service.failures + 1
                 delay = min(MAX_DELAY_SECONDS, 2.0 ** (service.failures - 1)) if service.failures > 1 else 0.0
                 say(f"{service.name} ended ({_how(code)}); it is started again{f' in {delay:.0f} s' if delay else ''}.")
@@ -238,6 +239,12 @@ class Supervisor:
                     with suppress(ProcessLookupError):
                         os.killpg(service.process.pid, signal.SIGKILL)
                     service.process.wait()
+
+
+def _end_group(leader: int) -> None:
+    """What a dead process left: granian's workers outlive their master, hold its port and would answer beside the new ones for ever."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def _how(code: int | None) -> str:
