@@ -10,7 +10,6 @@ from rest_framework.response import Response
 from rest_framework.routers import SimpleRouter
 from rest_framework.views import APIView
 
-from apps.accounts.problems import Unavailable
 from apps.monitoring import selectors, services
 from apps.monitoring.advisor import hardware, memory, shapes, tuning
 from apps.monitoring.models import Alert
@@ -147,8 +146,8 @@ class RecommendationOutput(serializers.Serializer):
 
 
 class TuningOutput(serializers.Serializer):
-    version = serializers.CharField()
-    version_name = serializers.CharField()
+    version = serializers.CharField(allow_null=True, help_text="null where none is live and none was named")
+    version_name = serializers.CharField(allow_null=True)
     recommendations = RecommendationOutput(many=True)
 
 
@@ -159,7 +158,7 @@ class TuningView(APIView):
         asked = read_query(TuningQuery, request)["version"]
         version = find_version(asked) if asked else live_version()
         if version is None:
-            raise Unavailable("No version is live yet; name one with ?version=.")
+            return Response({"version": None, "version_name": None, "recommendations": []})
         return Response({"version": version.pk, "version_name": version.name, "recommendations": [asdict(r) for r in tuning.advise(version)]})
 
 

@@ -110,5 +110,5 @@ def test_an_unknown_id_is_not_found_and_says_so(as_admin, path):
 
 
 def test_whatever_forgets_to_say_needs_the_role_operator_to_change():
-    assert api_settings.DEFAULT_PERMISSION_CLASSES == [ReadOrOperate]
+    assert [ReadOrOperate] == api_settings.DEFAULT_PERMISSION_CLASSES
     assert {SignedIn, MayChat, Administers}.isdisjoint(api_settings.DEFAULT_PERMISSION_CLASSES)

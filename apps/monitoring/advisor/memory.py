@@ -1,6 +1,6 @@
 """Memory of one rank, part by part, each with its formula. Ψ: parameters; N: ranks; b: sequences of one forward pass; s: tokens of one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from apps.monitoring.advisor.shapes import Shape
 
@@ -8,6 +8,8 @@ GiB = 1024**3
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 # An allowance, not a measurement: CUDA's context, NCCL's buffers, what the allocator cannot use.
 GPU_ALLOWANCE_BYTES = 1.5 * GiB
+# Measured on Linux: what a Python process holds once it has imported PyTorch 2.13 (CPU) and our training.
+PROCESS_BYTES = 245e6
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Recipe:
     gradients: int
     optimizer: int
     why: str
+    weights_from_stage: int = 3  # FSDP2 shards the weights at rest in stage 2 already, measured by benchmarks/zero_memory.py
 
     @property
     def total(self) -> int:
@@ -34,31 +37,38 @@ class Recipe:
 
 
 PAPER = Recipe("paper", 2, 2, 12, "half-precision weights and gradients; the optimizer keeps FP32 weights, momentum and variance (ZeRO §3.1)")
-PORTAL = Recipe("portal", 4, 4, 8, "FP32 weights and gradients, computed in half precision by autocast; AdamW keeps momentum and variance in FP32")
+PORTAL = Recipe("portal", 4, 4, 8, "FP32 weights and gradients, computed in half precision by autocast; AdamW keeps momentum and variance in FP32", 2)
 FP32 = Recipe("fp32", 4, 4, 8, "everything in FP32")
 RECIPES = {recipe.name: recipe for recipe in (PAPER, PORTAL, FP32)}
 
 
 def recipe_of(name: str, precision: str) -> Recipe:
-    return FP32 if precision == "fp32" else RECIPES[name]
+    asked = RECIPES[name]
+    return replace(FP32, weights_from_stage=asked.weights_from_stage) if precision == "fp32" else asked
 
 
 def training_parts(shape: Shape, *, recipe: Recipe, stage: int, gpus: int, batch: int, sequence: int, precision: str, gpu: bool = True) -> list[Part]:
     psi, n = shape.total_parameters, max(1, gpus)
     parts = [
-        _sharded("weights", psi, recipe.weights, n, stage >= 3, "sharded from stage 3 on"),
+        _sharded("weights", psi, recipe.weights, n, stage >= recipe.weights_from_stage, f"sharded from stage {recipe.weights_from_stage} on"),
         _sharded("gradients", psi, recipe.gradients, n, stage >= 2, "sharded from stage 2 on"),
         _sharded("optimizer", psi, recipe.optimizer, n, stage >= 1, "sharded from stage 1 on"),
         activations(shape, batch=batch, sequence=sequence, precision=precision),
         logits(shape, batch=batch, sequence=sequence, precision=precision),
     ]
-    if stage >= 3 and n > 1:
+    if stage >= recipe.weights_from_stage and n > 1:
         layer = psi / shape.n_layers * BYTES[precision]
         why = "the layer that is being computed, and the next one, are gathered whole"
         parts.append(Part("gathered layers", 2 * layer, f"2 · Ψ / {shape.n_layers} layers · {BYTES[precision]} B", why))
     if gpu:
         parts.append(Part("allowance", GPU_ALLOWANCE_BYTES, "1.5 GiB", "CUDA's context, communication buffers, fragmentation: assumed, not computed"))
+    else:
+        parts.append(_process())
     return parts
+
+
+def _process() -> Part:
+    return Part("process", PROCESS_BYTES, "245 MB", "Python with PyTorch imported: measured")
 
 
 def _sharded(name: str, psi: int, each: int, n: int, divided: bool, why: str) -> Part:
@@ -106,6 +116,8 @@ def serving_parts(shape: Shape, *, batch: int, sequence: int, precision: str, gp
     ]
     if gpu:
         parts.append(Part("allowance", GPU_ALLOWANCE_BYTES, "1.5 GiB", "CUDA's context, fragmentation: assumed, not computed"))
+    else:
+        parts.append(_process())
     return parts
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from apps.accounts.models import AuditEntry
 from apps.jobs import services
-from apps.jobs.models import Job, JobEvent
+from apps.jobs.models import JobEvent
 from tests.apps import making
 
 pytestmark = pytest.mark.django_db
@@ -71,7 +71,7 @@ def test_a_stream_of_events_takes_up_after_the_last_seen_and_ends_with_the_job(a
     text = b"".join(response.streaming_content).decode()
     assert response["Content-Type"].startswith("text/event-stream")
     assert f"id: {written[0].pk}\n" not in text
-    assert f"id: {written[1].pk}\nevent: step\ndata: {{\"loss\": 2.0}}\n\n" in text
+    assert f'id: {written[1].pk}\nevent: step\ndata: {{"loss": 2.0}}\n\n' in text
     assert text.rstrip().endswith('event: end\ndata: {"status": "failed"}')
     assert "out of memory" in text
 

@@ -102,6 +102,15 @@ def test_training_memory_follows_the_formulas_of_zero(as_viewer):
     assert all(part["formula"] and part["why"] for part in advice["parts"])
 
 
+@pytest.mark.parametrize(("stage", "bytes_a_parameter"), [(0, (4, 4, 8)), (1, (4, 4, 4)), (2, (2, 2, 4)), (3, (2, 2, 4))])
+def test_the_portals_own_recipe_keeps_what_two_ranks_were_measured_to_keep(as_viewer, stage, bytes_a_parameter):
+    """benchmarks/zero_memory.py measures these bytes on real ranks."""
+    advice = advise(as_viewer, f"preset=small&gpus=2&precision=fp32&recipe=portal&zero_stage={stage}")
+
+    parts = {part["name"]: part["bytes"] / 11_681_072 for part in advice["parts"]}
+    assert (parts["weights"], parts["gradients"], parts["optimizer"]) == pytest.approx(bytes_a_parameter)
+
+
 def test_the_missions_case_is_explained_by_the_formula_that_gives_it(as_viewer):
     mission = advise(as_viewer, "preset=nano")["mission"]
 
@@ -122,7 +131,11 @@ def test_a_device_is_advised_only_where_it_holds_the_model(as_viewer):
 
 def test_more_traffic_takes_more_devices(as_viewer):
     counts = [
-        next(d["count"] for d in advise(as_viewer, f"parameters=7e9&purpose=serve&p99_ms=5000&qps={qps}")["devices"] if d["device"]["name"].startswith("A100 80"))
+        next(
+            d["count"]
+            for d in advise(as_viewer, f"parameters=7e9&purpose=serve&p99_ms=5000&qps={qps}")["devices"]
+            if d["device"]["name"].startswith("A100 80")
+        )
         for qps in (1, 100, 10_000)
     ]
 
@@ -149,6 +162,10 @@ def test_tuning_says_what_was_measured_and_what_to_do_first(as_viewer, operator)
     assert next(r for r in body["recommendations"] if r["action"] == "compress:int8")["severity"] == "consider"
     assert [r["order"] for r in body["recommendations"]] == list(range(1, len(found) + 1))
     assert all(r["advice"] and r["why"] for r in body["recommendations"])
+
+
+def test_without_a_version_there_is_nothing_to_tune(as_viewer):
+    assert as_viewer.get("/api/v1/advisor/tuning/").json() == {"version": None, "version_name": None, "recommendations": []}
 
 
 def test_a_version_that_was_never_evaluated_is_to_be_evaluated_first(as_viewer):
