@@ -52,8 +52,8 @@ def wait_for(condition: Callable[[], Found], *, within: float = PATIENCE_SECONDS
 
 
 def shared(seconds: float) -> float:
-    """A promised time on a machine that others use too: longer by as much as they make its processes wait for a core."""
-    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1) - 1)
+    """A promised time on a machine that others use too: longer by as much as they make its processes wait for a core, at most four times."""
+    return seconds * min(4.0, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1) - 1))
 
 
 def free_port() -> int:
