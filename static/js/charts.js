@@ -8,7 +8,7 @@
 import { heard, lost } from "./live.js";
 import { say } from "./strings.js";
 
-const CONFIG = { displayModeBar: false, responsive: false, doubleClick: "reset", showTips: false };
+const CONFIG = { displayModeBar: false, responsive: false, doubleClick: false, showTips: false };
 const RETRY_SECONDS = 5;
 const pad = (number) => String(number).padStart(2, "0");
 
@@ -94,42 +94,66 @@ async function draw(element, figure) {
   const layout = resolved(figure.layout);
   layout.width = plot.clientWidth || undefined;
   plot.style.height = `${layout.height}px`;
+  const stretch = zooms.get(groupOf(element));
+  if (stretch && !("alone" in element.dataset)) Object.assign(layout.xaxis, { range: stretch, autorange: false });
   await Plotly.react(canvas, resolved(figure.data), layout, CONFIG);
   if (first) listen(element, canvas);
 }
 
 // -- hovering and zooming together
 
+const zooms = new WeakMap(); // group → the stretch its charts are zoomed to, as the axis has it
 let following = false;
 
-function siblings(element) {
-  const group = element.closest("[data-charts]") || document;
-  return [...group.querySelectorAll("[data-chart]")].filter((other) => other !== element && drawn.get(other)?.canvas && !("alone" in other.dataset));
+const groupOf = (element) => element.closest("[data-charts]") || document.body;
+
+function members(element) {
+  if ("alone" in element.dataset) return [element];
+  return [...groupOf(element).querySelectorAll("[data-chart]")].filter((other) => drawn.get(other)?.canvas && !("alone" in other.dataset));
 }
 
-function together(action) {
+// The points of a figure at the place `x`, one a line: its last that is not after it. `x` as the server gave it: a number, or UTC.
+function pointsAt(figure, x) {
+  return figure.data.flatMap((trace, curveNumber) => {
+    if (!trace.x?.length) return [];
+    let low = 0, high = trace.x.length - 1;
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if (trace.x[middle] <= x) low = middle; else high = middle - 1;
+    }
+    return trace.y[low] === null ? [] : [{ curveNumber, pointNumber: low }];
+  });
+}
+
+function follow(element, action) {
   if (following) return;
   following = true;
-  try { action(); } finally { following = false; }
+  try { members(element).filter((other) => other !== element).forEach(action); } finally { following = false; }
+}
+
+function zoom(element, range) {
+  if (range) zooms.set(groupOf(element), range);
+  else zooms.delete(groupOf(element));
+  members(element).forEach((other) => draw(other, drawn.get(other).figure));
 }
 
 function listen(element, canvas) {
-  const alone = "alone" in element.dataset;
   canvas.on("plotly_hover", (event) => {
-    if (alone || following || !event.points?.[0]) return;
-    const at = event.xvals?.[0] ?? event.points[0].x;
-    together(() => siblings(element).forEach((other) => Plotly.Fx.hover(drawn.get(other).canvas, { xval: at })));
+    const point = event.points?.[0];
+    if (!point || following) return;
+    const x = drawn.get(element).figure.data[point.curveNumber].x?.[point.pointNumber];
+    if (x === undefined) return;
+    follow(element, (other) => {
+      const points = pointsAt(drawn.get(other).figure, x);
+      if (points.length) Plotly.Fx.hover(drawn.get(other).canvas, points);
+    });
   });
-  canvas.on("plotly_unhover", () => {
-    if (!alone) together(() => siblings(element).forEach((other) => Plotly.Fx.unhover(drawn.get(other).canvas)));
-  });
+  canvas.on("plotly_unhover", () => follow(element, (other) => Plotly.Fx.unhover(drawn.get(other).canvas)));
   canvas.on("plotly_relayout", (change) => {
-    if (alone || following) return;
-    const range = change["xaxis.range[0]"] !== undefined ? { "xaxis.range": [change["xaxis.range[0]"], change["xaxis.range[1]"]] } : change["xaxis.autorange"] ? { "xaxis.autorange": true } : null;
-    if (!range) return;
-    following = true;
-    Promise.all(siblings(element).map((other) => Plotly.relayout(drawn.get(other).canvas, range))).finally(() => { following = false; });
+    const from = change["xaxis.range[0]"], to = change["xaxis.range[1]"];
+    if (from !== undefined && to !== undefined) zoom(element, [from, to]);
   });
+  canvas.on("plotly_doubleclick", () => zoom(element, null));
   canvas.on("plotly_click", (event) => {
     const point = event.points?.[0];
     if (!point) return;
