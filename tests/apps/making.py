@@ -51,7 +51,9 @@ def processed(actor: User, name: str = "demo", rows: list[Record] | None = None)
         Record(0, "e1", "entry", title="Water", text=f"Water of {name} is H2O.", domain="chemistry", lang="en"),
         Record(1, "d1", "document", text="buy now", domain=None, lang="en").dropped("cleaned", "advertisement"),
         Record(2, "q1", "question", question=f"What is water in {name}?", answer="H2O.", domain="chemistry", lang="en", split="eval", source="e1"),
-        Record(3, "q2", "question", question=f"Of what is water made in {name}?", answer="H2O.", domain="chemistry", lang="en", split="eval", source="e1"),
+        Record(
+            3, "q2", "question", question=f"Of what is water made in {name}?", answer="H2O.", domain="chemistry", lang="en", split="eval", source="e1"
+        ),
     ]
     report = {
         "funnel": [{"stage": "raw", "rows": len(records)}, {"stage": "used", "rows": sum(r.kept for r in records)}],
@@ -63,7 +65,9 @@ def processed(actor: User, name: str = "demo", rows: list[Record] | None = None)
     return made
 
 
-def version(name: str, *, kind: str = "moe", state: str = "candidate", parent: ModelVersion | None = None, run=None, size: int = 1000) -> ModelVersion:
+def version(
+    name: str, *, kind: str = "moe", state: str = "candidate", parent: ModelVersion | None = None, run=None, size: int = 1000
+) -> ModelVersion:
     folder = Path(settings.WORK_ROOT) / new_id()
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 512}))

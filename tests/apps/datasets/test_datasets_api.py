@@ -26,7 +26,9 @@ def test_an_uploaded_file_is_kept_byte_for_byte_and_audited(as_operator, operato
 
 
 def test_records_come_as_json_too(as_operator):
-    row = as_operator.post("/api/v1/datasets/", {"name": "mine", "records": [{"text": "Water is wet."}, {"claim": "Ice is hot.", "label": False}]}).json()
+    row = as_operator.post(
+        "/api/v1/datasets/", {"name": "mine", "records": [{"text": "Water is wet."}, {"claim": "Ice is hot.", "label": False}]}
+    ).json()
 
     assert row["format"] == "jsonl"
     assert row["bytes"] > 0

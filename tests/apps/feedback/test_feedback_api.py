@@ -56,7 +56,10 @@ def test_ratings_are_listed_with_question_answer_and_version_and_filtered(as_vie
 
     rows = as_viewer.get("/api/v1/feedback/").json()["results"]
 
-    assert [(r["question"], r["rating"], r["version_name"], r["user"]) for r in rows] == [("What is 5?", 5, "v1", "viewer"), ("What is 1?", 1, "v1", "viewer")]
+    assert [(r["question"], r["rating"], r["version_name"], r["user"]) for r in rows] == [
+        ("What is 5?", 5, "v1", "viewer"),
+        ("What is 1?", 1, "v1", "viewer"),
+    ]
     for query, count in (("rating=1", 1), (f"version={version.pk}", 2), ("version=other", 0), ("new=true", 2), ("new=false", 0)):
         assert len(as_viewer.get(f"/api/v1/feedback/?{query}").json()["results"]) == count, query
 

@@ -69,7 +69,10 @@ def test_the_client_lists_versions_and_what_is_live(client):
 
 
 def test_content_in_parts_and_a_developers_message_are_read(client):
-    messages = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "What is "}, {"type": "text", "text": "ice?"}]}]
+    messages = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "What is "}, {"type": "text", "text": "ice?"}]},
+    ]
 
     assert client.chat.completions.create(model="v1", messages=messages).choices[0].message.content == "You asked: What is ice?"
     assert Answer.objects.get().messages[0] == {"role": "system", "content": "Be brief."}
