@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db.models import Q
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from apps.jobs.models import Job
 from apps.monitoring.advisor.memory import PORTAL, Part, recipe_of, total, training_parts
@@ -94,7 +95,11 @@ def _pace(preset: dict[str, Any], world_size: int) -> _Pace | None:
     speed = statistics.median(job.metrics["tokens_per_second"] for job in nearest) / scale
     seconds = statistics.median(job.metrics["elapsed"] / job.metrics["step"] / job.accum_steps for job in nearest) * scale
     if same:
-        basis = _("Measured: the median of %(n)s earlier runs of %(preset)s on this machine.") % {"n": len(nearest), "preset": preset["name"]}
+        basis = ngettext(
+            "Measured: one earlier run of %(preset)s on this machine.",
+            "Measured: the median of %(n)s earlier runs of %(preset)s on this machine.",
+            len(nearest),
+        ) % {"n": len(nearest), "preset": preset["name"]}
     else:
         basis = _("Scaled: %(preset)s has not run here; taken from %(other)s by the ratio of active parameters (%(ratio)s).") % {
             "preset": preset["name"], "other": nearest[0].preset, "ratio": f"{scale:,.1f} ×",

@@ -10,6 +10,7 @@ import { say } from "./strings.js";
 
 const CONFIG = { displayModeBar: false, responsive: false, doubleClick: false, showTips: false };
 const RETRY_SECONDS = 5;
+const DOUBLE_CLICK_MS = 320;
 const pad = (number) => String(number).padStart(2, "0");
 
 // -- colours and times
@@ -153,13 +154,20 @@ function listen(element, canvas) {
     const from = change["xaxis.range[0]"], to = change["xaxis.range[1]"];
     if (from !== undefined && to !== undefined) zoom(element, [from, to]);
   });
-  canvas.on("plotly_doubleclick", () => zoom(element, null));
+  let leaving = 0;
+  canvas.on("plotly_doubleclick", () => {
+    clearTimeout(leaving);
+    zoom(element, null);
+  });
   canvas.on("plotly_click", (event) => {
     const point = event.points?.[0];
     if (!point) return;
     const { figure } = drawn.get(element);
-    if (figure.link) location.assign(location.pathname + figure.link.replace("{x}", encodeURIComponent(figure.data[point.curveNumber].x[point.pointNumber])));
-    else if (typeof point.customdata === "string" && point.customdata.startsWith("/")) location.assign(point.customdata);
+    let to = typeof point.customdata === "string" ? point.customdata : "";
+    if (figure.link) to = location.pathname + figure.link.replace("{x}", encodeURIComponent(figure.data[point.curveNumber].x[point.pointNumber]));
+    clearTimeout(leaving);
+    // The first half of a double click, which shows the whole stretch again, must not lead away.
+    if (to.startsWith("/")) leaving = setTimeout(() => location.assign(to), DOUBLE_CLICK_MS);
   });
 }
 
