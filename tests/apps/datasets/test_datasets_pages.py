@@ -160,7 +160,9 @@ def test_marked_text_holds_both_texts():
 
 
 def test_the_funnel_tells_rows_made_from_rows_dropped():
-    report = {"funnel": [{"stage": "raw", "rows": 10}, {"stage": "cleaned", "rows": 7}, {"stage": "augmented", "rows": 19}, {"stage": "used", "rows": 18}]}
+    report = {
+        "funnel": [{"stage": "raw", "rows": 10}, {"stage": "cleaned", "rows": 7}, {"stage": "augmented", "rows": 19}, {"stage": "used", "rows": 18}]
+    }
     drops = {"raw": {"unreadable": 1}, "cleaned": {"too_short": 2}, "used": {"held_out": 1}}
     bars = funnel(report, drops)
     assert [(bar.rows, sum(d.rows for d in bar.dropped), bar.added) for bar in bars] == [(10, 0, 0), (7, 3, 0), (19, 0, 12), (18, 1, 0)]

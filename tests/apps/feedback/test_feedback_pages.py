@@ -67,7 +67,9 @@ def test_the_export_holds_what_the_filter_shows(page, rated):
     rated(5)
     rated(2, "What is iron?", comment="wrong")
     lines = b"".join(page.get("/feedback/export.jsonl?rating=2").streaming_content).decode().splitlines()
-    assert [(row["question"], row["rating"], row["comment"], row["version"]) for row in map(json.loads, lines)] == [("What is iron?", 2, "wrong", "v1")]
+    assert [(row["question"], row["rating"], row["comment"], row["version"]) for row in map(json.loads, lines)] == [
+        ("What is iron?", 2, "wrong", "v1")
+    ]
 
 
 def test_a_viewer_reads_ratings_and_changes_nothing(viewer, rated):

@@ -72,9 +72,7 @@ def test_home_shows_the_first_turn_from_its_first_second(operator_page):
     assert page.count('class="demo-stage demo-waiting"') == 7
 
 
-def test_home_asks_the_database_a_dozen_times_whatever_the_number_of_rows(
-    operator, operator_page, waiting_version, django_assert_max_num_queries
-):
+def test_home_asks_the_database_a_dozen_times_whatever_the_number_of_rows(operator, operator_page, waiting_version, django_assert_max_num_queries):
     for n in range(30):
         making.dataset(operator, f"dataset {n}")
         making.version(f"old {n}", state="retired")
