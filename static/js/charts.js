@@ -154,9 +154,10 @@ function listen(element, canvas) {
     const from = change["xaxis.range[0]"], to = change["xaxis.range[1]"];
     if (from !== undefined && to !== undefined) zoom(element, [from, to]);
   });
-  let leaving = 0;
+  let leaving = 0, doubled = 0;
   canvas.on("plotly_doubleclick", () => {
     clearTimeout(leaving);
+    doubled = performance.now();
     zoom(element, null);
   });
   canvas.on("plotly_click", (event) => {
@@ -166,8 +167,8 @@ function listen(element, canvas) {
     let to = typeof point.customdata === "string" ? point.customdata : "";
     if (figure.link) to = location.pathname + figure.link.replace("{x}", encodeURIComponent(figure.data[point.curveNumber].x[point.pointNumber]));
     clearTimeout(leaving);
-    // The first half of a double click, which shows the whole stretch again, must not lead away.
-    if (to.startsWith("/")) leaving = setTimeout(() => location.assign(to), DOUBLE_CLICK_MS);
+    // Neither half of a double click, which shows the whole stretch again, must lead away.
+    if (to.startsWith("/") && performance.now() - doubled > DOUBLE_CLICK_MS) leaving = setTimeout(() => location.assign(to), DOUBLE_CLICK_MS);
   });
 }
 
