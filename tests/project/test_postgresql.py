@@ -1,4 +1,7 @@
-"""The apps' tests once more, on PostgreSQL: the database of every larger installation."""
+"""The apps' tests once more, on PostgreSQL: the database of every larger installation.
+
+Not those that only knock at every address with what nobody should send: they are half of all, and stop before the database.
+"""
 
 import os
 import subprocess
@@ -17,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def test_the_apps_work_on_postgresql():
     with postgres() as url:
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--durations=3", "--tb=short", "tests/apps"],
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--durations=3", "--tb=short", "tests/apps", "--ignore=tests/apps/test_api_bad_input.py"],
             cwd=REPOSITORY, env={**os.environ, "DATABASE_URL": url}, capture_output=True, text=True, check=False,
         )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
