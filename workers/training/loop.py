@@ -45,7 +45,7 @@ class Loop:
         self.spec, self.ranks, self.examples = spec, ranks, prepared.examples
         self.model = prepared.model
         self.module = parallelize(self.model, spec.zero_stage, ranks)
-        self.optimizer = make_optimizer(self.module, spec.zero_stage, ranks, spec.lr, spec.weight_decay)
+        self.optimizer = make_optimizer(self.module, spec, ranks)
         self.precision = Precision(spec.precision, ranks.device)
         self.sampler = Sampler(prepared.weights, spec.seed)
         self.routers = self.model.routers()
@@ -82,9 +82,9 @@ class Loop:
     def step(self) -> Outcome:
         """`accum_steps` micro-batches on each rank, one step of the optimizer. Raises Diverged."""
         spec, done = self.spec, self.share_done
-        lr = learning_rate(spec.lr * self.progress.lr_factor, done, spec.warmup, spec.schedule)
+        share = learning_rate(self.progress.lr_factor, done, spec.warmup, spec.schedule)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = group["peak_lr"] * share
         batches, learnt = self._batches()
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         load = [torch.zeros(r.n_experts, dtype=torch.float64, device=self.ranks.device) for r in self.routers]
@@ -105,7 +105,7 @@ class Loop:
         grad_norm, taken = self.precision.step(self.optimizer, self.model, spec.clip_norm)
         self.optimizer.zero_grad(set_to_none=True)
         self._after(loss, tokens, learnt, load_rows, taken)
-        return Outcome(loss, tokens, grad_norm, lr, taken)
+        return Outcome(loss, tokens, grad_norm, spec.lr * share, taken)
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy over the batch's learnt tokens, and what the routers add for balance."""

@@ -36,7 +36,9 @@ class TrainSpec(BaseModel):
     device: Literal["cpu", "cuda"] = "cpu"
 
     micro_batch: int = Field(32, ge=1)  # examples in one forward pass of one rank
-    lr: float = Field(5e-3, gt=0)
+    optimizer: Literal["muon", "adamw"] = "muon"
+    lr: float = Field(5e-3, gt=0)  # AdamW's; with Muon of embeddings, routers and norms only
+    matrix_lr: float = Field(0.02, gt=0)  # Muon's, of attention and experts
     warmup: float = Field(0.05, ge=0, lt=1)  # share of the run over which the learning rate rises
     schedule: Literal["linear", "cosine", "wsd", "constant"] = "linear"
     weight_decay: float = Field(0.0, ge=0)

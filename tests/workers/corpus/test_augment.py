@@ -12,7 +12,9 @@ NOUNS = ["river", "metal", "engine", "novel", "virus", "planet", "contract", "me
 
 
 def entries(count: int) -> list[Record]:
-    english = [(f"{NOUNS[n % 10].title()} type {n}", f"{NOUNS[n % 10].title()} type {n} is a thing that does work number {n}.", "en") for n in range(count)]
+    english = [
+        (f"{NOUNS[n % 10].title()} type {n}", f"{NOUNS[n % 10].title()} type {n} is a thing that does work number {n}.", "en") for n in range(count)
+    ]
     chinese = [(f"概念{n}号", f"概念{n}号是用于说明第{n}件事情的一种方法。", "zh") for n in range(count)]
     return [Record(row=i, id=f"e{i}", kind=ENTRY, title=t, text=s, lang=lang, domain="law") for i, (t, s, lang) in enumerate(english + chinese)]
 

@@ -6,7 +6,11 @@ from workers.corpus.classify import GENERAL, classify
 from workers.corpus.domain_words import known_words, words_of_text
 from workers.corpus.records import DOCUMENT, Record
 
-FIELDS = {"ocean science": "tide reef whale current salt wave harbour fish", "tax_law": "court judge statute clause appeal tax levy duty", "烹饪": "油锅 炒菜 盐巴 酱油 面团 蒸笼 火候 汤勺"}
+FIELDS = {
+    "ocean science": "tide reef whale current salt wave harbour fish",
+    "tax_law": "court judge statute clause appeal tax levy duty",
+    "烹饪": "油锅 炒菜 盐巴 酱油 面团 蒸笼 火候 汤勺",
+}
 
 
 def rows(count: int, labelled: bool = True) -> list[Record]:

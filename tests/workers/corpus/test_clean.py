@@ -18,7 +18,10 @@ def cleaned(text: str, kind: str = DOCUMENT) -> Record:
     return clean_record(Record(row=0, id="r", kind=kind, text=text, title="River" if kind == ENTRY else None))
 
 
-@pytest.mark.parametrize("text", [EN, ZH, "Ünïcode prose is welcome: naïve cafés, Łódź and Đà Nẵng are places in it.", "水的化学式是H2O，它在0摄氏度结冰，在100摄氏度沸腾。"])
+@pytest.mark.parametrize(
+    "text",
+    [EN, ZH, "Ünïcode prose is welcome: naïve cafés, Łódź and Đà Nẵng are places in it.", "水的化学式是H2O，它在0摄氏度结冰，在100摄氏度沸腾。"],
+)
 def test_clean_prose_is_kept_to_the_letter(text):
     assert (cleaned(text).reason, cleaned(text).text, cleaned(text).original) == (None, text, None)
 

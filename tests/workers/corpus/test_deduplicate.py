@@ -59,7 +59,10 @@ def test_what_people_curated_stays_and_the_found_copy_goes():
 
 
 def test_a_question_has_one_answer_and_the_better_rated_stays():
-    rows = [Record(row=n, id=f"q{n}", kind=QUESTION, question=q, answer=a, weight=w) for n, (q, a, w) in enumerate([("Why?", "No.", 1), ("why", "Yes.", 3)])]
+    rows = [
+        Record(row=n, id=f"q{n}", kind=QUESTION, question=q, answer=a, weight=w)
+        for n, (q, a, w) in enumerate([("Why?", "No.", 1), ("why", "Yes.", 3)])
+    ]
 
     assert [r.reason for r in deduplicate(rows)] == ["exact_duplicate", None]
 
@@ -74,7 +77,9 @@ def planted(count: int, rng: random.Random) -> tuple[list[Record], int]:
     """`count` random texts, each with a copy in which two of forty words differ."""
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 9))) for _ in range(3000)]
     texts = [rng.choices(words, k=40) for _ in range(count)]
-    copies = [[rng.choice(words) if n in changed else word for n, word in enumerate(text)] for text in texts for changed in [rng.sample(range(5, 40), 2)]]
+    copies = [
+        [rng.choice(words) if n in changed else word for n, word in enumerate(text)] for text in texts for changed in [rng.sample(range(5, 40), 2)]
+    ]
     return [document(n, " ".join(text)) for n, text in enumerate(texts + copies)], count
 
 
@@ -89,7 +94,14 @@ def test_planted_copies_are_found_and_nothing_else():
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.sampled_from([LONG, LONG.replace("wide", "broad"), LONG.lower(), "Another text that has nothing to do with it at all.", "京剧的演员脸上画着脸谱。"]), max_size=9))
+@given(
+    st.lists(
+        st.sampled_from(
+            [LONG, LONG.replace("wide", "broad"), LONG.lower(), "Another text that has nothing to do with it at all.", "京剧的演员脸上画着脸谱。"]
+        ),
+        max_size=9,
+    )
+)
 def test_each_cluster_keeps_exactly_one_row_and_a_second_pass_finds_nothing(texts):
     done = deduplicate([document(n, text, lang="zh" if text[0] == "京" else "en") for n, text in enumerate(texts)])
     kept = [r for r in done if r.kept]

@@ -37,6 +37,9 @@ def test_what_points_elsewhere_or_says_too_little_is_no_definition(text, lang):
 
 
 def test_each_subject_is_asked_about_once_and_by_its_document():
-    rows = [Record(row=n, id=f"d{n}", kind=DOCUMENT, text=text, lang="en") for n, text in enumerate(["Gedit is a text editor for the desktop.", "gedit is an old tool for writing text."])]
+    rows = [
+        Record(row=n, id=f"d{n}", kind=DOCUMENT, text=text, lang="en")
+        for n, text in enumerate(["Gedit is a text editor for the desktop.", "gedit is an old tool for writing text."])
+    ]
 
     assert [(e.id, e.title, e.text) for e in entries_in(rows)] == [("d0", "Gedit", "Gedit is a text editor for the desktop.")]

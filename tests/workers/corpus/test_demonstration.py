@@ -58,7 +58,11 @@ def test_no_good_page_is_lost_and_each_is_restored_to_the_letter(cleaned):
 
 def test_planted_copies_are_found_and_nothing_else_is_taken_for_one(deduplicated):
     copies = PLANTED["duplicate_of"]
-    found = [copy for copy, source in copies.items() if deduplicated[copy].cluster is not None and deduplicated[copy].cluster == deduplicated[source].cluster]
+    found = [
+        copy
+        for copy, source in copies.items()
+        if deduplicated[copy].cluster is not None and deduplicated[copy].cluster == deduplicated[source].cluster
+    ]
     dropped = {name for name, record in deduplicated.items() if record.stage == "deduplicated"}
 
     assert len(found) >= 0.97 * len(copies)

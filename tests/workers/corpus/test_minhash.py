@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from workers.corpus.minhash import PERMUTATIONS, SEED, candidate_pairs, shingle_hashes, signatures
 
-TEXTS = ["the cat sat on the mat and looked at the dog", "光合作用是植物利用阳光制造糖的过程", "ab", "x", "aaaaaaaaaaaa", "𝕬𝖇 astral 🐼 panda and more words"]
+TEXTS = [
+    "the cat sat on the mat and looked at the dog",
+    "光合作用是植物利用阳光制造糖的过程",
+    "ab",
+    "x",
+    "aaaaaaaaaaaa",
+    "𝕬𝖇 astral 🐼 panda and more words",
+]
 
 
 def by_datasketch(text: str, size: int) -> np.ndarray:
@@ -62,6 +69,11 @@ def test_candidates_are_exactly_the_pairs_that_share_a_band_up_to_the_chain():
 
     pairs = candidate_pairs(signature, bands=2, rows=4)
 
-    sharing = {(i, j) for i in range(60) for j in range(i + 1, 60) if (signature[i, :4] == signature[j, :4]).all() or (signature[i, 4:] == signature[j, 4:]).all()}
+    sharing = {
+        (i, j)
+        for i in range(60)
+        for j in range(i + 1, 60)
+        if (signature[i, :4] == signature[j, :4]).all() or (signature[i, 4:] == signature[j, 4:]).all()
+    }
     assert pairs <= sharing
     assert {i for pair in sharing for i in pair} == {i for pair in pairs for i in pair}

@@ -37,5 +37,8 @@ def test_the_parts_count_what_the_files_hold():
     held_out = Record(row=1, id="c", kind=CLAIM, question="Is it?", answer="Yes.", text="It is.", label=True, split="eval", weight=0.5)
     gone = document(2, 10).dropped("cleaned", "too_short")
 
-    assert [(p["split"], p["kind"], p["rows"]) for p in parts_of([entry, held_out, gone, question(3)])] == [("train", QUESTION, 1), ("eval", CLAIM, 1)]
+    assert [(p["split"], p["kind"], p["rows"]) for p in parts_of([entry, held_out, gone, question(3)])] == [
+        ("train", QUESTION, 1),
+        ("eval", CLAIM, 1),
+    ]
     assert parts_of([held_out])[0]["tokens"] == round(0.5 * tokens_in(held_out))

@@ -23,7 +23,11 @@ KNOWLEDGE = [
 def rows() -> list[Record]:
     facts = [(f"{t}", s, lang) for t, s, lang in KNOWLEDGE]
     # Enough entries for shares to be seen: the same knowledge under other names.
-    named = [(f"{t} {n}" if lang == "en" else f"{t}{n}", s.replace(t, f"{t} {n}" if lang == "en" else f"{t}{n}"), lang) for n in "ABCDEFGHIJKLMNOPQRST" for t, s, lang in facts]
+    named = [
+        (f"{t} {n}" if lang == "en" else f"{t}{n}", s.replace(t, f"{t} {n}" if lang == "en" else f"{t}{n}"), lang)
+        for n in "ABCDEFGHIJKLMNOPQRST"
+        for t, s, lang in facts
+    ]
     return [Record(row=i, id=f"e{i}", kind=ENTRY, title=t, text=s, lang=lang, domain=f"d{i % 3}") for i, (t, s, lang) in enumerate(named)]
 
 

@@ -53,7 +53,14 @@ def lines(path: Path) -> list[dict]:
 
 def run(spec: ProcessSpec, path: Path) -> tuple[subprocess.CompletedProcess, list[dict]]:
     path.write_text(spec.model_dump_json())
-    done = subprocess.run([sys.executable, "-m", "workers.corpus", str(path)], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "workers.corpus", str(path)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=120,
+        check=False,
+    )
     return done, [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -93,7 +100,11 @@ def test_every_row_is_in_the_records_with_the_stage_and_reason_that_dropped_it(m
     assert [row["row"] for row in rows] == list(range(len(rows)))
     assert report["reasons"] == Counter(row["reason"] for row in rows if row["reason"])
     assert all((row["stage"] == "used") == (row["reason"] is None) for row in rows)
-    assert {row["id"]: row["reason"] for row in rows if row["id"] in ("river", "copy", "shop")} == {"river": None, "copy": "exact_duplicate", "shop": "advertisement"}
+    assert {row["id"]: row["reason"] for row in rows if row["id"] in ("river", "copy", "shop")} == {
+        "river": None,
+        "copy": "exact_duplicate",
+        "shop": "advertisement",
+    }
     assert report["reasons"] | {"missing_fields": 1, "unreadable": 1, "low_rating": 1, "too_short": 1} == report["reasons"]
 
 
@@ -141,8 +152,13 @@ def test_the_same_seed_gives_the_same_files_and_another_seed_others(tmp_path, mi
 
 
 def test_a_data_set_of_documents_alone_is_examined_on_what_its_texts_define(tmp_path):
-    texts = [f"Tool{chr(65 + n)}x is a program that counts the {noun} of a garden and prints them." for n, noun in enumerate(["apples", "birds", "stones", "leaves", "walls"])]
-    source = jsonl(tmp_path / "in.jsonl", [{"text": text} for text in [*texts, "Rain fell on the roofs all night and nobody in the town could sleep."]])
+    texts = [
+        f"Tool{chr(65 + n)}x is a program that counts the {noun} of a garden and prints them."
+        for n, noun in enumerate(["apples", "birds", "stones", "leaves", "walls"])
+    ]
+    source = jsonl(
+        tmp_path / "in.jsonl", [{"text": text} for text in [*texts, "Rain fell on the roofs all night and nobody in the town could sleep."]]
+    )
 
     process(spec(tmp_path, source), lambda share, message: None)
 
@@ -155,7 +171,14 @@ def test_a_data_set_of_documents_alone_is_examined_on_what_its_texts_define(tmp_
 
 @pytest.mark.parametrize(
     "row",
-    [{"text": "A single row of text with enough words in it."}, {"question": "Why?", "answer": "Because."}, {"claim": "Snow is white.", "label": True}, {"title": "Gold", "text": "Gold is a metal."}, {"question": "a?", "answer": "b", "rating": 4}, {"text": "no"}],
+    [
+        {"text": "A single row of text with enough words in it."},
+        {"question": "Why?", "answer": "Because."},
+        {"claim": "Snow is white.", "label": True},
+        {"title": "Gold", "text": "Gold is a metal."},
+        {"question": "a?", "answer": "b", "rating": 4},
+        {"text": "no"},
+    ],
     ids=["document", "question", "claim", "entry", "rating", "all dropped"],
 )
 def test_a_single_row_of_any_kind_is_processed(tmp_path, row):

@@ -1,0 +1,92 @@
+"""Muon: momentum whose matrices are made orthogonal before they are applied (Jordan 2024), with AdamW for all that is no matrix.
+
+Every direction of a matrix is moved equally, not only the few that dominate its gradient: facts that are met rarely are learnt
+as fast as frequent ones. On the demonstration's 658 facts, 300 steps of it reach a held-out loss that AdamW needs thousands for.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+# Newton–Schulz coefficients, chosen by Jordan for the steepest slope at zero: singular values land in 0.7 … 1.2, which is enough.
+_A, _B, _C = 3.4445, -4.7750, 2.0315
+ITERATIONS = 5
+
+
+def orthogonalized(matrices: Tensor, iterations: int = ITERATIONS) -> Tensor:
+    """U Vᵀ of each matrix's singular value decomposition U S Vᵀ, nearly. (…, rows, columns), any float type → the same shape, float32."""
+    x = matrices.bfloat16()
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.mT
+    for _ in range(iterations):
+        squared = x @ x.mT
+        x = _A * x + (_B * squared + _C * (squared @ squared)) @ x
+    return (x.mT if tall else x).float()
+
+
+class Muon(torch.optim.Optimizer):
+    """Groups with `muon=True` hold matrices, or stacks of them; the others go by AdamW, at their own learning rate.
+
+    A group's `lr` is its peak; the loop scales it by setting `lr`. Matrices that a rank holds only a part of (FSDP2) are
+    gathered for the one product that needs them whole, so every rank must step together.
+    """
+
+    def __init__(self, params: Any, lr: float = 0.02, momentum: float = 0.95, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "betas": betas, "weight_decay": weight_decay, "muon": False})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            with_gradients = [p for p in group["params"] if p.grad is not None]
+            if group["muon"]:
+                for parameter in with_gradients:
+                    self._move_matrix(parameter, group)
+            elif with_gradients:
+                self._move_rest(with_gradients, group)
+
+    def _move_matrix(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        momentum = state["momentum"]
+        momentum.lerp_(gradient, 1 - group["momentum"])
+        direction = _orthogonal_part(gradient.lerp(momentum, group["momentum"]))  # Nesterov's look ahead
+        rows, columns = parameter.shape[-2:]
+        mine = _part_of(parameter)
+        mine.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+
+    def _move_rest(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        for parameter in parameters:
+            if "step" not in (state := self.state[parameter]):
+                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        states = [self.state[p] for p in parameters]
+        beta1, beta2 = group["betas"]
+        adamw(
+            parameters, [p.grad for p in parameters], [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states], [],
+            [s["step"] for s in states], fused=True, amsgrad=False, beta1=beta1, beta2=beta2, lr=group["lr"],
+            weight_decay=group["weight_decay"], eps=1e-8, maximize=False,
+        )  # fmt: skip
+
+
+def _part_of(tensor: Any) -> Tensor:
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def _orthogonal_part(direction: Any) -> Tensor:
+    """This rank's part of the orthogonal matrix. Stacks are sharded between their matrices, so only single matrices are gathered."""
+    if not hasattr(direction, "to_local"):
+        return orthogonalized(direction)
+    if direction.dim() > 2:
+        local = direction.to_local()
+        return orthogonalized(local) if local.numel() else local
+    whole = orthogonalized(direction.full_tensor())
+    mesh = direction.device_mesh
+    parts = whole.chunk(mesh.size(), dim=0)
+    rank = mesh.get_local_rank()
+    return parts[rank] if rank < len(parts) else whole[:0]
