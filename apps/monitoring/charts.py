@@ -20,6 +20,7 @@ from apps.serving.models import Deployment
 
 TABLE_ROWS = 24
 RIGHT = 40  # px for the labels of the chart that has some; the others keep it free, so that all share one axis
+YOUNG_SECONDS = 5
 NOW_SECONDS = 10  # over which the rate of now is taken
 
 
@@ -112,15 +113,21 @@ def monitoring_charts(points: Sequence[dict], window: Window, version: ModelVers
     }  # fmt: skip
 
 
+def settled(points: list[dict]) -> list[dict]:
+    """Without the running point while it is younger than a few seconds: its rate would fall to nothing and rise again."""
+    begun = parse_datetime(points[-1]["time"])
+    return points[:-1] if begun and (timezone.now() - begun).total_seconds() < YOUNG_SECONDS else points
+
+
 def _rate(points: Sequence[dict], step: int) -> float | None:
-    """Over the last whole points that make up ten seconds: one of two seconds alone jumps about."""
-    last = points[-1 - max(1, NOW_SECONDS // step) : -1]
-    return sum(p["requests"] for p in last) / (len(last) * step) if last else None
+    """Over the last points that make up ten seconds: one of two seconds alone jumps about."""
+    last = points[-max(1, NOW_SECONDS // step) :]
+    return sum(p["qps"] for p in last) / len(last) if last else None
 
 
 def _last(points: Sequence[dict], column: str) -> Number:
-    """Of the last whole points that have one; the very last is not over yet."""
-    return next((p[column] for p in reversed(points[-6:-1]) if p[column] is not None), None)
+    """Of the last points that have one."""
+    return next((p[column] for p in reversed(points[-5:]) if p[column] is not None), None)
 
 
 def _within(spans: Sequence[Span], first: str) -> list[Span]:

@@ -14,7 +14,7 @@ from apps.accounts.problems import Problem
 from apps.monitoring import services
 from apps.monitoring.advisor import hardware, shapes, tuning
 from apps.monitoring.advisor.devices import PRICE_NOTE
-from apps.monitoring.charts import WINDOWS, Window, happened, moment_of, monitoring_charts
+from apps.monitoring.charts import WINDOWS, Window, happened, moment_of, monitoring_charts, settled
 from apps.monitoring.forms import HardwareForm
 from apps.monitoring.models import Alert
 from apps.monitoring.selectors import alerts, timeseries, workers
@@ -83,7 +83,7 @@ def monitoring_charts_data(request: HttpRequest) -> JsonResponse:
     try:
         found = cache.get(key)
         if found is None:
-            points = timeseries(window=window.seconds, step=window.step, version=version.pk if version else None)
+            points = settled(timeseries(window=window.seconds, step=window.step, version=version.pk if version else None))
             charts = monitoring_charts(points, window, version, happened(window), _point_link(window, version))
             found = {"charts": {name: chart.as_json() for name, chart in charts.items()}}
             cache.set(key, found, CHARTS_KEPT_SECONDS)

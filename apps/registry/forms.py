@@ -1,11 +1,12 @@
 from django import forms
+from django.db.models import Model, QuerySet
 from django.utils.translation import gettext_lazy as _
 
 from apps.registry.models import CompressionJob, ModelVersion
 from apps.training.selectors import presets
 
 COMPRESSIBLE = (ModelVersion.Kind.MOE, ModelVersion.Kind.DENSE, ModelVersion.Kind.DISTILLED, ModelVersion.Kind.PRUNED)
-CHOICES_SHOWN = 200
+CHOICES_SHOWN = 60
 STRUCTURES = [("unstructured", _("single weights")), ("neuron", _("whole neurons")), ("2:4", _("two of every four"))]
 # Which fields belong to which method: the page shows them with it, the service is given no others.
 FIELDS = {
@@ -15,6 +16,14 @@ FIELDS = {
     "onnx": (),
     "policy": ("max_bleu_loss", "max_megabytes"),
 }
+
+
+def newest_and(rows: QuerySet, chosen: str | None) -> list[Model]:
+    """What a list offers: the newest rows, and the chosen one even where it is older."""
+    found = list(rows[:CHOICES_SHOWN])
+    if chosen and not any(row.pk == chosen for row in found):
+        found += rows.filter(pk=chosen)
+    return found
 
 
 class CompressForm(forms.Form):
@@ -40,7 +49,7 @@ class CompressForm(forms.Form):
         super().__init__(*args, **kwargs)
         rows = ModelVersion.objects.filter(kind__in=COMPRESSIBLE).order_by("-id")
         self.fields["version"].queryset = rows
-        self.fields["version"].choices = [(v.pk, f"{v.name} ({v.get_kind_display()})") for v in rows[:CHOICES_SHOWN]]
+        self.fields["version"].choices = [(v.pk, f"{v.name} ({v.get_kind_display()})") for v in newest_and(rows, self["version"].value())]
         self.fields["student"].choices = [("", _("derived from the teacher")), *((p["name"], p["name"]) for p in presets())]
         for name in ("threshold", "sparsity", "minutes", "max_bleu_loss", "max_megabytes"):
             self.fields[name].widget.attrs["step"] = "any"

@@ -12,7 +12,7 @@ from apps.jobs.models import Job
 from apps.registry.models import Evaluation, ModelVersion
 from apps.registry.selectors import versions
 
-ROWS = 50
+ROWS = 25
 # What can be sorted by: the field, and whether the largest comes first when it is chosen.
 SORTS = {
     "number": ("number", True),

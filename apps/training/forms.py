@@ -4,12 +4,12 @@ from django.utils.translation import gettext_lazy as _
 
 from apps.datasets.models import Dataset
 from apps.jobs.models import Job
+from apps.registry.forms import newest_and
 from apps.registry.models import ModelVersion
 from apps.training.models import TrainingJob
 from apps.training.selectors import presets
 
 UNCOMPRESSED = (ModelVersion.Kind.MOE, ModelVersion.Kind.DENSE, ModelVersion.Kind.DISTILLED)
-CHOICES_SHOWN = 200  # of datasets and parents; the newest
 ZERO_STAGES = [
     (0, _("0: every rank holds everything")),
     (1, _("1: the optimizer's state is shared out")),
@@ -50,11 +50,13 @@ class StartForm(forms.Form):
         super().__init__(*args, **kwargs)
         processed = Dataset.objects.filter(current_run__status=Job.Status.SUCCEEDED).order_by("-id")
         parents = ModelVersion.objects.filter(kind__in=UNCOMPRESSED).order_by("-id")
-        # The chosen one must be among the choices even when two hundred newer ones exist.
         self.fields["dataset"].queryset = processed
         self.fields["parent"].queryset = parents
-        self.fields["dataset"].choices = [(d.pk, self._dataset_label(d)) for d in processed[:CHOICES_SHOWN]]
-        self.fields["parent"].choices = [("", self.fields["parent"].empty_label), *((v.pk, v.name) for v in parents[:CHOICES_SHOWN])]
+        self.fields["dataset"].choices = [(d.pk, self._dataset_label(d)) for d in newest_and(processed, self["dataset"].value())]
+        self.fields["parent"].choices = [
+            ("", self.fields["parent"].empty_label),
+            *((v.pk, v.name) for v in newest_and(parents, self["parent"].value())),
+        ]
         self.fields["preset"].choices = [(p["name"], p["name"]) for p in presets()]
         self.fields["world_size"].help_text = _("Ranks under torchrun; this machine has %(n)s cores.") % {"n": settings.CORES}
 

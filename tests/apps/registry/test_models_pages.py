@@ -211,3 +211,8 @@ def test_the_policys_trail_is_told_with_its_figures(page, live):
     shown = text(page.get(f"/compression/{job.pk}/"))
     assert "is below the least of 69.0" in shown
     assert "not good enough" in shown
+
+
+def test_an_old_version_can_still_be_chosen_by_its_link(page, live):
+    ModelVersion.objects.bulk_create(ModelVersion(number=10 + n, name=f"x{n}", kind="moe", folder="x") for n in range(80))
+    assert f'value="{live.pk}" selected' in text(page.get(f"/compression/?version={live.pk}"))
