@@ -8,9 +8,7 @@ from workers.moe import load_model
 
 # The model of conftest has 32 experts of which one sees a token, and a micro-batch of two examples has fewer tokens than that:
 # on each rank there are experts without any.
-# AdamW, so that the curves agree to the last digits: Muon's products are in bfloat16, which makes much of a gradient's rounding.
 JOB = {"steps": 8, "lr": 2e-3, "warmup": 0.25, "sample_every_seconds": 0.05, "schedule": "constant"}
-
 
 # Sums over ranks are rounded in another order. AdamW keeps that small; Muon makes matrices orthogonal in BF16, where it grows.
 TOLERANCE = {"adamw": 1e-5, "muon": 2e-3}
