@@ -149,7 +149,7 @@ def base_layout(*, size: str = "m", right: int = 12, dates: bool = False) -> dic
         }
     return {
         "height": HEIGHTS[size], "margin": {"l": 46, "r": right, "t": TOP, "b": BOTTOM}, "paper_bgcolor": CLEAR, "plot_bgcolor": CLEAR,
-        "font": {"family": "var(--font)", "size": 12, "color": "var(--soft)"}, "showlegend": False, "hovermode": "x", "dragmode": "zoom", 
+        "font": {"family": "var(--font)", "size": 12, "color": "var(--soft)"}, "showlegend": False, "hovermode": "x", "dragmode": "zoom",
         "hoverlabel": {"bgcolor": "var(--surface)", "bordercolor": "var(--line-strong)", "font": {"family": "var(--font)", "size": 12, "color": "var(--ink)"}},
         "xaxis": x,
         "yaxis": {
