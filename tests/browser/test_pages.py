@@ -55,6 +55,8 @@ def look_at(page: Page) -> list[str]:
         page.set_viewport_size(size)
         for theme in ("light", "dark"):
             page.emulate_media(color_scheme=theme)
+            # Half-way between two themes the text has the one's colour and its ground the other's.
+            page.evaluate("Promise.allSettled(document.getAnimations().map((each) => each.finished))")
             found += [f"{name} {theme}: {what}" for what in wrong_with(page)]
         if (too_wide := overflow(page)) > 0:
             found.append(f"{name}: {too_wide} px too wide")
