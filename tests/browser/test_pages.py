@@ -18,6 +18,13 @@ PAGES = [
 ]  # fmt: skip
 
 
+# The new theme's transitions have begun after a frame or two, and have ended.
+CHANGED = """async () => {
+  await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+  await Promise.allSettled(document.getAnimations().map((each) => each.finished));
+}"""
+
+
 @pytest.fixture(scope="module")
 def places(stack: Stack) -> dict[str, str]:
     """Ids of rows that pages are about."""
@@ -56,7 +63,7 @@ def look_at(page: Page) -> list[str]:
         for theme in ("light", "dark"):
             page.emulate_media(color_scheme=theme)
             # Half-way between two themes the text has the one's colour and its ground the other's.
-            page.evaluate("Promise.allSettled(document.getAnimations().map((each) => each.finished))")
+            page.evaluate(CHANGED)
             found += [f"{name} {theme}: {what}" for what in wrong_with(page)]
         if (too_wide := overflow(page)) > 0:
             found.append(f"{name}: {too_wide} px too wide")
