@@ -15,6 +15,7 @@ from apps.monitoring import services
 from apps.monitoring.advisor import hardware, shapes, tuning
 from apps.monitoring.advisor.devices import PRICE_NOTE
 from apps.monitoring.charts import WINDOWS, Window, happened, moment_of, monitoring_charts, settled
+from apps.monitoring.figures import Chart
 from apps.monitoring.forms import HardwareForm
 from apps.monitoring.models import Alert
 from apps.monitoring.selectors import alerts, timeseries, workers
@@ -54,6 +55,8 @@ def monitoring(request: HttpRequest) -> HttpResponse:
         "versions": served[:VERSIONS_SHOWN], "at": at, "until": at + timedelta(seconds=window.step) if at else None,
         "slowest": _slowest(window, chosen, at),
     }  # fmt: skip
+    if request.GET.get("tables") and values["workers"] is not None:  # for reading without scripts
+        values["drawn"] = _charts(window, chosen)
     return render(request, "monitoring/monitoring.html", values)
 
 
@@ -76,6 +79,11 @@ def _slowest(window: Window, version: ModelVersion | None, at) -> list[Answer]:
     return list(rows.select_related("model_version", "user").order_by("-latency_ms")[:SLOWEST_SHOWN])
 
 
+def _charts(window: Window, version: ModelVersion | None) -> dict[str, Chart]:
+    points = settled(timeseries(window=window.seconds, step=window.step, version=version.pk if version else None))
+    return monitoring_charts(points, window, version, happened(window), _point_link(window, version))
+
+
 @login_required
 def monitoring_charts_data(request: HttpRequest) -> JsonResponse:
     window, version = _window(request.GET), _version(request.GET)
@@ -83,8 +91,7 @@ def monitoring_charts_data(request: HttpRequest) -> JsonResponse:
     try:
         found = cache.get(key)
         if found is None:
-            points = settled(timeseries(window=window.seconds, step=window.step, version=version.pk if version else None))
-            charts = monitoring_charts(points, window, version, happened(window), _point_link(window, version))
+            charts = _charts(window, version)
             found = {"charts": {name: chart.as_json() for name, chart in charts.items()}}
             cache.set(key, found, CHARTS_KEPT_SECONDS)
     except redis.RedisError:

@@ -14,6 +14,7 @@ from apps import artifacts
 from apps.accounts.problems import Conflict, Problem
 from apps.jobs import services as jobs
 from apps.jobs.models import Job
+from apps.monitoring.figures import Chart
 from apps.portal.pages import action, back, page_of, refuse
 from apps.registry import services
 from apps.registry.answers import VIEWS, pairs
@@ -210,16 +211,22 @@ def compression(request: HttpRequest) -> HttpResponse:
     }  # fmt: skip
     if request.GET.get("fragment") == "rows":
         return render(request, "registry/_compressions.html", values)
+    if request.GET.get("tables"):  # for reading without scripts
+        values["drawn"] = {"chart": _scatter(request)}
     return render(request, "registry/compression.html", values, status=400 if form.errors else 200)
 
 
 @login_required
 def compression_chart(request: HttpRequest) -> JsonResponse:
+    return JsonResponse(_scatter(request).as_json())
+
+
+def _scatter(request: HttpRequest) -> Chart:
     rows = versions()
     if family := request.GET.get("of"):
         rows = rows.filter(Q(pk=family) | Q(parent=family, compression_job__isnull=False))
     found = [(row, latest_evaluation(row)) for row in rows[:VARIANTS_SHOWN]]
-    return JsonResponse(variants([(row, evaluation) for row, evaluation in found if evaluation]).as_json())
+    return variants([(row, evaluation) for row, evaluation in found if evaluation])
 
 
 @login_required

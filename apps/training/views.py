@@ -8,6 +8,7 @@ from apps.accounts.problems import Problem
 from apps.datasets.models import Dataset
 from apps.jobs import services as jobs
 from apps.jobs.models import Job
+from apps.monitoring.figures import Chart
 from apps.portal.pages import action, page_of, refuse
 from apps.rest import source_of
 from apps.training import services
@@ -115,6 +116,8 @@ def training_job(request: HttpRequest, pk: str) -> HttpResponse:
         "preset": preset(job.preset), "spec": services.spec_text(job), "domains": bool(job.result.get("expert_domain")),
         "every": 2 if job.is_active else 0,
     }  # fmt: skip
+    if request.GET.get("tables"):  # for reading without scripts
+        values["drawn"] = job_charts(job, history(job.pk))
     return render(request, "training/job.html", values)
 
 
@@ -140,14 +143,19 @@ def training_compare(request: HttpRequest) -> HttpResponse:
         "columns": COLUMNS.items(), "column": _of(request.GET.get("show"), COLUMNS), "units": UNITS.items(), "over": _of(request.GET.get("over"), UNITS),
         "every": 3 if any(job.is_active for job in chosen) else 0, "too_many": len(set(request.GET.getlist("job"))) > MOST_COMPARED,
     }  # fmt: skip
+    if request.GET.get("tables"):
+        values["drawn"] = {"chart": _comparison(request, chosen)}
     return render(request, "training/compare.html", values)
 
 
 @login_required
 def training_compare_chart(request: HttpRequest) -> JsonResponse:
-    chosen = _compared(request)
+    return JsonResponse(_comparison(request, _compared(request)).as_json())
+
+
+def _comparison(request: HttpRequest, chosen: list[TrainingJob]) -> Chart:
     column, over = _of(request.GET.get("show"), COLUMNS), _of(request.GET.get("over"), UNITS)
-    return JsonResponse(compare_chart(chosen, [history(job.pk) for job in chosen], column=column, over=over).as_json())
+    return compare_chart(chosen, [history(job.pk) for job in chosen], column=column, over=over)
 
 
 def _of(value: str | None, known: dict) -> str:

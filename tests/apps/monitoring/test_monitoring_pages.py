@@ -159,3 +159,11 @@ def test_the_page_stays_within_twelve_queries(reader, operator, django_assert_ma
         making.answer(version, operator, f"Question {number}?", latency_ms=number)
     with django_assert_max_num_queries(12):
         reader.get("/monitoring/")
+
+
+def test_without_scripts_the_same_figures_are_tables_in_the_page(reader, db):
+    observe(making.version("v1"), 50.0)
+    assert "?tables=1" in text(reader.get("/monitoring/"))
+    shown = text(reader.get("/monitoring/?window=5m&tables=1"))
+    assert shown.count("<details open>") == 6
+    assert '<th scope="col" class="n">P99</th>' in shown
