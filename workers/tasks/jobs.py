@@ -1,5 +1,6 @@
 """The `jobs` worker: claims rows, runs each as a child process, follows its events. Holds no algorithm and imports no torch."""
 
+import contextlib
 import json
 import logging
 import os
@@ -102,12 +103,22 @@ def _follow(job: Job, row: Job, command: Command, work: Path) -> dict | None:
     with (work / "log.txt").open("ab") as log_file:
         child = subprocess.Popen(  # noqa: S603
             [*command.argv, str(spec)], cwd=settings.BASE_DIR, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log_file,
-            env=env, start_new_session=True, preexec_fn=lambda: os.nice(settings.JOB_NICENESS),
+            env=env, start_new_session=True,
         )  # fmt: skip
+        _lower_priority(child.pid)
         try:
             return _listen(job, row, child, work)
         finally:
             _end(child)
+
+
+def _lower_priority(pid: int) -> None:
+    """Below web and inference. Linux groups processes by session and weighs the groups, so that the niceness of a process alone
+    moves nothing between sessions; where there are no such groups, it is what counts."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.setpriority(os.PRIO_PROCESS, pid, settings.JOB_NICENESS)
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text(str(settings.JOB_NICENESS))
 
 
 def _listen(job: Job, row: Job, child: subprocess.Popen, work: Path) -> dict | None:
