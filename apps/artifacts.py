@@ -5,7 +5,6 @@ cache below the home when a worker needs it.
 """
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -64,7 +63,7 @@ def publish(local: Path, path: str) -> None:
             target.rename(old)
             shutil.rmtree(old)
         try:
-            os.rename(local, target)
+            local.rename(target)
         except OSError:  # the work folder is on another file system
             staged = target.with_name(f".{target.name}.{new_id()}")
             shutil.move(local, staged)

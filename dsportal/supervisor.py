@@ -180,7 +180,7 @@ class Supervisor:
         service.process = subprocess.Popen(
             service.argv, cwd=BASE, env={**self.env, **service.env}, stdin=subprocess.DEVNULL,
             # A session of its own: Ctrl-C in the terminal reaches the supervisor alone, which then ends the rest in order.
-            start_new_session=True, preexec_fn=_die_with_supervisor,
+            start_new_session=True, preexec_fn=_die_with_supervisor,  # noqa: PLW1509 — the supervisor has one thread
         )  # fmt: skip
         service.started = time.monotonic()
 

@@ -15,9 +15,12 @@ ROUND_PROMPTS = 64  # prompts given to the engine at once: enough to fill its ba
 
 
 class Answered(Protocol):
-    text: str
-    tokens: int
-    seconds: float
+    @property
+    def text(self) -> str: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
 
 
 class Answers(Protocol):

@@ -101,7 +101,7 @@ def _follow(job: Job, row: Job, command: Command, work: Path) -> dict | None:
     spec.write_text(json.dumps(command.spec, indent=1))
     env = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1", **command.env}
     with (work / "log.txt").open("ab") as log_file:
-        child = subprocess.Popen(  # noqa: S603
+        child = subprocess.Popen(
             [*command.argv, str(spec)], cwd=settings.BASE_DIR, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log_file,
             env=env, start_new_session=True,
         )  # fmt: skip
@@ -121,58 +121,69 @@ def _lower_priority(pid: int) -> None:
         Path(f"/proc/{pid}/autogroup").write_text(str(settings.JOB_NICENESS))
 
 
+class _Heard:
+    """What a child said: kept until the next heartbeat writes it into rows."""
+
+    def __init__(self, job: Job, row: Job):
+        self.job, self.row = job, row
+        self.result: dict | None = None
+        self.error = ""
+        self._fields: dict = {}
+        self._events: list[JobEvent] = []
+
+    def take(self, event: dict) -> None:
+        name = event["event"]
+        if name == "done":
+            self.result = event["result"]
+        elif name == "error":
+            self.error = event["message"]
+        elif name == "progress":
+            self._fields = {k: event[k] for k in ("progress", "message", "eta_seconds") if k in event}
+            self._fields["message"] = self._fields.get("message", "")[:300]
+        elif own := run_of(self.job.kind).on_event(self.row, event):
+            type(self.row).objects.filter(pk=self.row.pk).update(**own)
+        if name in ("step", "sample", "stage", "note"):
+            self._events.append(JobEvent(job_id=self.job.pk, kind=name, data={k: v for k, v in event.items() if k != "event"}))
+
+    def write(self) -> bool:
+        """Also the heartbeat. False: the job is no longer this worker's."""
+        JobEvent.objects.bulk_create(self._events)
+        self._events = []
+        if not jobs.beat(self.job, **self._fields):
+            return False
+        self._fields = {}
+        changed()
+        return True
+
+
 def _listen(job: Job, row: Job, child: subprocess.Popen, work: Path) -> dict | None:
     """Write events as rows and the heartbeat every two seconds, until the child ends or the row says stop."""
     lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     threading.Thread(target=_read_lines, args=(child, lines), daemon=True).start()
-    fields: dict = {}
-    events: list[JobEvent] = []
-    result, error, open_pipe = None, "", True
-    last_beat = 0.0
-    while open_pipe:
-        try:
+    heard, open_pipe, last_beat = _Heard(job, row), True, 0.0
+    while open_pipe and not _stopping.is_set():
+        with contextlib.suppress(queue.Empty):
             line = lines.get(timeout=0.25)
             open_pipe = line is not None
-            event = _parse(line)
-        except queue.Empty:
-            event = None
-        if event:
-            name = event["event"]
-            if name == "done":
-                result = event["result"]
-            elif name == "error":
-                error = event["message"]
-            elif name == "progress":
-                fields = {k: event[k] for k in ("progress", "message", "eta_seconds") if k in event}
-                fields["message"] = fields.get("message", "")[:300]
-            else:
-                if own := run_of(job.kind).on_event(row, event):
-                    type(row).objects.filter(pk=row.pk).update(**own)
-            if name in ("step", "sample", "stage", "note"):
-                events.append(JobEvent(job_id=job.pk, kind=name, data={k: v for k, v in event.items() if k != "event"}))
+            if event := _parse(line):
+                heard.take(event)
         if time.monotonic() - last_beat > settings.JOB_HEARTBEAT_SECONDS or not open_pipe:
             last_beat = time.monotonic()
-            JobEvent.objects.bulk_create(events)
-            events = []
-            if not jobs.beat(job, **fields):
+            if not heard.write():
                 _end(child)
                 job.refresh_from_db()
                 if job.status == Job.Status.RUNNING and job.cancel_requested:
                     jobs.settle_cancelled(job)
                 return None
-            changed()
-            fields = {}
-        if _stopping.is_set():
-            _end(child)
-            jobs.release(job, why="the worker was stopped; goes on when it is back")
-            return None
-    code = child.wait()
-    if result is not None and code == 0:
-        return result
     if _stopping.is_set():
+        _end(child)
+    code = child.wait()
+    if heard.result is not None and code == 0:
+        return heard.result
+    if _stopping.is_set():  # also where whoever stops the worker has stopped the child as well
         jobs.release(job, why="the worker was stopped; goes on when it is back")
-        return None
-    jobs.fail(job, error or _died(code, work))
+    else:
+        jobs.fail(job, heard.error or _died(code, work))
     return None
 
 

@@ -68,7 +68,7 @@ class Muon(torch.optim.Optimizer):
         states = [self.state[p] for p in parameters]
         beta1, beta2 = group["betas"]
         adamw(
-            parameters, [p.grad for p in parameters], [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states], [],
+            parameters, [p.grad for p in parameters if p.grad is not None], [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states], [],
             [s["step"] for s in states], fused=True, amsgrad=False, beta1=beta1, beta2=beta2, lr=group["lr"],
             weight_decay=group["weight_decay"], eps=1e-8, maximize=False,
         )  # fmt: skip
