@@ -1,6 +1,6 @@
 """`make bench`: run every benchmark of this folder and write their tables to docs/benchmarks.md.
 
-    python -m benchmarks [NAME …]      only the named ones; the others' tables stay as they were
+python -m benchmarks [NAME …]      only the named ones; the others' tables stay as they were
 """
 
 import os

@@ -52,7 +52,9 @@ def plant(count: int, rng: random.Random) -> Planted:
         texts.append([rng.choice(words) if n in places else word for n, word in enumerate(texts[source])])
     for n in range(notices):
         hour, minute = divmod(n, 60)
-        texts.append(f"On line {n + 1} the first tram leaves the terminus at {5 + hour}:{minute:02d} and on working days there is a tram every few minutes until late".split())
+        texts.append(
+            f"On line {n + 1} the first tram leaves the terminus at {5 + hour}:{minute:02d} and on working days there is a tram every few minutes until late".split()
+        )
     return Planted([" ".join(text) for text in texts], original, changed)
 
 
@@ -104,7 +106,11 @@ def row(name: str, find: Callable[[list[str]], Clusters], planted: Planted) -> s
     family = {n: planted.original.get(n, n) for n in range(len(planted.texts))}
     taken = [n for members in clusters for n in members]
     right = [n for members in clusters for n in members if any(m != n and family[m] == family[n] for m in members)]
-    return f"| {name} | " + " | ".join(f"{recall:.3f}" for recall in recalls) + f" | {len(right) / len(taken):.3f} | {len(planted.texts) / seconds:,.0f} |"
+    return (
+        f"| {name} | "
+        + " | ".join(f"{recall:.3f}" for recall in recalls)
+        + f" | {len(right) / len(taken):.3f} | {len(planted.texts) / seconds:,.0f} |"
+    )
 
 
 def demonstration() -> list[str]:
@@ -118,10 +124,17 @@ def demonstration() -> list[str]:
     good = {*planted["clean"], *copies, *(name for group in planted["distinct"] for name in group)}
     lines = [f"| near-duplicates | {len(copies)} | {found / len(copies):.3f} | {right / len(taken):.3f} |"]
     dropped = {record.id: record.reason for record in cleaned if record.stage == "cleaned"}
-    for kind, reason in (("advertisement", "advertisement"), ("garbled", "garbled_text"), ("repeated", "repeated_characters"), ("too_short", "too_short")):
+    for kind, reason in (
+        ("advertisement", "advertisement"),
+        ("garbled", "garbled_text"),
+        ("repeated", "repeated_characters"),
+        ("too_short", "too_short"),
+    ):
         named = [name for name, why in dropped.items() if why == reason]
         wanted = planted[kind]
-        lines.append(f"| {kind} | {len(wanted)} | {sum(name in dropped for name in wanted) / len(wanted):.3f} | {sum(n not in good for n in named) / len(named):.3f} |")
+        lines.append(
+            f"| {kind} | {len(wanted)} | {sum(name in dropped for name in wanted) / len(wanted):.3f} | {sum(n not in good for n in named) / len(named):.3f} |"
+        )
     texts = {record.id: record.text for record in cleaned if record.kept}
     restored = sum(texts.get(name) == text for name, text in planted["clean"].items())
     lines.append(f"| clean pages kept and restored to the letter | {len(planted['clean'])} | {restored / len(planted['clean']):.3f} | |")

@@ -131,7 +131,7 @@ class Supervisor:
         password = secrets.token_urlsafe(24)
         config.touch(mode=0o600)
         config.write_text(
-            f"bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir {folder}\nappendonly yes\nappendfsync everysec\nsave \"\"\n"
+            f'bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir {folder}\nappendonly yes\nappendfsync everysec\nsave ""\n'
             f"loglevel notice\nlogfile {folder / 'redis.log'}\nmaxmemory-policy noeviction\nauto-aof-rewrite-min-size 32mb\n"
         )
         self.env["REDIS_URL"] = f"redis://:{password}@127.0.0.1:{port}/0"
@@ -156,7 +156,19 @@ class Supervisor:
         return json.loads(done.stdout.strip().splitlines()[-1])
 
     def add_processes(self) -> None:
-        celery = [sys.executable, "-m", "celery", "--quiet", "-A", "dsportal", "worker", "--loglevel", "warning", "--without-gossip", "--without-mingle"]
+        celery = [
+            sys.executable,
+            "-m",
+            "celery",
+            "--quiet",
+            "-A",
+            "dsportal",
+            "worker",
+            "--loglevel",
+            "warning",
+            "--without-gossip",
+            "--without-mingle",
+        ]
         web = [
             sys.executable, "-m", "granian", "--interface", "wsgi", "--host", self.host, "--port", str(self.port),
             "--workers", str(min(4, max(1, CORES))), "--blocking-threads", "48", "--backlog", "1024", "--respawn-failed-workers",

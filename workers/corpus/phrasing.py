@@ -47,9 +47,15 @@ _ENGLISH: dict[str, Templates] = {
     ),
 }
 _CHINESE: dict[str, Templates] = {
-    CONCEPT: Templates("什么是{mention}？", ("{mention}是什么？", "请解释{mention}。", "请介绍一下{mention}。"), ("能讲讲{mention}吗？", "{mention}指的是什么？")),
-    PERSON: Templates("{mention}是谁？", ("请介绍一下{mention}。", "请说说{mention}。", "谁是{mention}？"), ("能讲讲{mention}吗？", "你了解{mention}吗？")),
-    ASKED: Templates("{mention}？", ("请问，{mention}？", "请回答：{mention}？", "我想知道：{mention}？"), ("能告诉我吗：{mention}？", "你知道吗：{mention}？")),
+    CONCEPT: Templates(
+        "什么是{mention}？", ("{mention}是什么？", "请解释{mention}。", "请介绍一下{mention}。"), ("能讲讲{mention}吗？", "{mention}指的是什么？")
+    ),
+    PERSON: Templates(
+        "{mention}是谁？", ("请介绍一下{mention}。", "请说说{mention}。", "谁是{mention}？"), ("能讲讲{mention}吗？", "你了解{mention}吗？")
+    ),
+    ASKED: Templates(
+        "{mention}？", ("请问，{mention}？", "请回答：{mention}？", "我想知道：{mention}？"), ("能告诉我吗：{mention}？", "你知道吗：{mention}？")
+    ),
 }
 
 

@@ -72,7 +72,9 @@ def process(spec: ProcessSpec, progress: Progress) -> dict[str, Any]:
         done += step.share
     records = [replace(r, stage=USED) if r.kept else r for r in records]
     progress(done, "Writing")
-    report = make_report(records, funnel, Augmentation(findings.pairs, findings.well_formed / findings.pairs if findings.pairs else 1.0), findings.classifier)
+    report = make_report(
+        records, funnel, Augmentation(findings.pairs, findings.well_formed / findings.pairs if findings.pairs else 1.0), findings.classifier
+    )
     write_folder(spec.output_folder, records, report)
     return report
 
@@ -110,7 +112,9 @@ def _record(row: int, fields: dict[str, Any] | None, error: str | None) -> Recor
     except BadRow as bad:
         excerpt = " ".join(str(value) for value in fields.values() if isinstance(value, str | int | float))[:DAMAGED_EXCERPT]
         own = fields.get("id")
-        return Record(row=row, id=own if isinstance(own, str) and own else f"r{row}", kind="unreadable", text=excerpt or None).dropped(RAW, bad.reason)
+        return Record(row=row, id=own if isinstance(own, str) and own else f"r{row}", kind="unreadable", text=excerpt or None).dropped(
+            RAW, bad.reason
+        )
 
 
 def _classify(records: list[Record], spec: ProcessSpec, findings: Findings) -> list[Record]:

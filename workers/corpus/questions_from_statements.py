@@ -64,7 +64,9 @@ _DOES = (
     "asks|carries|catches|changes|circles|controls|converts|covers|creates|divides|explains|explores|feeds|gives|guards|heals|holds|joins|keeps|kills|leads|lets|lifts|links|"
     "lives|makes|measures|moves|needs|produces|protects|pulls|pumps|releases|resists|runs|separates|shows|stores|studies|supplies|teaches|tells|turns|uses"
 )
-_WHO_DID = re.compile(r"(?:was|is) (?:the|an?) [^,;:]{3,50}? who ((?:\w+ed|wrote|led|won|built|made|began|found|drew|sang|taught|gave|became|fought|flew|ran) .*)$")
+_WHO_DID = re.compile(
+    r"(?:was|is) (?:the|an?) [^,;:]{3,50}? who ((?:\w+ed|wrote|led|won|built|made|began|found|drew|sang|taught|gave|became|fought|flew|ran) .*)$"
+)
 _WHICH_DOES = re.compile(rf"(?:is|was) the ((?:[a-z-]+ ){{0,3}}?[a-z-]+) (?:that|which) ((?:{_DOES}|is|was) .*)$")
 _CLAUSE_FIT = re.compile(_CLAUSE_END)
 

@@ -70,7 +70,9 @@ def inspect_file(path: Path | str) -> FileSummary:
     _scan_lines(path)
     encoding = detect_encoding(head, is_whole=size <= len(head))
     if encoding is None:
-        raise UnreadableFile(f"{path.name} is neither valid UTF-8 nor in an encoding that can be told with certainty. Save it as UTF-8 and send it again.")
+        raise UnreadableFile(
+            f"{path.name} is neither valid UTF-8 nor in an encoding that can be told with certainty. Save it as UTF-8 and send it again."
+        )
     return _with_first_kind(path, _summarise_text(path, head, encoding, size))
 
 

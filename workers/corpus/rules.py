@@ -42,7 +42,9 @@ STRONG_ADVERTISEMENT_ZH = re.compile(
     r"|兼职(?:日结|招聘|赚)|无抵押|秒到账|低息贷款|(?:在线|线上|澳门|网上)(?:赌场|博彩|娱乐城)|中奖(?:计划|名额)|包过|办证|买[一二三\d]送[一二三\d]|错过(?:等一年|不再|就没)|(?:咨询|订购|服务|招商|客服|联系)(?:热线|电话)"
     r"|欢迎(?:选购|订购|来电|咨询|加盟|致电)|厂家直销|招商加盟|正品(?:保证|保障)|假一赔[十\d]|货到付款|(?:跳楼|吐血|清仓)(?:价|甩卖|大甩卖)|关注(?:我们的)?(?:公众号|微信)|一键(?:下单|购买)|亏本|秒杀价|开业酬宾|充[\d一二三四五六七八九十百千]+送|特价(?:促销|出售|销售)"
 )
-WEAK_ADVERTISEMENT_ZH = re.compile(r"优惠|折扣|促销|热卖|热销|正品|抢购|秒杀|爆款|特价|特惠|亲们|客服|现货|下单|订购|赠品|返现|好评|仅售|只要\d+元|原价|\d+元|免费|全网最低|最低价|数量有限|先到先得|机会难得|!{2,}|！{2,}")
+WEAK_ADVERTISEMENT_ZH = re.compile(
+    r"优惠|折扣|促销|热卖|热销|正品|抢购|秒杀|爆款|特价|特惠|亲们|客服|现货|下单|订购|赠品|返现|好评|仅售|只要\d+元|原价|\d+元|免费|全网最低|最低价|数量有限|先到先得|机会难得|!{2,}|！{2,}"
+)
 
 
 def is_advertisement(sentence: str) -> bool:
@@ -63,7 +65,8 @@ CONTACT = re.compile(
     r"|(?<!\d)0\d{2,3}-\d{7,8}(?!\d)|\b1-?800-[\dA-Z-]{7,}|(?:微信|薇信|QQ|qq|VX|vx|WeChat|Telegram|WhatsApp)\s*(?:号|群|ID|id)?\s*[:：]?\s*[+@]?[A-Za-z0-9_-]{5,}"
 )
 CONTACT_CALL = re.compile(
-    r"\b(?:call|phone|tel|telephone|contact|text|dial|whatsapp|email|e-mail|reach|write|visit|message)\b|联系|电话|拨打|来电|致电|咨询|微信|热线|邮箱|手机|加我|访问|网址", re.IGNORECASE
+    r"\b(?:call|phone|tel|telephone|contact|text|dial|whatsapp|email|e-mail|reach|write|visit|message)\b|联系|电话|拨打|来电|致电|咨询|微信|热线|邮箱|手机|加我|访问|网址",
+    re.IGNORECASE,
 )
 MAX_CONTACT_WORDS = 60
 MIN_WORDS_BESIDE_LINKS = 6  # a link beside a sentence is a source; a few words around links are a directory
@@ -122,7 +125,8 @@ def may_hold_foreign_sentence(text: str) -> bool:
 # -- what is left of a page's code
 
 CODE_LEFTOVER = re.compile(
-    r"function\s*\w*\s*\([^)]*\)\s*\{|\bvar\s+\w+\s*=|document\.\w+|window\.\w+|[.#]?[\w-]+\s*\{\s*[\w-]+\s*:[^}]*\}|\}\s*\)\s*;|@media|/\*.*?\*/|\bclass=\"|\bstyle=\"|\bhref=|&(?:nbsp|amp|lt|gt|quot|#\d+);", re.DOTALL
+    r"function\s*\w*\s*\([^)]*\)\s*\{|\bvar\s+\w+\s*=|document\.\w+|window\.\w+|[.#]?[\w-]+\s*\{\s*[\w-]+\s*:[^}]*\}|\}\s*\)\s*;|@media|/\*.*?\*/|\bclass=\"|\bstyle=\"|\bhref=|&(?:nbsp|amp|lt|gt|quot|#\d+);",
+    re.DOTALL,
 )
 
 

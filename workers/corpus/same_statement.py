@@ -19,7 +19,9 @@ _OPPOSITE_WORDS = (
     "upper lower first last inside outside above below old new early late 大 小 多 少 高 低 上 下 左 右 东 西 南 北 前 后 内 外 增 减 冷 热 长 短 快 慢 正 负 阴 阳"
 )
 _OPPOSITES = frozenset(_OPPOSITE_WORDS.split())
-_NUMBERS = "one two three four five six seven eight nine ten eleven twelve hundred thousand million billion half twice first second third fourth fifth"
+_NUMBERS = (
+    "one two three four five six seven eight nine ten eleven twelve hundred thousand million billion half twice first second third fourth fifth"
+)
 _NUMBER_WORDS = frozenset(_NUMBERS.split())
 _ARTICLES = frozenset({"the", "a", "an", "this", "these", "in", "of", "for", "一", "个", "种", "是"})
 

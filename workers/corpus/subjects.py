@@ -39,7 +39,9 @@ _COMMON_CLASS = re.compile(
     r"compound|grain|organ|muscle|gland|bone|cell|tissue|molecule|particle|number|shape|figure|sum|act|right|document|rule|instrument|dish|food|drink|sport|"
     r"game|crop|plant|animal|insect|rock|layer|material|machine|signal|structure|technology|medicine|drug|illness|infection|loss|fear|feeling|payment|contract)s?\b"
 )
-_PROPER_ADJECTIVE = re.compile(r"(?:ian|ean|ese|(?<!f)ish)$|^(?:roman|german|french|greek|dutch|swiss|latin|arabic|islamic|catholic|olympic|nobel|gothic|moore|moors)$")
+_PROPER_ADJECTIVE = re.compile(
+    r"(?:ian|ean|ese|(?<!f)ish)$|^(?:roman|german|french|greek|dutch|swiss|latin|arabic|islamic|catholic|olympic|nobel|gothic|moore|moors)$"
+)
 # Isms named after a person, a people or a god stay capitalised.
 _PROPER_ISM = re.compile(r"(?:buddh|christian|hindu|juda|islam|sikh|tao|dao|confucian|marx|darwin|catholic|protestant|calvin|zoroastr)(?:ism|ity)$")
 _IRREGULAR_PLURAL = re.compile(r"(?:bacteria|mitochondria|people|children|men|women|fungi|algae|phenomena|mice|teeth|feet|nuclei|larvae|criteria)$")
@@ -126,7 +128,11 @@ def _english(title: str, statement: str, lang: str, lower_words: frozenset[str])
     if title.endswith("?"):
         return Subject(lang, ASKED, title.rstrip("?").strip(), "", None)
     if len(title.split()) > 2 and _ASKING.match(title):
-        kind = CLAUSE if _CLAUSE.match(title) and not re.match(r"^\w+\s(?:is|are|was|were|do|does|did|can|could|has|have)\b", title, re.IGNORECASE) else ASKED
+        kind = (
+            CLAUSE
+            if _CLAUSE.match(title) and not re.match(r"^\w+\s(?:is|are|was|were|do|does|did|can|could|has|have)\b", title, re.IGNORECASE)
+            else ASKED
+        )
         return Subject(lang, kind, title[0].lower() + title[1:] if kind == CLAUSE else title, "", None)
     own_article = _ARTICLE.match(title)
     bare = title[own_article.end() :] if own_article else title
@@ -138,7 +144,12 @@ def _english(title: str, statement: str, lang: str, lower_words: frozenset[str])
     name = _in_sentence_case(bare, article, predicate, inside[2] if inside else None, lower_words)
     mention = f"{article} {name}" if article else name
     proper = name[0].isupper() and not name.split()[0].isupper()
-    if predicate and proper and not article and re.match(rf"(?:(?:is|was)\s+(?:an?|the|one of)\s+(?:[\w'’-]+[\s,]+){{0,6}}?{_PROFESSION}s?\b|was born\b)", predicate):
+    if (
+        predicate
+        and proper
+        and not article
+        and re.match(rf"(?:(?:is|was)\s+(?:an?|the|one of)\s+(?:[\w'’-]+[\s,]+){{0,6}}?{_PROFESSION}s?\b|was born\b)", predicate)
+    ):
         return Subject(lang, PERSON, mention, verb, predicate)
     return Subject(lang, NAME if proper else CONCEPT, mention, verb, predicate)
 

@@ -23,7 +23,9 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    **dict.fromkeys(("BrokenModel", "describe", "load_model", "load_tokenizer", "read_config", "register_storage", "save_model", "save_tensors"), "checkpoint"),
+    **dict.fromkeys(
+        ("BrokenModel", "describe", "load_model", "load_tokenizer", "read_config", "register_storage", "save_model", "save_tensors"), "checkpoint"
+    ),
     "generate": "generation",
     **dict.fromkeys(("UnsupportedModel", "export_tensors", "import_tensors", "layout_named"), "huggingface"),
     **dict.fromkeys(("Decoder", "KVCache"), "model"),

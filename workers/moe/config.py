@@ -39,7 +39,9 @@ class ModelConfig:
             raise ValueError("d_dense must be given where layers are dense (n_experts = 0, or first_dense_layers > 0)")
         if self.is_moe and self.router == "softmax" and (self.n_shared_experts or self.first_dense_layers):
             # Otherwise such a model could be trained and then not be stored as an architecture that others load.
-            raise ValueError("shared experts and dense first layers go with router='sigmoid'; gpt_oss, as which a softmax router is stored, has neither")
+            raise ValueError(
+                "shared experts and dense first layers go with router='sigmoid'; gpt_oss, as which a softmax router is stored, has neither"
+            )
 
     @property
     def is_moe(self) -> bool:
@@ -80,6 +82,4 @@ def dense_twin(config: ModelConfig) -> ModelConfig:
     expert_layers = config.n_layers - config.dense_layers
     wide = config.d_expert * (config.n_experts + config.n_shared_experts)
     d_dense = (wide * expert_layers + config.d_dense * config.dense_layers) // config.n_layers
-    return config.with_(
-        n_experts=0, top_k=0, d_expert=0, router="softmax", n_shared_experts=0, first_dense_layers=0, d_dense=d_dense
-    )
+    return config.with_(n_experts=0, top_k=0, d_expert=0, router="softmax", n_shared_experts=0, first_dense_layers=0, d_dense=d_dense)
