@@ -3,6 +3,7 @@
 from typing import TypeVar
 
 from django.db.models import Model, QuerySet
+from django.utils.translation import gettext as _
 from rest_framework import serializers
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.request import Request
@@ -33,7 +34,7 @@ def find(rows: QuerySet[Row], pk: str | None, field: str) -> Row | None:
     row = rows.filter(pk=pk).first()
     if row is None:
         noun = rows.model._meta.verbose_name
-        raise Missing(f"There is no {noun} {pk!r}.", field=field)
+        raise Missing(_("There is no %(noun)s %(pk)s.") % {"noun": noun, "pk": repr(pk)}, field=field)
     return row
 
 

@@ -4,6 +4,7 @@ import codecs
 import json
 
 from django.conf import settings
+from django.utils.translation import gettext as _
 from rest_framework.exceptions import APIException, ParseError
 from rest_framework.parsers import JSONParser
 
@@ -29,7 +30,9 @@ class BoundedJSONParser(JSONParser):
         encoding = (parser_context or {}).get("encoding", settings.DEFAULT_CHARSET)
         raw = stream.read(settings.MAX_JSON_BYTES + 1)
         if len(raw) > settings.MAX_JSON_BYTES:
-            raise BodyTooLarge(f"JSON may have {settings.MAX_JSON_BYTES / 1024**2:,.0f} MB at most. Send larger data as a file (multipart).")
+            raise BodyTooLarge(
+                _("JSON may have %(n)s MB at most. Send larger data as a file (multipart).") % {"n": f"{settings.MAX_JSON_BYTES / 1024**2:,.0f}"}
+            )
         try:
             text = codecs.decode(raw, encoding)
             found = json.loads(text, parse_int=_whole_number, parse_constant=_no_constant)
@@ -37,8 +40,8 @@ class BoundedJSONParser(JSONParser):
                 json.dumps(found, ensure_ascii=False).encode()
             return found
         except UnicodeEncodeError as error:
-            raise ParseError("A text in this JSON holds half of a surrogate pair.") from error
+            raise ParseError(_("A text in this JSON holds half of a surrogate pair.")) from error
         except RecursionError as error:
-            raise ParseError("This JSON is nested too deeply.") from error
+            raise ParseError(_("This JSON is nested too deeply.")) from error
         except (ValueError, LookupError) as error:
-            raise ParseError(f"This is not JSON: {error}") from error
+            raise ParseError(_("This is not JSON: %(error)s") % {"error": error}) from error

@@ -1,11 +1,12 @@
 from django.conf import settings
+from django.utils.translation import gettext_lazy as _
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 
 
 class ReadOrOperate(BasePermission):
     """Everyone signed in reads; operators and administrators change."""
 
-    message = "This needs the role operator."
+    message = _("This needs the role operator.")
 
     def has_permission(self, request, view):
         user = request.user
@@ -27,7 +28,7 @@ class MayChat(BasePermission):
 
 
 class Administers(BasePermission):
-    message = "This needs the role admin."
+    message = _("This needs the role admin.")
 
     def has_permission(self, request, view):
         return bool(request.user and request.user.is_authenticated and request.user.may_administer)

@@ -4,6 +4,8 @@ import logging
 
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import Http404
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from rest_framework import exceptions, status
 from rest_framework.response import Response
 from rest_framework.views import exception_handler, set_rollback
@@ -17,7 +19,7 @@ class Problem(Exception):
     """A use case refused: what, why, what next. Pages show `detail`; the API adds the rest."""
 
     status = status.HTTP_400_BAD_REQUEST
-    title = "The request cannot be carried out"
+    title = gettext_lazy("The request cannot be carried out")
 
     def __init__(self, detail: str, *, field: str | None = None, **extra):
         super().__init__(detail)
@@ -28,27 +30,27 @@ class Problem(Exception):
 
 class Conflict(Problem):
     status = status.HTTP_409_CONFLICT
-    title = "Not possible in the present state"
+    title = gettext_lazy("Not possible in the present state")
 
 
 class Refused(Problem):
     status = status.HTTP_403_FORBIDDEN
-    title = "Not allowed"
+    title = gettext_lazy("Not allowed")
 
 
 class Missing(Problem):
     status = status.HTTP_404_NOT_FOUND
-    title = "Not found"
+    title = gettext_lazy("Not found")
 
 
 class TooLarge(Problem):
     status = status.HTTP_413_REQUEST_ENTITY_TOO_LARGE
-    title = "Too large"
+    title = gettext_lazy("Too large")
 
 
 class Busy(Problem):
     status = status.HTTP_429_TOO_MANY_REQUESTS
-    title = "Too many requests at once"
+    title = gettext_lazy("Too many requests at once")
 
     def __init__(self, detail: str, *, retry_after_seconds: int = 1, **extra):
         super().__init__(detail, **extra)
@@ -57,12 +59,12 @@ class Busy(Problem):
 
 class Unavailable(Problem):
     status = status.HTTP_503_SERVICE_UNAVAILABLE
-    title = "Not available at the moment"
+    title = gettext_lazy("Not available at the moment")
 
 
 class TimedOut(Problem):
     status = status.HTTP_504_GATEWAY_TIMEOUT
-    title = "No answer in time"
+    title = gettext_lazy("No answer in time")
 
 
 def _body(code: int, title: str, detail, **extra) -> dict:
@@ -87,7 +89,7 @@ def problem_details(error: Exception, context: dict) -> Response | None:
     if isinstance(error, Problem):
         set_rollback()
         errors = {error.field: [error.detail]} if error.field else None
-        body = _body(error.status, error.title, error.detail, **error.extra, **({"errors": errors} if errors else {}))
+        body = _body(error.status, str(error.title), error.detail, **error.extra, **({"errors": errors} if errors else {}))
         if isinstance(error, Busy):
             headers["Retry-After"] = str(error.retry_after_seconds)
         return Response(body, status=error.status, headers=headers, content_type="application/problem+json")
@@ -96,10 +98,13 @@ def problem_details(error: Exception, context: dict) -> Response | None:
     response = exception_handler(error, context)
     if response is None:
         return None
-    titles = {400: "The request has mistakes", 401: "Sign in first", 403: "Not allowed", 404: "Not found", 405: "Method not allowed", 413: "Too large"}
+    titles = {
+        400: _("The request has mistakes"), 401: _("Sign in first"), 403: _("Not allowed"), 404: _("Not found"), 405: _("Method not allowed"),
+        413: _("Too large"),
+    }  # fmt: skip
     extra = {"errors": response.data} if isinstance(error, exceptions.ValidationError) else {}
     detail = _first_message(response.data)
-    body = _body(response.status_code, titles.get(response.status_code, "The request was refused"), detail, **extra)
+    body = _body(response.status_code, titles.get(response.status_code, _("The request was refused")), detail, **extra)
     response.data = body
     response.content_type = "application/problem+json"
     return response

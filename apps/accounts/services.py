@@ -8,6 +8,7 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import Model
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from apps.accounts.models import ApiToken, AuditEntry, User
 from apps.accounts.problems import Conflict, Problem, Refused
@@ -36,7 +37,7 @@ def create_token(*, user: User, name: str, actor: User, source: str = "", token:
     """The row, and the token itself, which is never shown again."""
     name = name.strip()
     if not name:
-        raise Problem("Give the token a name, such as the service that will use it.", field="name")
+        raise Problem(_("Give the token a name, such as the service that will use it."), field="name")
     token = token or TOKEN_PREFIX + secrets.token_urlsafe(32)
     row = ApiToken.objects.create(user=user, name=name[:80], digest=token_digest(token), prefix=token[:8])
     record(actor, "token.create", row, after={"name": row.name}, source=source)
@@ -46,7 +47,7 @@ def create_token(*, user: User, name: str, actor: User, source: str = "", token:
 @transaction.atomic
 def revoke_token(*, token: ApiToken, actor: User, source: str = "") -> ApiToken:
     if token.user_id != actor.pk and not actor.may_administer:
-        raise Refused("Only its owner or an administrator may revoke a token.")
+        raise Refused(_("Only its owner or an administrator may revoke a token."))
     if token.revoked_at is None:
         token.revoked_at = timezone.now()
         token.save(update_fields=["revoked_at"])
@@ -58,7 +59,7 @@ def revoke_token(*, token: ApiToken, actor: User, source: str = "") -> ApiToken:
 @transaction.atomic
 def change_password(*, user: User, password: str, actor: User, source: str = "") -> User:
     if user.pk != actor.pk and not actor.may_administer:
-        raise Refused("Only an administrator may change another's password.")
+        raise Refused(_("Only an administrator may change another's password."))
     _set_password(user, password)
     user.save(update_fields=["password"])
     record(actor, "user.password", user, source=source)
@@ -76,17 +77,19 @@ def _set_password(user: User, password: str) -> None:
 def _not_the_last_admin(user: User) -> None:
     others = User.objects.select_for_update().filter(role=User.Role.ADMIN, is_active=True).exclude(pk=user.pk)
     if user.role == User.Role.ADMIN and not others.exists():
-        raise Conflict("This is the last administrator; make another one first.")
+        raise Conflict(_("This is the last administrator; make another one first."))
 
 
 @transaction.atomic
 def change_role(*, user: User, role: str, actor: User, source: str = "") -> User:
     if not actor.may_administer:
-        raise Refused("Only an administrator may change roles.")
+        raise Refused(_("Only an administrator may change roles."))
     if role not in User.Role.values:
-        raise Problem(f"There is no role {role!r}; choose one of {', '.join(User.Role.values)}.", field="role")
+        raise Problem(
+            _("There is no role %(name)s; choose one of %(names)s.") % {"name": repr(role), "names": ", ".join(User.Role.values)}, field="role"
+        )
     if user.pk == actor.pk and role != User.Role.ADMIN:
-        raise Conflict("You cannot take the role admin from yourself; another administrator can.", field="role")
+        raise Conflict(_("You cannot take the role admin from yourself; another administrator can."), field="role")
     if role != User.Role.ADMIN:
         _not_the_last_admin(user)
     before = user.role
@@ -101,12 +104,14 @@ def change_role(*, user: User, role: str, actor: User, source: str = "") -> User
 @transaction.atomic
 def create_user(*, username: str, password: str, role: str = User.Role.VIEWER, email: str = "", actor: User, source: str = "") -> User:
     if not actor.may_administer:
-        raise Refused("Only an administrator may add users.")
+        raise Refused(_("Only an administrator may add users."))
     if role not in User.Role.values:
-        raise Problem(f"There is no role {role!r}; choose one of {', '.join(User.Role.values)}.", field="role")
+        raise Problem(
+            _("There is no role %(name)s; choose one of %(names)s.") % {"name": repr(role), "names": ", ".join(User.Role.values)}, field="role"
+        )
     username = User.normalize_username(username.strip())
     if User.objects.filter(username__iexact=username).exists():
-        raise Problem(f"There is a user named {username} already.", field="username")
+        raise Problem(_("There is a user named %(name)s already.") % {"name": username}, field="username")
     user = User(username=username, email=email, role=role, is_staff=role == User.Role.ADMIN, is_superuser=role == User.Role.ADMIN)
     _set_password(user, password)
     try:
@@ -123,9 +128,9 @@ def create_user(*, username: str, password: str, role: str = User.Role.VIEWER, e
 def set_active(*, user: User, active: bool, actor: User, source: str = "") -> User:
     """Switch an account off or on again. What it made stays; its tokens and sessions end at once."""
     if not actor.may_administer:
-        raise Refused("Only an administrator may switch accounts off.")
+        raise Refused(_("Only an administrator may switch accounts off."))
     if user.pk == actor.pk and not active:
-        raise Conflict("You cannot switch off your own account; another administrator can.")
+        raise Conflict(_("You cannot switch off your own account; another administrator can."))
     if not active:
         _not_the_last_admin(user)
     if user.is_active != active:

@@ -1,5 +1,6 @@
 from django.conf import settings
 from django.db.models import OuterRef, Subquery
+from django.utils.translation import gettext as _
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers, status
 from rest_framework.decorators import action
@@ -183,7 +184,7 @@ class DatasetViewSet(ListModelMixin, RetrieveModelMixin, Resource):
 def _processed(dataset: Dataset) -> ProcessingRun:
     run = dataset.current_run
     if run is None or run.status != Job.Status.SUCCEEDED:
-        raise Conflict("This dataset has not been processed yet: process it first.", field="dataset")
+        raise Conflict(_("This dataset has not been processed yet: process it first."), field="dataset")
     return run
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
 from django.db import transaction
+from django.utils.translation import gettext as _
 
 from apps import artifacts
 from apps.accounts.models import User
@@ -21,6 +22,7 @@ from apps.ids import new_id
 from apps.jobs import services as jobs
 from apps.jobs.models import Job
 from apps.jobs.runs import Command, Run, register
+from apps.portal.retelling import retold
 from apps.registry.models import EvaluationSet
 from workers.corpus.reading import UnreadableFile, inspect_file
 
@@ -28,7 +30,7 @@ MAX_FILE_NAME_BYTES = 120
 
 
 def too_large_message() -> str:
-    return f"The file is larger than {settings.MAX_UPLOAD_BYTES / 1024**2:,.0f} MB. Split it, or raise DSPORTAL_MAX_UPLOAD_BYTES."
+    return _("The file is larger than %(n)s MB. Split it, or raise DSPORTAL_MAX_UPLOAD_BYTES.") % {"n": f"{settings.MAX_UPLOAD_BYTES / 1024**2:,.0f}"}
 
 
 def _file_name(offered: str | None) -> str:
@@ -53,16 +55,16 @@ def _receive(upload: UploadedFile, target: Path) -> str:
 def _name(name: str) -> str:
     name = (name or "").strip()
     if not name:
-        raise Problem("Give the dataset a name.", field="name")
+        raise Problem(_("Give the dataset a name."), field="name")
     if len(name) > 120:
-        raise Problem("The name is longer than 120 characters.", field="name")
+        raise Problem(_("The name is longer than 120 characters."), field="name")
     return name
 
 
 def create_from_upload(*, name: str, upload: UploadedFile | None, actor: User, source: str = "") -> Dataset:
     name = _name(name)
     if upload is None:
-        raise Problem("Choose a file: JSONL, CSV, Parquet or plain text.", field="file")
+        raise Problem(_("Choose a file: JSONL, CSV, Parquet or plain text."), field="file")
     settings.WORK_ROOT.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(dir=settings.WORK_ROOT))
     try:
@@ -73,9 +75,7 @@ def create_from_upload(*, name: str, upload: UploadedFile | None, actor: User, s
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def create_from_records(
-    *, name: str, records: Iterable[dict], actor: User | None, origin: str = Dataset.Origin.UPLOAD, source: str = ""
-) -> Dataset:
+def create_from_records(*, name: str, records: Iterable[dict], actor: User | None, origin: str = Dataset.Origin.UPLOAD, source: str = "") -> Dataset:
     name = _name(name)
     settings.WORK_ROOT.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(dir=settings.WORK_ROOT))
@@ -84,7 +84,7 @@ def create_from_records(
         with path.open("w", encoding="utf-8") as file:
             for row in records:
                 if not isinstance(row, dict):
-                    raise Problem("Each record must be an object with fields, such as {\"text\": \"…\"}.", field="records")
+                    raise Problem(_('Each record must be an object with fields, such as {"text": "…"}.'), field="records")
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         return create_from_files(name=name, paths=[path], origin=origin, actor=actor, source=source)
     finally:
@@ -98,7 +98,7 @@ def create_from_files(*, name: str, paths: list[Path], origin: str, actor: User 
         try:
             formats.add(inspect_file(path).format)
         except UnreadableFile as error:
-            raise Problem(str(error), field="file") from error
+            raise Problem(retold(str(error)), field="file") from error
     dataset = Dataset(id=new_id(), name=name, origin=origin, format=sorted(formats)[0] if len(formats) == 1 else "mixed", created_by=actor)
     for index, path in enumerate(paths):
         stored = f"datasets/{dataset.pk}/{index:02d}-{path.name}"
@@ -116,7 +116,10 @@ def create_from_files(*, name: str, paths: list[Path], origin: str, actor: User 
 def process(*, dataset: Dataset, actor: User | None, options: dict | None = None, source: str = "") -> ProcessingRun:
     active = ProcessingRun.objects.filter(dataset=dataset, status__in=(Job.Status.QUEUED, Job.Status.RUNNING)).first()
     if active:
-        raise Conflict(f"This dataset is already being processed ({active.progress:.0%}); wait for it or cancel it first.", job=active.pk)
+        raise Conflict(
+            _("This dataset is already being processed (%(progress)s); wait for it or cancel it first.") % {"progress": f"{active.progress:.0%}"},
+            job=active.pk,
+        )
     run = ProcessingRun.objects.create(dataset=dataset, title=f"Process {dataset.name}"[:200], options=options or {}, created_by=actor)
     record(actor, "dataset.process", dataset, after={"run": run.pk}, source=source)
     jobs.nudge()

@@ -3,6 +3,7 @@ from dataclasses import asdict
 
 from django.db.models import Avg, Count, Q, QuerySet, Sum
 from django.db.models.functions import Coalesce
+from django.utils.translation import gettext as _
 
 from apps.experiments.models import Experiment
 from apps.experiments.statistics import Interval, difference_p_value, mean_interval, sample_ratio_p_value, share_interval
@@ -85,10 +86,19 @@ def _recall(reference: str, text: str) -> float:
 
 def _verdict(experiment: Experiment, control: Interval, treatment: Interval, p: float | None, ratio: float | None) -> str:
     if ratio is not None and ratio < SUSPICIOUS_RATIO_P:
-        return "The arms' sizes do not fit the planned split; find out why before trusting any other figure here."
+        return _("The arms' sizes do not fit the planned split; find out why before trusting any other figure here.")
     if p is None:
-        return f"Too few ratings yet: {control.count} and {treatment.count}. Each arm needs at least two."
+        return _("Too few ratings yet: %(control)s and %(treatment)s. Each arm needs at least two.") % {
+            "control": control.count,
+            "treatment": treatment.count,
+        }
     better, worse = (experiment.treatment, experiment.control) if treatment.value > control.value else (experiment.control, experiment.treatment)
     if p < SIGNIFICANT_P:
-        return f"{better.name} is rated better than {worse.name}; a difference this large would come by chance in {p:.1%} of such tests."
-    return f"Not clear yet: a difference this large would come by chance in {p:.0%} of such tests. Looking again and again makes chance findings likelier."
+        return _("%(better)s is rated better than %(worse)s; a difference this large would come by chance in %(p)s of such tests.") % {
+            "better": better.name,
+            "worse": worse.name,
+            "p": f"{p:.1%}",
+        }
+    return _(
+        "Not clear yet: a difference this large would come by chance in %(p)s of such tests. Looking again and again makes chance findings likelier."
+    ) % {"p": f"{p:.0%}"}

@@ -1,6 +1,7 @@
 """Ratings, and the dataset they become."""
 
 from django.db import transaction
+from django.utils.translation import gettext as _
 
 from apps.accounts.models import User
 from apps.accounts.problems import Conflict, Problem, Refused
@@ -12,15 +13,17 @@ from apps.serving.models import Answer
 
 
 @transaction.atomic
-def rate(*, answer: Answer, rating: int, user: User | None, comment: str | None = None, correction: str | None = None, source: str = "") -> tuple[Feedback, bool]:
+def rate(
+    *, answer: Answer, rating: int, user: User | None, comment: str | None = None, correction: str | None = None, source: str = ""
+) -> tuple[Feedback, bool]:
     """Rate an answer, or change its rating: one row an answer, whatever happens at once. Returns the row and whether it is new.
 
     A guest (`user` is None) rates a guest's answer; whether it is the guest's own is known to the caller, who has the session.
     """
     if not isinstance(rating, int) or isinstance(rating, bool) or not 1 <= rating <= 5:
-        raise Problem("A rating is a whole number from 1 to 5.", field="rating")
+        raise Problem(_("A rating is a whole number from 1 to 5."), field="rating")
     if answer.user_id != (user.pk if user else None) and not (user and user.may_operate):
-        raise Refused("Only the person who asked may rate this answer.")
+        raise Refused(_("Only the person who asked may rate this answer."))
     given = {"rating": rating, "user": user, "dataset": None}
     given |= {name: text for name, text in (("comment", comment), ("correction", correction)) if text is not None}
     row, created = Feedback.objects.select_for_update().get_or_create(answer=answer, defaults=given)
@@ -39,9 +42,9 @@ def correct(*, row: Feedback, correction: str, actor: User, source: str = "") ->
     """Say what the answer should have been. The rating stays its giver's; the row counts as new, so that the next dataset has the correction."""
     correction = correction.strip()
     if not correction:
-        raise Problem("Write what the answer should have been.", field="correction")
+        raise Problem(_("Write what the answer should have been."), field="correction")
     if len(correction) > 4000:
-        raise Problem("A correction has at most 4,000 characters.", field="correction")
+        raise Problem(_("A correction has at most 4,000 characters."), field="correction")
     before = row.correction
     if correction != before:
         row.correction, row.dataset = correction, None
@@ -55,9 +58,15 @@ def make_dataset(*, name: str = "", actor: User, source: str = "") -> Dataset:
     """All ratings that are in no dataset yet become one, ready to be processed and trained on."""
     rows = list(Feedback.objects.select_related("answer").filter(dataset=None).order_by("id"))
     if not rows:
-        raise Conflict("There are no new ratings: every one is part of a dataset already.")
+        raise Conflict(_("There are no new ratings: every one is part of a dataset already."))
     records = [
-        {"id": row.pk, "question": row.answer.prompt, "answer": row.answer.text, "rating": row.rating, **({"correction": row.correction} if row.correction else {})}
+        {
+            "id": row.pk,
+            "question": row.answer.prompt,
+            "answer": row.answer.text,
+            "rating": row.rating,
+            **({"correction": row.correction} if row.correction else {}),
+        }
         for row in rows
     ]
     dataset = datasets.create_from_records(

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from apps.accounts.models import User
 from apps.accounts.problems import Conflict
@@ -69,9 +70,7 @@ def beat(job: Job, **fields) -> bool:
 
 @transaction.atomic
 def finish(job: Job, *, result: dict) -> bool:
-    return move(
-        job, S.SUCCEEDED, of_attempt=job.attempt, result=result, progress=1.0, eta_seconds=0.0, message="", finished_at=timezone.now()
-    )
+    return move(job, S.SUCCEEDED, of_attempt=job.attempt, result=result, progress=1.0, eta_seconds=0.0, message="", finished_at=timezone.now())
 
 
 @transaction.atomic
@@ -96,8 +95,8 @@ def cancel(*, job: Job, actor: User | None, source: str = "") -> Job:
     """A queued job ends at once; a running one is asked to, and its worker does it within a heartbeat."""
     job.refresh_from_db()
     if not job.is_active:
-        raise Conflict(f"This job has already {job.status}; there is nothing to cancel.")
-    record(actor, f"{job.kind}.cancel", job, before={"status": job.status}, after={"status": S.CANCELLED}, source=source)
+        raise Conflict(_("This job has already %(status)s; there is nothing to cancel.") % {"status": job.get_status_display()})
+    record(actor, f"{job.kind}.cancel", job, before={"status": job.get_status_display()}, after={"status": S.CANCELLED}, source=source)
     Job.objects.filter(pk=job.pk).update(cancel_requested=True)
     if job.status == S.QUEUED:
         move(job, S.CANCELLED, finished_at=timezone.now())
@@ -113,7 +112,7 @@ def resume(*, job: Job, actor: User | None, source: str = "") -> Job:
     if before not in (S.FAILED, S.CANCELLED) or not move(
         job, S.QUEUED, cancel_requested=False, attempt=0, error="", finished_at=None, message="", heartbeat_at=None
     ):
-        raise Conflict(f"Only a failed or cancelled job can be resumed; this one is {before}.")
+        raise Conflict(_("Only a failed or cancelled job can be resumed; this one is %(status)s.") % {"status": S(before).label})
     record(actor, f"{job.kind}.resume", job, before={"status": before}, after={"status": S.QUEUED}, source=source)
     nudge()
     return job

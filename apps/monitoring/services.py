@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from apps.accounts.models import User
 from apps.accounts.problems import Conflict
@@ -63,7 +64,13 @@ class AlertRule:
     message: str
 
 
-P99 = AlertRule("p99_latency", 500.0, 15, 20, "P99 latency is {value:.0f} ms, above {threshold:.0f} ms. Start another inference worker or promote an INT8 version.")
+P99 = AlertRule(
+    "p99_latency",
+    500.0,
+    15,
+    20,
+    "P99 latency is {value:.0f} ms, above {threshold:.0f} ms. Start another inference worker or promote an INT8 version.",
+)
 ERRORS = AlertRule("error_rate", 0.05, 30, 20, "{value:.1%} of the requests fail, more than {threshold:.0%}. Look at the inference worker's log.")
 NO_WORKER = AlertRule("no_inference_worker", 0.5, 1, 20, "A version is live but no inference worker is running.")
 RULES = (P99, ERRORS, NO_WORKER)
@@ -113,7 +120,7 @@ def _judge(rule: AlertRule, value: float | None) -> None:
 @transaction.atomic
 def acknowledge(*, alert: Alert, actor: User, source: str = "") -> Alert:
     if alert.state == Alert.State.RESOLVED:
-        raise Conflict("This alert is resolved; there is nothing to acknowledge.")
+        raise Conflict(_("This alert is resolved; there is nothing to acknowledge."))
     if alert.acknowledged_at is None:
         alert.acknowledged_at, alert.acknowledged_by = timezone.now(), actor
         alert.save(update_fields=["acknowledged_at", "acknowledged_by"])

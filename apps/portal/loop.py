@@ -12,7 +12,9 @@ from django.utils.translation import ngettext
 from apps.demonstration.models import Demonstration
 from apps.jobs.models import Job
 from apps.portal.home import Snapshot, bleu_of, evaluation_of
+from apps.portal.retelling import retold
 from apps.portal.templatetags.portal import decimals, duration, exact, ms, percent, short, signed
+from apps.registry.gates import reason_of
 from apps.registry.models import ModelVersion
 
 NOTHING = "–"
@@ -108,7 +110,7 @@ def _training(s: Snapshot) -> Station:
 def _compression(s: Snapshot) -> Station:
     url, label = reverse("compression"), _("Compression")
     if job := s.active(Job.Kind.COMPRESSION):
-        return _moving(job, "compression", label, url, job.title)
+        return _moving(job, "compression", label, url, retold(job.title))
     small = next((v for v in s.versions if v.compression_job_id and v.parent_id), None)
     if small is None:
         return Station("compression", label, url, NOTHING, _("nothing compressed yet"), _("empty"))
@@ -219,7 +221,7 @@ def headline(s: Snapshot) -> str:
             said.append(_("%(name)s passed its gate and waits for you.") % {"name": version.name})
     running = next((j for j in s.jobs if j.status == Job.Status.RUNNING), None)
     if running:
-        said.append(_("Running: %(title)s.") % {"title": running.title})
+        said.append(_("Running: %(title)s.") % {"title": retold(running.title)})
     if s.alerts:
         said.append(ngettext("%(n)s alert is firing.", "%(n)s alerts are firing.", len(s.alerts)) % {"n": len(s.alerts)})
     return " ".join(said)
@@ -245,13 +247,20 @@ def needs(s: Snapshot) -> list[Need]:
 
 def _alerts(s: Snapshot) -> Iterator[Need]:
     for alert in s.alerts:
-        yield Need("dot-bad", "bell", _("Alert: %(rule)s") % {"rule": alert.rule.replace("_", " ")}, alert.message, reverse("monitoring"), _("Look"))
+        yield Need(
+            "dot-bad",
+            "bell",
+            _("Alert: %(rule)s") % {"rule": retold(alert.rule.replace("_", " "))},
+            retold(alert.message),
+            reverse("monitoring"),
+            _("Look"),
+        )
 
 
 def _passed(s: Snapshot) -> Iterator[Need]:
     for place, (version, decision) in enumerate(s.waiting()[:3]):
         rule = next((r for r in decision.rules if r["name"] == "bleu"), None)
-        text = rule["reason"] if rule else ""
+        text = reason_of(rule) if rule else ""
         own = evaluation_of(version, decision.evaluation_set_id)
         theirs = bleu_of(next((v for v in s.versions if v.pk == decision.baseline_id), None), decision.evaluation_set_id)
         if own and theirs is not None:
@@ -269,7 +278,9 @@ def _failed(s: Snapshot) -> Iterator[Need]:
     for job in s.jobs:
         what = (job.kind, job.title)
         if job.status == Job.Status.FAILED and what not in newer:
-            yield Need("dot-bad", "error", _("Failed: %(title)s") % {"title": job.title}, _first_line(job.error), page_of_job(job), _("Look"))
+            yield Need(
+                "dot-bad", "error", _("Failed: %(title)s") % {"title": retold(job.title)}, retold(_first_line(job.error)), page_of_job(job), _("Look")
+            )
         newer.add(what)
 
 
@@ -328,7 +339,7 @@ def _new_ratings(s: Snapshot) -> Iterator[Need]:
 
 def events(s: Snapshot) -> list[Event]:
     found = [event for job in s.jobs if (event := _of_job(job))]
-    found += [Event(e.created_at, _("The worker was lost; “%(title)s” goes on by itself") % {"title": e.job.title}) for e in s.requeued]
+    found += [Event(e.created_at, _("The worker was lost; “%(title)s” goes on by itself") % {"title": retold(e.job.title)}) for e in s.requeued]
     found += [Event(entry.created_at, _of_audit(entry)) for entry in s.audit]
     return sorted(found, key=lambda event: event.when, reverse=True)[:EVENTS_SHOWN]
 
@@ -337,18 +348,18 @@ def _of_job(job: Job) -> Event | None:
     if job.status == Job.Status.SUCCEEDED and job.finished_at:
         return Event(job.finished_at, _success(job), page_of_job(job))
     if job.status == Job.Status.FAILED and job.finished_at:
-        return Event(job.finished_at, _("Failed: %(title)s") % {"title": job.title}, page_of_job(job))
+        return Event(job.finished_at, _("Failed: %(title)s") % {"title": retold(job.title)}, page_of_job(job))
     if job.status == Job.Status.CANCELLED and job.finished_at:
-        return Event(job.finished_at, _("Cancelled: %(title)s") % {"title": job.title}, page_of_job(job))
+        return Event(job.finished_at, _("Cancelled: %(title)s") % {"title": retold(job.title)}, page_of_job(job))
     if job.status == Job.Status.RUNNING and job.started_at:
-        return Event(job.started_at, _("Began: %(title)s") % {"title": job.title}, page_of_job(job))
+        return Event(job.started_at, _("Began: %(title)s") % {"title": retold(job.title)}, page_of_job(job))
     return None
 
 
 def _success(job: Job) -> str:
     if job.kind == Job.Kind.PROCESSING:
         rows = {stage["stage"]: stage["rows"] for stage in job.result.get("funnel", [])}
-        return _("%(title)s: %(raw)s → %(used)s rows") % {"title": job.title, "raw": exact(rows.get("raw")), "used": exact(rows.get("used"))}
+        return _("%(title)s: %(raw)s → %(used)s rows") % {"title": retold(job.title), "raw": exact(rows.get("raw")), "used": exact(rows.get("used"))}
     if job.kind == Job.Kind.TRAINING and hasattr(job, "trainingjob"):
         steps = job.trainingjob.metrics.get("step")
         return _("Training finished: %(steps)s steps in %(time)s") % {"steps": exact(steps), "time": duration(job.duration_seconds)}
@@ -357,7 +368,7 @@ def _success(job: Job) -> str:
         return _("%(name)s evaluated on %(n)s questions: BLEU %(bleu)s") % {
             "name": job.evaluation.model_version.name, "n": exact(metrics.get("questions")), "bleu": decimals(metrics.get("bleu")),
         }  # fmt: skip
-    return _("Done: %(title)s") % {"title": job.title}
+    return _("Done: %(title)s") % {"title": retold(job.title)}
 
 
 def _of_audit(entry) -> str:

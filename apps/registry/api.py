@@ -1,5 +1,6 @@
 from django.http import FileResponse, Http404
 from django.urls import path
+from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
 from rest_framework import serializers, status
@@ -231,11 +232,11 @@ class VersionFileView(APIView):
         version = ModelVersion.objects.filter(pk=pk).first()
         entry = next((entry for entry in version.files if entry["name"] == name), None) if version else None
         if entry is None:
-            raise Http404("There is no such file in this version.")
+            raise Http404(_("There is no such file in this version."))
         try:
             file = artifacts.open_file(f"{version.folder}/{name}")
         except FileNotFoundError as error:
-            raise Http404(f"{name} is missing from the artifacts; restore it from a backup.") from error
+            raise Http404(_("%(name)s is missing from the artifacts; restore it from a backup.") % {"name": name}) from error
         response = FileResponse(
             file, as_attachment=True, filename=f"{version.name}-{name.replace('/', '-')}", content_type="application/octet-stream"
         )
@@ -288,7 +289,9 @@ class CompressionInput(serializers.Serializer):
     minutes = serializers.FloatField(required=False)
     steps = serializers.IntegerField(required=False, min_value=1, max_value=10_000_000)
     max_bleu_loss = serializers.FloatField(required=False, min_value=0, max_value=100, help_text="policy: BLEU points that may be lost")
-    min_bleu_ratio = serializers.FloatField(required=False, min_value=0, max_value=1, help_text="policy: of the parent's BLEU, in place of max_bleu_loss")
+    min_bleu_ratio = serializers.FloatField(
+        required=False, min_value=0, max_value=1, help_text="policy: of the parent's BLEU, in place of max_bleu_loss"
+    )
     max_questions = serializers.IntegerField(required=False, min_value=1, max_value=100_000, help_text="policy: asked of each variant")
     max_bytes = serializers.IntegerField(required=False, min_value=1, max_value=2**60, help_text="policy: the artifact's size")
 

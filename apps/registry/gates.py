@@ -1,6 +1,9 @@
 """The gate: may this version go live? Pure reading; what it says is written down by `registry.services.decide`."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from apps.jobs.models import Job
 from apps.registry.models import Evaluation, EvaluationSet, ModelVersion
@@ -15,10 +18,26 @@ class Rule:
     passed: bool
     value: float | None
     threshold: float | None
-    reason: str
+    text: str  # its reason, not yet filled in and not yet translated
+    values: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def reason(self) -> str:
+        return _(self.text) % self.values
 
     def as_dict(self) -> dict:
-        return asdict(self)
+        """As it is written down: `reason` in English, and what it takes to say it in another language."""
+        return {**asdict(self), "reason": self.text % self.values}
+
+
+def reason_of(rule: dict) -> str:
+    """Why a rule that was written down passed or not, in the reader's language."""
+    return _(rule["text"]) % rule["values"] if rule.get("text") else rule["reason"]
+
+
+def told(rule: dict) -> dict:
+    """A rule that was written down, as it is shown."""
+    return {**{name: rule[name] for name in ("name", "passed", "value", "threshold")}, "reason": reason_of(rule)}
 
 
 @dataclass(frozen=True)
@@ -44,7 +63,14 @@ def verdict(version: ModelVersion) -> Verdict:
     live = ModelVersion.objects.filter(state=ModelVersion.State.LIVE).first()
     own = newest_evaluation(version)
     if own is None:
-        rule = Rule("evaluated", False, None, None, f"{version.name} has no finished evaluation; evaluate it first.")
+        rule = Rule(
+            gettext_noop("evaluated"),
+            False,
+            None,
+            None,
+            gettext_noop("%(name)s has no finished evaluation; evaluate it first."),
+            {"name": version.name},
+        )
         return Verdict(False, [rule], live, None)
     if version.is_compressed and version.parent:
         rules = [*_compressed(version, own), *_keeps_up_with_live(version, own, live)]
@@ -52,7 +78,7 @@ def verdict(version: ModelVersion) -> Verdict:
     if live is None:
         rules = [_beats_trivial(own)]
     elif live.pk == version.pk:
-        rules = [Rule("not live already", False, None, None, f"{version.name} is live already.")]
+        rules = [Rule(gettext_noop("not live already"), False, None, None, gettext_noop("%(name)s is live already."), {"name": version.name})]
     else:
         rules = [_beats_live(version, own, live)]
     return Verdict(all(r.passed for r in rules), rules, live, own.evaluation_set)
@@ -61,23 +87,34 @@ def verdict(version: ModelVersion) -> Verdict:
 def _beats_trivial(own: Evaluation) -> Rule:
     bleu, trivial = own.metrics["bleu"], own.metrics["baseline_bleu"]
     ok = bleu > trivial
-    reason = f"BLEU {bleu:.1f} {'beats' if ok else 'does not beat'} the {trivial:.1f} of always giving the most frequent answer."
-    return Rule("bleu", ok, bleu, trivial, reason)
+    if ok:
+        text = gettext_noop("BLEU %(bleu)s beats the %(trivial)s of always giving the most frequent answer.")
+    else:
+        text = gettext_noop("BLEU %(bleu)s does not beat the %(trivial)s of always giving the most frequent answer.")
+    return Rule("bleu", ok, bleu, trivial, text, {"bleu": f"{bleu:.1f}", "trivial": f"{trivial:.1f}"})
 
 
 def _beats_live(version: ModelVersion, own: Evaluation, live: ModelVersion) -> Rule:
     theirs = newest_evaluation(live, own.evaluation_set)
     if theirs is None:
-        why = f"{live.name}, the live version, has not been evaluated on the same questions yet; evaluate {version.name} again."
-        return Rule("bleu", False, own.metrics["bleu"], None, why)
+        text = gettext_noop("%(live)s, the live version, has not been evaluated on the same questions yet; evaluate %(name)s again.")
+        return Rule("bleu", False, own.metrics["bleu"], None, text, {"live": live.name, "name": version.name})
     bleu, threshold = own.metrics["bleu"], REQUIRED_GAIN * theirs.metrics["bleu"]
     gain = (bleu / theirs.metrics["bleu"] - 1) * 100 if theirs.metrics["bleu"] else float("inf")
     ok = bleu >= threshold and bleu > 0
-    reason = (
-        f"BLEU {bleu:.1f} {'reaches' if ok else 'is below'} {threshold:.1f}, which is 5 % above the {theirs.metrics['bleu']:.1f} "
-        f"of {live.name} on the same {own.metrics['questions']} questions ({gain:+.1f} %)."
-    )
-    return Rule("bleu", ok, bleu, threshold, reason)
+    if ok:
+        text = gettext_noop(
+            "BLEU %(bleu)s reaches %(threshold)s, which is 5 %% above the %(theirs)s of %(live)s on the same %(n)s questions (%(gain)s %%)."
+        )
+    else:
+        text = gettext_noop(
+            "BLEU %(bleu)s is below %(threshold)s, which is 5 %% above the %(theirs)s of %(live)s on the same %(n)s questions (%(gain)s %%)."
+        )
+    values = {
+        "bleu": f"{bleu:.1f}", "threshold": f"{threshold:.1f}", "theirs": f"{theirs.metrics['bleu']:.1f}", "live": live.name,
+        "n": str(own.metrics["questions"]), "gain": f"{gain:+.1f}",
+    }  # fmt: skip
+    return Rule("bleu", ok, bleu, threshold, text, values)
 
 
 def _keeps_up_with_live(version: ModelVersion, own: Evaluation, live: ModelVersion | None) -> list[Rule]:
@@ -86,23 +123,36 @@ def _keeps_up_with_live(version: ModelVersion, own: Evaluation, live: ModelVersi
     if theirs is None:
         return []
     bleu, floor = own.metrics["bleu"], theirs.metrics["bleu"] - COMPRESSION_TOLERANCE
-    reason = f"BLEU {bleu:.1f} against {theirs.metrics['bleu']:.1f} of {live.name}, which is live; at least {floor:.1f} is asked."
-    return [Rule("bleu against the live version", bleu >= floor, bleu, floor, reason)]
+    text = gettext_noop("BLEU %(bleu)s against %(theirs)s of %(live)s, which is live; at least %(floor)s is asked.")
+    values = {"bleu": f"{bleu:.1f}", "theirs": f"{theirs.metrics['bleu']:.1f}", "live": live.name, "floor": f"{floor:.1f}"}
+    return [Rule(gettext_noop("bleu against the live version"), bleu >= floor, bleu, floor, text, values)]
 
 
 def _compressed(version: ModelVersion, own: Evaluation) -> list[Rule]:
     parent = version.parent
     theirs = newest_evaluation(parent, own.evaluation_set)
     if theirs is None:
-        return [Rule("bleu", False, own.metrics["bleu"], None, f"{parent.name}, its parent, was not evaluated on the same questions; evaluate it.")]
+        text = gettext_noop("%(parent)s, its parent, was not evaluated on the same questions; evaluate it.")
+        return [Rule(gettext_noop("bleu"), False, own.metrics["bleu"], None, text, {"parent": parent.name})]
     bleu, floor = own.metrics["bleu"], theirs.metrics["bleu"] - COMPRESSION_TOLERANCE
     kept = bleu >= floor
-    said = f"BLEU {bleu:.1f} {'stays' if kept else 'does not stay'} within {COMPRESSION_TOLERANCE:g} point of {parent.name}'s {theirs.metrics['bleu']:.1f}."
+    if kept:
+        text = gettext_noop("BLEU %(bleu)s stays within %(tolerance)s point of %(parent)s's %(theirs)s.")
+    else:
+        text = gettext_noop("BLEU %(bleu)s does not stay within %(tolerance)s point of %(parent)s's %(theirs)s.")
+    values = {"bleu": f"{bleu:.1f}", "tolerance": f"{COMPRESSION_TOLERANCE:g}", "parent": parent.name, "theirs": f"{theirs.metrics['bleu']:.1f}"}
     saved = 1 - version.artifact_bytes / parent.artifact_bytes if parent.artifact_bytes else 0.0
     before, after = theirs.metrics.get("tokens_per_second") or 0.0, own.metrics.get("tokens_per_second") or 0.0
     speed = after / before if before else 0.0
     gained = saved > 0 or speed > 1
     return [
-        Rule("bleu", kept, bleu, floor, said),
-        Rule("smaller or faster", gained, saved, 0.0, f"{saved:.0%} fewer bytes and {speed:.2f} × the tokens per second of {parent.name}."),
+        Rule("bleu", kept, bleu, floor, text, values),
+        Rule(
+            gettext_noop("smaller or faster"),
+            gained,
+            saved,
+            0.0,
+            gettext_noop("%(saved)s fewer bytes and %(speed)s × the tokens per second of %(parent)s."),
+            {"saved": f"{saved:.0%}", "speed": f"{speed:.2f}", "parent": parent.name},
+        ),
     ]

@@ -8,6 +8,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from apps.portal.templatetags.portal import decimals, ms, percent, signed
+from apps.registry.gates import reason_of
 from apps.registry.models import Evaluation, GateDecision, ModelVersion
 
 # The gate's rules (apps/registry/gates.py) in words.
@@ -33,7 +34,7 @@ class GateLine:
 
 def gate_lines(decision: GateDecision) -> list[GateLine]:
     return [
-        GateLine(str(RULES.get(rule["name"], rule["name"])), rule["passed"], _figure(rule["name"], rule["value"]), _threshold(rule), rule["reason"])
+        GateLine(str(RULES.get(rule["name"], rule["name"])), rule["passed"], _figure(rule["name"], rule["value"]), _threshold(rule), reason_of(rule))
         for rule in decision.rules
     ]
 

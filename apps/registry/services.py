@@ -11,6 +11,8 @@ from django.core.files.uploadedfile import UploadedFile
 from django.db import transaction
 from django.db.models import Max
 from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import override
 from pydantic import ValidationError
 
 from apps import artifacts
@@ -21,6 +23,7 @@ from apps.ids import new_id
 from apps.jobs import services as jobs
 from apps.jobs.models import Job
 from apps.jobs.runs import Command, Run, register
+from apps.portal.retelling import retold
 from apps.registry import gates
 from apps.registry.models import VERSION_COLOURS, CompressionJob, Evaluation, EvaluationSet, GateDecision, ImportJob, ModelVersion
 from apps.serving.cache import clear_answers
@@ -81,11 +84,13 @@ def newest_set() -> EvaluationSet | None:
 
 
 @transaction.atomic
-def evaluate(*, version: ModelVersion, actor: User | None, evaluation_set: EvaluationSet | None = None, options: dict | None = None, source: str = "") -> Evaluation:
+def evaluate(
+    *, version: ModelVersion, actor: User | None, evaluation_set: EvaluationSet | None = None, options: dict | None = None, source: str = ""
+) -> Evaluation:
     """Queue an evaluation on the newest held-out set of the version's own data, and of the live version on the same set."""
     chosen = evaluation_set or (version.run.evaluation_sets.first() if version.run_id else None) or newest_set()
     if chosen is None:
-        raise Conflict("There are no held-out questions yet: process a dataset with questions or knowledge entries first.")
+        raise Conflict(_("There are no held-out questions yet: process a dataset with questions or knowledge entries first."))
     evaluation = _queue_evaluation(version, chosen, actor, options or {})
     live = ModelVersion.objects.filter(state=ModelVersion.State.LIVE).exclude(pk=version.pk).first()
     if live and not live.evaluations.filter(evaluation_set=chosen).exclude(status__in=(Job.Status.FAILED, Job.Status.CANCELLED)).exists():
@@ -130,9 +135,13 @@ def _evaluated(job: Job) -> None:
     if version.state == ModelVersion.State.CANDIDATE:
         decide(version)
     # A baseline's figures on this set settle what its candidates and compressed children were waiting for.
-    for other in ModelVersion.objects.filter(
-        state=ModelVersion.State.CANDIDATE, evaluations__evaluation_set=evaluation.evaluation_set_id, evaluations__status=Job.Status.SUCCEEDED
-    ).exclude(pk=version.pk).distinct():
+    for other in (
+        ModelVersion.objects.filter(
+            state=ModelVersion.State.CANDIDATE, evaluations__evaluation_set=evaluation.evaluation_set_id, evaluations__status=Job.Status.SUCCEEDED
+        )
+        .exclude(pk=version.pk)
+        .distinct()
+    ):
         if version.state == ModelVersion.State.LIVE or other.parent_id == version.pk:
             decide(other)
 
@@ -155,13 +164,17 @@ def promote(*, version: ModelVersion, actor: User | None, source: str = "") -> D
         live = ModelVersion.objects.select_for_update().filter(state=ModelVersion.State.LIVE).first()
         version.refresh_from_db()
         if live and live.pk == version.pk:
-            raise Conflict(f"{version.name} is live already.")
+            raise Conflict(_("%(name)s is live already.") % {"name": version.name})
         decision = decide(version)
         if decision.passed:
             return _deploy(version, live, decision, Deployment.Reason.PROMOTION if live else Deployment.Reason.FIRST, actor, source)
         record(actor, "version.promotion_refused", version, after={"rules": [r["name"] for r in decision.rules if not r["passed"]]}, source=source)
-    reasons = [f"{r['name']}: {r['reason']}" for r in decision.rules if not r["passed"]]
-    raise Conflict(f"{version.name} cannot go live. " + " ".join(reasons), reasons=reasons, rules=decision.rules)
+    reasons = [f"{_(r['name'])}: {gates.reason_of(r)}" for r in decision.rules if not r["passed"]]
+    raise Conflict(
+        _("%(name)s cannot go live.") % {"name": version.name} + " " + " ".join(reasons),
+        reasons=reasons,
+        rules=[gates.told(r) for r in decision.rules],
+    )
 
 
 @transaction.atomic
@@ -169,10 +182,10 @@ def rollback(*, version: ModelVersion, actor: User | None, source: str = "") -> 
     """Take the live version back to the one that served before it."""
     live = ModelVersion.objects.select_for_update().filter(state=ModelVersion.State.LIVE).first()
     if live is None or version.pk != live.pk:
-        raise Conflict(f"{version.name} is not live, so there is nothing to roll back.")
+        raise Conflict(_("%(name)s is not live, so there is nothing to roll back.") % {"name": version.name})
     before = Deployment.objects.exclude(model_version=live).order_by("-id").first()
     if before is None:
-        raise Conflict(f"{version.name} is the first version that went live; there is none to go back to.")
+        raise Conflict(_("%(name)s is the first version that went live; there is none to go back to.") % {"name": version.name})
     return _deploy(before.model_version, live, None, Deployment.Reason.ROLLBACK, actor, source)
 
 
@@ -196,15 +209,18 @@ def _deploy(version: ModelVersion, live: ModelVersion | None, decision, reason: 
 @transaction.atomic
 def compress(*, version: ModelVersion, method: str, options: dict, actor: User | None, source: str = "") -> CompressionJob:
     if method not in CompressionJob.Method.values:
-        raise Problem(f"There is no method {method!r}; choose one of {', '.join(CompressionJob.Method.values)}.", field="method")
+        raise Problem(
+            _("There is no method %(name)s; choose one of %(names)s.") % {"name": repr(method), "names": ", ".join(CompressionJob.Method.values)},
+            field="method",
+        )
     if why := applicable(version.kind, method):
-        raise Conflict(why)
+        raise Conflict(retold(why))
     _check_options(method, options)
     if method in ("distill", "policy") and version.run is None:
-        raise Conflict(f"{version.name} was not trained here, so there is no text to distil on; train from it first.")
-    job = CompressionJob.objects.create(
-        title=f"{CompressionJob.Method(method).label} of {version.name}"[:200], model_version=version, method=method, options=options, created_by=actor
-    )
+        raise Conflict(_("%(name)s was not trained here, so there is no text to distil on; train from it first.") % {"name": version.name})
+    with override("en"):  # rows are in English, whoever asks; pages retell them
+        title = f"{CompressionJob.Method(method).label} of {version.name}"[:200]
+    job = CompressionJob.objects.create(title=title, model_version=version, method=method, options=options, created_by=actor)
     record(actor, "version.compress", version, after={"method": method, **options}, source=source)
     jobs.nudge()
     return job
@@ -219,11 +235,11 @@ MAX_MINUTES = 7 * 24 * 60
 def _check_options(method: str, options: dict) -> None:
     """Refuse now, at its field, what the child process would refuse in a minute."""
     if method == "prune" and options.get("structure") != "2:4" and options.get("threshold") is None and options.get("sparsity") is None:
-        raise Problem("Give a threshold (weights smaller than it go) or a sparsity (the share of weights that goes).", field="sparsity")
+        raise Problem(_("Give a threshold (weights smaller than it go) or a sparsity (the share of weights that goes)."), field="sparsity")
     if options.get("student") and options["student"] not in PRESETS:
-        raise Problem(f"There is no preset {options['student']!r}; see /api/v1/presets/.", field="student")
+        raise Problem(_("There is no preset %(name)s; see /api/v1/presets/.") % {"name": repr(options["student"])}, field="student")
     if (options.get("minutes") or 0) > MAX_MINUTES:
-        raise Problem("The minutes must be at most a week.", field="minutes")
+        raise Problem(_("The minutes must be at most a week."), field="minutes")
     nowhere = Path()
     given = {k: v for k, v in options.items() if k in COMPRESSION_OPTIONS}
     try:
@@ -231,7 +247,7 @@ def _check_options(method: str, options: dict) -> None:
     except ValidationError as error:
         first = error.errors()[0]
         together = {"prune": "sparsity", "distill": "steps"}.get(method, "method")
-        raise Problem(first["msg"].removeprefix("Value error, "), field=str(first["loc"][0]) if first["loc"] else together) from error
+        raise Problem(retold(first["msg"].removeprefix("Value error, ")), field=str(first["loc"][0]) if first["loc"] else together) from error
 
 
 def _prepare_compression(job: CompressionJob, work: Path) -> Command:
@@ -280,9 +296,9 @@ def import_uploads(*, name: str, uploads: list[UploadedFile], actor: User | None
     name = _import_name(name)
     names = [Path(upload.name or "").name for upload in uploads]
     if "config.json" not in names or not any(n.endswith(".safetensors") for n in names):
-        raise Problem("Send the files of a Hugging Face folder: config.json, tokenizer.json and the .safetensors files.", field="files")
+        raise Problem(_("Send the files of a Hugging Face folder: config.json, tokenizer.json and the .safetensors files."), field="files")
     if len(set(names)) < len(names):
-        raise Problem("Two of the files have the same name.", field="files")
+        raise Problem(_("Two of the files have the same name."), field="files")
     folder = settings.HOME / "imports" / f"{UPLOADED}{new_id()}"
     folder.mkdir(parents=True)
     try:
@@ -299,10 +315,10 @@ def import_uploads(*, name: str, uploads: list[UploadedFile], actor: User | None
 def _import_name(name: str) -> str:
     name = (name or "").strip()
     if not re.fullmatch(r"[\w.\- ]{1,60}", name):
-        raise Problem("Give a name of letters, digits, dots, dashes and spaces, at most 60.", field="name")
+        raise Problem(_("Give a name of letters, digits, dots, dashes and spaces, at most 60."), field="name")
     waiting = ImportJob.objects.filter(name=name, status__in=(Job.Status.QUEUED, Job.Status.RUNNING))
     if ModelVersion.objects.filter(name=name).exists() or waiting.exists():
-        raise Conflict(f"There is a version named {name} already.", field="name")
+        raise Conflict(_("There is a version named %(name)s already.") % {"name": name}, field="name")
     return name
 
 
@@ -310,7 +326,11 @@ def _import_url(url: str) -> str:
     if any(url.startswith(allowed) for allowed in settings.IMPORT_URLS) and ".." not in url and len(url) <= MAX_SOURCE:
         return url
     allowed = ", ".join(settings.IMPORT_URLS) or "none"
-    raise Problem(f"Models may not be imported from {url[:100]!r}. DSPORTAL_IMPORT_URLS names the beginnings that are allowed; now: {allowed}.", field="path")
+    raise Problem(
+        _("Models may not be imported from %(url)s. DSPORTAL_IMPORT_URLS names the beginnings that are allowed; now: %(allowed)s.")
+        % {"url": repr(url[:100]), "allowed": allowed},
+        field="path",
+    )
 
 
 def _import_folder(path: str) -> Path:
@@ -321,7 +341,11 @@ def _import_folder(path: str) -> Path:
         resolved = candidate.resolve()
         if any(resolved.is_relative_to(root.resolve()) for root in settings.IMPORT_ROOTS) and (resolved / "config.json").is_file():
             return resolved
-    raise Problem(f"{path[:100]!r} is not a Hugging Face folder (with config.json) below an import root: put it in DSPORTAL_HOME/imports.", field="path")
+    raise Problem(
+        _("%(path)s is not a Hugging Face folder (with config.json) below an import root: put it in DSPORTAL_HOME/imports.")
+        % {"path": repr(path[:100])},
+        field="path",
+    )
 
 
 def _prepare_import(job: ImportJob, work: Path) -> Command:

@@ -126,7 +126,7 @@ def _turn(pending: Pending) -> Iterator[bytes]:
             yield event({"text": piece}) if piece else HEARTBEAT
     except Problem as problem:
         wait = {"retry_after_seconds": problem.retry_after_seconds} if isinstance(problem, Busy) else {}
-        yield event({"error": problem.detail, "title": problem.title, "status": problem.status, **wait})
+        yield event({"error": problem.detail, "title": str(problem.title), "status": problem.status, **wait})
         return
     finally:
         pieces.close()

@@ -2,7 +2,8 @@
 the newest one is the conversation, and answering an older one again makes a branch."""
 
 from django.db import transaction
-from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from apps.accounts.models import User
 from apps.accounts.problems import Missing, Problem
@@ -14,7 +15,7 @@ from apps.serving.services import Pending
 
 MAX_TOKENS = 128
 MAX_MESSAGE_CHARACTERS = MAX_CHARACTERS
-NO_SUCH_CONVERSATION = _("There is no such conversation of yours.")
+NO_SUCH_CONVERSATION = gettext_lazy("There is no such conversation of yours.")
 AGAIN_TEMPERATURE = 0.8  # the same question at temperature 0 would give the same answer again
 
 
@@ -39,7 +40,7 @@ def find_answer(*, pk: str, user: User | None, guest_ids=()) -> Answer:
         rows = rows.filter(user=None, conversation__in=conversations_of(None, guest_ids))
     found = rows.filter(pk=pk).first()
     if found is None:
-        raise Missing(f"There is no answer {pk!r}.", field="answer")
+        raise Missing(_("There is no answer %(pk)s.") % {"pk": repr(pk)}, field="answer")
     return found
 
 
@@ -66,14 +67,14 @@ def say(
 def _answer_of(conversation: Conversation | None, pk: str, field: str) -> Answer:
     found = conversation.answers.filter(pk=pk).first() if conversation else None
     if found is None:
-        raise Missing("There is no such answer in this conversation.", field=field)
+        raise Missing(_("There is no such answer in this conversation."), field=field)
     return found
 
 
 def _history(conversation: Conversation | None, after: str | None) -> list[dict]:
     if conversation is None:
         if after:
-            raise Problem("Name the conversation that the answer is in.", field="conversation")
+            raise Problem(_("Name the conversation that the answer is in."), field="conversation")
         return []
     newest = _answer_of(conversation, after, "after") if after else conversation.answers.exclude(status=Answer.Status.ERROR).order_by("-id").first()
     if newest is None:

@@ -5,6 +5,8 @@ import re
 import unicodedata
 from dataclasses import dataclass, field
 
+from django.utils.translation import gettext as _
+
 from apps.accounts.problems import Problem
 
 MAX_CHARACTERS = 32_000
@@ -41,29 +43,33 @@ class Question:
 
     def __post_init__(self):
         if not self.messages or len(self.messages) > MAX_MESSAGES:
-            raise Problem(f"Send between 1 and {MAX_MESSAGES} messages.", field="messages")
+            raise Problem(_("Send between 1 and %(most)s messages.") % {"most": MAX_MESSAGES}, field="messages")
         for message in self.messages:
             if message.get("role") not in ROLES or not isinstance(message.get("content"), str):
-                raise Problem(f"Each message needs a role ({', '.join(ROLES)}) and its content as text.", field="messages")
+                raise Problem(_("Each message needs a role (%(names)s) and its content as text.") % {"names": ", ".join(ROLES)}, field="messages")
             if _UNWRITABLE.search(message["content"]):
-                raise Problem("The text holds characters that no text may hold (U+0000, or half of a surrogate pair).", field="messages")
+                raise Problem(_("The text holds characters that no text may hold (U+0000, or half of a surrogate pair)."), field="messages")
         length = sum(len(m["content"]) for m in self.messages)
         if length > MAX_CHARACTERS:
-            raise Problem(f"The conversation has {length:,} characters; at most {MAX_CHARACTERS:,} can be read.", field="prompt")
+            raise Problem(
+                _("The conversation has %(length)s characters; at most %(most)s can be read.")
+                % {"length": f"{length:,}", "most": f"{MAX_CHARACTERS:,}"},
+                field="prompt",
+            )
         if not self.prompt.strip():
-            raise Problem("Ask something: the question is empty.", field="prompt")
+            raise Problem(_("Ask something: the question is empty."), field="prompt")
         if not 1 <= self.max_tokens <= MAX_TOKENS:
-            raise Problem(f"max_tokens must be between 1 and {MAX_TOKENS}.", field="max_tokens")
+            raise Problem(_("max_tokens must be between 1 and %(most)s.") % {"most": MAX_TOKENS}, field="max_tokens")
         if not 0 <= self.temperature <= 2:
-            raise Problem("The temperature must be between 0 and 2.", field="temperature")
+            raise Problem(_("The temperature must be between 0 and 2."), field="temperature")
         if not 0 < self.top_p <= 1:
-            raise Problem("top_p must be more than 0 and at most 1.", field="top_p")
+            raise Problem(_("top_p must be more than 0 and at most 1."), field="top_p")
         if not 0 <= self.top_k <= MAX_TOP_K:
-            raise Problem(f"top_k must be between 0 (off) and {MAX_TOP_K}.", field="top_k")
+            raise Problem(_("top_k must be between 0 (off) and %(most)s.") % {"most": MAX_TOP_K}, field="top_k")
         if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
-            raise Problem(f"The seed must be between 0 and {MAX_SEED}.", field="seed")
+            raise Problem(_("The seed must be between 0 and %(most)s.") % {"most": MAX_SEED}, field="seed")
         if len(self.stop) > 8 or any(not s or len(s) > 200 or _UNWRITABLE.search(s) for s in self.stop):
-            raise Problem("Give at most 8 stop strings of 1 to 200 characters.", field="stop")
+            raise Problem(_("Give at most 8 stop strings of 1 to 200 characters."), field="stop")
 
 
 def prompt_key(text: str) -> str:

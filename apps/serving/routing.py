@@ -3,6 +3,8 @@
 import hashlib
 from dataclasses import dataclass
 
+from django.utils.translation import gettext as _
+
 from apps.accounts.problems import Missing, Unavailable
 from apps.experiments.models import Experiment
 from apps.registry.models import ModelVersion
@@ -28,7 +30,7 @@ def find_version(name: str) -> ModelVersion:
     # A name may look like an id only if somebody wants to be confused: the id wins.
     version = ModelVersion.objects.filter(pk=name).first() or ModelVersion.objects.filter(name=name).first()
     if version is None:
-        raise Missing(f"There is no model version {name!r}; see /api/v1/model-versions/.", field="version")
+        raise Missing(_("There is no model version %(name)s; see /api/v1/model-versions/.") % {"name": repr(name)}, field="version")
     return version
 
 
@@ -42,5 +44,5 @@ def route(*, asked: str | None, subject: str) -> Route:
         return Route(getattr(experiment, arm), experiment, arm)
     live = ModelVersion.objects.filter(state=ModelVersion.State.LIVE).first()
     if live is None:
-        raise Unavailable("No version is live yet. The home page tells how long the first one will take.")
+        raise Unavailable(_("No version is live yet. The home page tells how long the first one will take."))
     return Route(live)

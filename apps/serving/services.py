@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import redis
 from django.conf import settings
 from django.db import transaction
+from django.utils.translation import gettext as _
 from kombu.exceptions import OperationalError
 
 from apps.accounts.models import User
@@ -68,12 +69,12 @@ class Pending:
             raise
         except (redis.RedisError, OperationalError) as lost:
             status, error = Answer.Status.ERROR, "The queue could not be reached"
-            raise Unavailable("The queue cannot be reached at the moment; it is being restarted. Ask again in a few seconds.") from lost
+            raise Unavailable(_("The queue cannot be reached at the moment; it is being restarted. Ask again in a few seconds.")) from lost
         finally:
             self._remember(status, error)
 
     def whole(self) -> str:
-        for _ in self.pieces():
+        for _piece in self.pieces():
             pass
         return self.text
 
@@ -100,7 +101,12 @@ class Pending:
         if self._key and self.finish_reason in ("stop", "length"):
             cache.put(
                 self._key,
-                {"text": self.text, "prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens, "finish_reason": self.finish_reason},
+                {
+                    "text": self.text,
+                    "prompt_tokens": self.prompt_tokens,
+                    "completion_tokens": self.completion_tokens,
+                    "finish_reason": self.finish_reason,
+                },
             )
 
     def _send(self) -> None:
@@ -112,7 +118,7 @@ class Pending:
         waiting = pipe.execute()[2]
         if waiting > settings.MAX_IN_FLIGHT:
             r.zrem(names.IN_FLIGHT, self.id)
-            raise Busy(f"{waiting - 1} answers are being made already; ask again in a moment.", retry_after_seconds=2)
+            raise Busy(_("%(n)s answers are being made already; ask again in a moment.") % {"n": waiting - 1}, retry_after_seconds=2)
         self._publish(now)
 
     def _publish(self, now: float) -> None:
@@ -136,11 +142,13 @@ class Pending:
             now = time.monotonic()
             if now > deadline:
                 connection().set(names.CANCEL.format(answer=self.id), 1, ex=120)
-                raise TimedOut(f"No complete answer within {settings.ANSWER_TIMEOUT_SECONDS:.0f} s. Ask again, or for fewer tokens.")
+                raise TimedOut(
+                    _("No complete answer within %(n)s s. Ask again, or for fewer tokens.") % {"n": f"{settings.ANSWER_TIMEOUT_SECONDS:.0f}"}
+                )
             if not found:
                 last_sign = now if workers("inference") else last_sign
                 if now - last_sign > NO_WORKER_SECONDS:
-                    raise Unavailable("No inference worker is running. Its log says why; it is restarted by itself.")
+                    raise Unavailable(_("No inference worker is running. Its log says why; it is restarted by itself."))
                 if now - last_sent > LOST_SECONDS and self._is_lost():
                     log.warning("answer %s was lost with its worker; it is asked for again", self.id)
                     self._publish(time.time() - (now - self.began))

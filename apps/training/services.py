@@ -6,6 +6,7 @@ from pathlib import Path
 
 from django.conf import settings
 from django.db import transaction
+from django.utils.translation import gettext as _
 
 from apps import artifacts
 from apps.accounts.models import User
@@ -27,19 +28,26 @@ MAX_MINUTES = 7 * 24 * 60
 
 def _check(*, dataset: Dataset, preset_name: str, steps, minutes, world_size: int, zero_stage: int, precision: str, parent) -> None:
     if dataset.current_run is None or dataset.current_run.status != Job.Status.SUCCEEDED:
-        raise Conflict("This dataset has not been processed yet. Process it first.", field="dataset")
+        raise Conflict(_("This dataset has not been processed yet. Process it first."), field="dataset")
     if preset(preset_name) is None:
-        raise Problem(f"There is no preset {preset_name!r}; see /api/v1/presets/.", field="preset")
+        raise Problem(_("There is no preset %(name)s; see /api/v1/presets/.") % {"name": repr(preset_name)}, field="preset")
     if (steps is None) == (minutes is None):
-        raise Problem("Give either steps or minutes, not both and not neither.", field="steps")
+        raise Problem(_("Give either steps or minutes, not both and not neither."), field="steps")
     if minutes is not None and not 0 < minutes <= MAX_MINUTES:
-        raise Problem("The minutes must be more than 0 and at most a week.", field="minutes")
+        raise Problem(_("The minutes must be more than 0 and at most a week."), field="minutes")
     if zero_stage > 0 and world_size < 2:
-        raise Problem(f"ZeRO stage {zero_stage} shards over ranks; it needs a world_size of at least 2.", field="zero_stage")
+        raise Problem(_("ZeRO stage %(stage)s shards over ranks; it needs a world_size of at least 2.") % {"stage": zero_stage}, field="zero_stage")
     if world_size > max(2, settings.CORES):
-        raise Problem(f"This machine has {settings.CORES} cores; a world_size of {world_size} needs a launcher of its own.", field="world_size")
+        raise Problem(
+            _("This machine has %(cores)s cores; a world_size of %(world_size)s needs a launcher of its own.")
+            % {"cores": settings.CORES, "world_size": world_size},
+            field="world_size",
+        )
     if parent is not None and parent.kind not in (ModelVersion.Kind.MOE, ModelVersion.Kind.DENSE, ModelVersion.Kind.DISTILLED):
-        raise Problem(f"{parent.name} is {parent.get_kind_display()}; training goes on from an uncompressed version.", field="parent")
+        raise Problem(
+            _("%(name)s is %(kind)s; training goes on from an uncompressed version.") % {"name": parent.name, "kind": parent.get_kind_display()},
+            field="parent",
+        )
 
 
 @transaction.atomic

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from django.utils.translation import gettext_lazy, gettext_noop
+
 GB = 1e9
-PRICE_NOTE = "typical on-demand, check yours"
+PRICE_NOTE = gettext_lazy("typical on-demand, check yours")
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,13 @@ DEVICES = (
     Device("A100 80 GB", "gpu", 80 * GB, 2.039e12, _tera(fp32=19.5, bf16=312, fp16=312, int8=624), 2.5, "SXM"),
     Device("A100 40 GB", "gpu", 40 * GB, 1.555e12, _tera(fp32=19.5, bf16=312, fp16=312, int8=624), 2.0, "SXM"),
     Device("L4 24 GB", "gpu", 24 * GB, 0.3e12, _tera(fp32=30.3, bf16=121, fp16=121, int8=242), 0.8),
-    Device("T4 16 GB", "gpu", 16 * GB, 0.32e12, _tera(fp32=8.1, fp16=65, int8=130), 0.5, "Take FP16 with loss scaling."),
+    Device("T4 16 GB", "gpu", 16 * GB, 0.32e12, _tera(fp32=8.1, fp16=65, int8=130), 0.5, gettext_noop("Take FP16 with loss scaling.")),
     # 40 cores × 2.3 GHz × 64 FLOP a cycle (two AVX-512 units); INT8 by VNNI is four times that.
-    Device("Xeon Platinum 8380", "cpu", 256 * GB, 204.8e9, _tera(fp32=5.9, int8=23.6), 2.0, "40 cores, 8 × DDR4-3200; 256 GB assumed"),
+    Device("Xeon Platinum 8380", "cpu", 256 * GB, 204.8e9, _tera(fp32=5.9, int8=23.6), 2.0, gettext_noop("40 cores, 8 × DDR4-3200; 256 GB assumed")),
     # 96 cores × 2.4 GHz × 32 FLOP a cycle; BF16 doubles it, VNNI gives four times.
-    Device("EPYC 9654", "cpu", 384 * GB, 460.8e9, _tera(fp32=7.4, bf16=14.7, int8=29.5), 4.0, "96 cores, 12 × DDR5-4800; 384 GB assumed"),
+    Device(
+        "EPYC 9654", "cpu", 384 * GB, 460.8e9, _tera(fp32=7.4, bf16=14.7, int8=29.5), 4.0, gettext_noop("96 cores, 12 × DDR5-4800; 384 GB assumed")
+    ),
 )
 
 _BLOCK_BYTES = 32 * 1024**2  # larger than the caches' share of one core

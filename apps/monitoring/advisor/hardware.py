@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass
 
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
+
 from apps.accounts.problems import Problem
 from apps.monitoring.advisor import memory
 from apps.monitoring.advisor.devices import DEVICES, PRICE_NOTE, Device, this_machine
@@ -90,18 +93,20 @@ def advise(
 
 def _check(purpose, gpus, zero_stage, precision, batch, sequence, qps, p99_ms, answer_tokens, tokens, recipe) -> None:
     if purpose not in PURPOSES:
-        raise Problem(f"The purpose is one of {', '.join(PURPOSES)}.", field="purpose")
+        raise Problem(_("The purpose is one of %(names)s.") % {"names": ", ".join(PURPOSES)}, field="purpose")
     if precision not in PRECISIONS or (purpose == "train" and precision == "int8"):
-        raise Problem("The precision is fp32, bf16 or fp16; for serving also int8.", field="precision")
+        raise Problem(_("The precision is fp32, bf16 or fp16; for serving also int8."), field="precision")
     if recipe not in memory.RECIPES:
-        raise Problem(f"The recipe is one of {', '.join(memory.RECIPES)}.", field="recipe")
+        raise Problem(_("The recipe is one of %(names)s.") % {"names": ", ".join(memory.RECIPES)}, field="recipe")
     bounds = {
         "gpus": (gpus, 1, MAX_GPUS), "zero_stage": (zero_stage, 0, 3), "batch": (batch, 1, 1_000_000), "sequence": (sequence, 1, 10_000_000),
         "qps": (qps, 1e-6, 1e9), "p99_ms": (p99_ms, 1e-3, 1e9), "answer_tokens": (answer_tokens, 1, 1_000_000), "tokens": (tokens or 1, 1, 1e18),
     }  # fmt: skip
     for field, (value, low, high) in bounds.items():
         if not low <= value <= high:
-            raise Problem(f"{field} must be between {low:g} and {high:g}.", field=field)
+            raise Problem(
+                _("%(field)s must be between %(low)s and %(high)s.") % {"field": field, "low": f"{low:g}", "high": f"{high:g}"}, field=field
+            )
 
 
 # -- training
@@ -125,25 +130,30 @@ def _training(shape: Shape, gpus: int, stage: int, precision: str, batch: int, s
     best = _cheapest(devices)
     return HardwareAdvice(
         "train", shape, precision, gpus, stage, batch, sequence, None, None, tokens, recipe, own, memory.total(own), stages, devices,
-        best.device.name if best else None, _training_verdict(best, stage), _FORMULAS_TRAINING, _assumptions(shape, training=True), mission_case(shape),
+        best.device.name if best else None, _training_verdict(best, stage), _training_formulas(), _assumptions(shape, training=True), mission_case(shape),
     )  # fmt: skip
 
 
 def _train_on(device: Device, shape: Shape, precision: str, gpus: int, tokens: float, rank_bytes) -> DeviceAdvice:
     if not device.supports(precision):
-        return _impossible(device, rank_bytes(gpus), f"It has no {precision.upper()}. {device.note}".strip())
+        return _impossible(device, rank_bytes(gpus), _no_precision(device, precision))
     count = _fewest(gpus, device.price_per_hour is not None, lambda n: rank_bytes(n) <= device.memory_bytes)
     if count is None:
         return _impossible(
             device,
             rank_bytes(gpus),
-            f"It cannot hold {_gb(rank_bytes(gpus))}, in any number of it: raise the ZeRO stage, or lower the batch or the sequence.",
+            _("It cannot hold %(size)s, in any number of it: raise the ZeRO stage, or lower the batch or the sequence.")
+            % {"size": _gb(rank_bytes(gpus))},
         )
     rate = count * device.flops[precision] * TRAINING_EFFICIENCY / (6 * shape.active_parameters)
     hours = tokens / rate / 3600
     hourly = device.price_per_hour * count if device.price_per_hour is not None else None
     fits = count == gpus
-    why = "fits" if fits else f"{gpus} would hold {_gb(rank_bytes(gpus))} each, of {_gb(device.memory_bytes)}; {count} are needed"
+    if fits:
+        why = _("fits")
+    else:
+        sizes = {"gpus": gpus, "size": _gb(rank_bytes(gpus)), "memory": _gb(device.memory_bytes), "count": count}
+        why = _("%(gpus)s would hold %(size)s each, of %(memory)s; %(count)s are needed") % sizes
     return DeviceAdvice(
         device, True, fits, count, rank_bytes(count), rate, hours, hourly, hourly * hours if hourly is not None else None, None, None, why
     )
@@ -151,10 +161,17 @@ def _train_on(device: Device, shape: Shape, precision: str, gpus: int, tokens: f
 
 def _training_verdict(best: DeviceAdvice | None, stage: int) -> str:
     if best is None:
-        return f"At ZeRO stage {stage} no device in the table holds one rank. Raise the stage, or lower the batch or the sequence."
-    return f"{best.count} × {best.device.name}: {_gb(best.bytes_per_rank)} of {_gb(best.device.memory_bytes)} each, about {_hours(best.hours)}" + (
-        f" and ${max(best.cost, 0.01):,.2f} ({PRICE_NOTE})." if best.cost is not None else "."
-    )
+        return _("At ZeRO stage %(stage)s no device in the table holds one rank. Raise the stage, or lower the batch or the sequence.") % {
+            "stage": stage
+        }
+    said = {
+        "count": best.count, "name": best.device.name, "size": _gb(best.bytes_per_rank), "memory": _gb(best.device.memory_bytes),
+        "time": _hours(best.hours),
+    }  # fmt: skip
+    if best.cost is None:
+        return _("%(count)s × %(name)s: %(size)s of %(memory)s each, about %(time)s.") % said
+    cost = {"cost": f"${max(best.cost, 0.01):,.2f}", "price_note": PRICE_NOTE}
+    return _("%(count)s × %(name)s: %(size)s of %(memory)s each, about %(time)s and %(cost)s (%(price_note)s).") % {**said, **cost}
 
 
 # -- serving
@@ -166,17 +183,24 @@ def _serving(shape: Shape, gpus: int, precision: str, sequence: int, qps: float,
     batch = best.batch if best and best.batch else 1
     parts = memory.serving_parts(shape, batch=batch, sequence=sequence, precision=precision, gpus=gpus)
     if best is None:
-        verdict = (
-            f"No device in the table gives an answer of {answer_tokens} tokens within {p99_ms:g} ms: ask for a smaller model, INT8 or fewer tokens."
-        )
+        verdict = _(
+            "No device in the table gives an answer of %(tokens)s tokens within %(p99_ms)s ms: ask for a smaller model, INT8 or fewer tokens."
+        ) % {"tokens": answer_tokens, "p99_ms": f"{p99_ms:g}"}
     else:
+        said = {
+            "count": best.count, "name": best.device.name, "qps": f"{qps:g}", "tokens": answer_tokens, "batch": batch,
+            "p99_ms": f"{best.p99_ms:.0f}", "load": f"{HEADROOM:.0%}",
+        }  # fmt: skip
         verdict = (
-            f"{best.count} × {best.device.name} for {qps:g} answers a second of {answer_tokens} tokens: up to {batch} share a step, about "
-            f"{best.p99_ms:.0f} ms each, at {HEADROOM:.0%} load."
+            _(
+                "%(count)s × %(name)s for %(qps)s answers a second of %(tokens)s tokens: up to %(batch)s share a step, about "
+                "%(p99_ms)s ms each, at %(load)s load."
+            )
+            % said
         )
     return HardwareAdvice(
         "serve", shape, precision, gpus, 0, batch, sequence, qps, p99_ms, None, None, parts, memory.total(parts), [], devices,
-        best.device.name if best else None, verdict, _FORMULAS_SERVING, _assumptions(shape, training=False), mission_case(shape),
+        best.device.name if best else None, verdict, _serving_formulas(), _assumptions(shape, training=False), mission_case(shape),
     )  # fmt: skip
 
 
@@ -185,10 +209,10 @@ def _serve_on(device: Device, shape: Shape, gpus: int, precision: str, sequence:
         return memory.total(memory.serving_parts(shape, batch=batch, sequence=sequence, precision=precision, gpus=n, gpu=device.kind == "gpu"))
 
     if not device.supports(precision):
-        return _impossible(device, rank(1), f"It has no {precision.upper()}. {device.note}".strip())
+        return _impossible(device, rank(1), _no_precision(device, precision))
     shards = _fewest(gpus, device.price_per_hour is not None, lambda n: rank(1, n) <= device.memory_bytes)
     if shards is None:
-        return _impossible(device, rank(1), f"It cannot hold {_gb(rank(1))}, in any number of it.")
+        return _impossible(device, rank(1), _("It cannot hold %(size)s, in any number of it.") % {"size": _gb(rank(1))})
     usable = [
         b
         for b in BATCHES
@@ -196,18 +220,22 @@ def _serve_on(device: Device, shape: Shape, gpus: int, precision: str, sequence:
     ]
     if not usable:
         alone = _answer_ms(device, shape, precision, 1, sequence, shards, answer_tokens)
-        return _impossible(device, rank(1, shards), f"One answer alone takes about {alone:,.0f} ms there; {p99_ms:g} ms are asked for.")
+        return _impossible(
+            device,
+            rank(1, shards),
+            _("One answer alone takes about %(alone)s ms there; %(p99_ms)s ms are asked for.") % {"alone": f"{alone:,.0f}", "p99_ms": f"{p99_ms:g}"},
+        )
     batch = usable[-1]
     latency = _answer_ms(device, shape, precision, batch, sequence, shards, answer_tokens)
     answers_a_second = batch / (latency / 1000)
     replicas = max(1, math.ceil(qps / (answers_a_second * HEADROOM)))
     count = replicas * shards
     hourly = device.price_per_hour * count if device.price_per_hour is not None else None
-    why = (
-        f"{replicas} replicas"
-        + (f" of {shards} each" if shards > 1 else "")
-        + f", {answers_a_second * HEADROOM:,.1f} answers a second each at {HEADROOM:.0%} load"
-    )
+    said = {"replicas": replicas, "shards": shards, "answers": f"{answers_a_second * HEADROOM:,.1f}", "load": f"{HEADROOM:.0%}"}
+    if shards > 1:
+        why = _("%(replicas)s replicas of %(shards)s each, %(answers)s answers a second each at %(load)s load") % said
+    else:
+        why = _("%(replicas)s replicas, %(answers)s answers a second each at %(load)s load") % said
     month = hourly * 730 if hourly is not None else None
     return DeviceAdvice(
         device,
@@ -257,6 +285,11 @@ def _fewest(least: int, rentable: bool, fits) -> int | None:
     return None
 
 
+def _no_precision(device: Device, precision: str) -> str:
+    note = _(device.note) if device.note else ""
+    return (_("It has no %(precision)s.") % {"precision": precision.upper()} + f" {note}").strip()
+
+
 def _impossible(device: Device, rank_bytes: float, why: str) -> DeviceAdvice:
     return DeviceAdvice(device, False, False, None, rank_bytes, None, None, None, None, None, None, why)
 
@@ -275,37 +308,43 @@ def _hours(hours: float | None) -> str:
     if hours is None:
         return "–"
     return (
-        f"{hours / 24:,.1f} days"
+        _("%(n)s days") % {"n": f"{hours / 24:,.1f}"}
         if hours >= 48
-        else f"{hours:,.1f} hours"
+        else _("%(n)s hours") % {"n": f"{hours:,.1f}"}
         if hours >= 1
-        else f"{hours * 60:,.1f} minutes"
+        else _("%(n)s minutes") % {"n": f"{hours * 60:,.1f}"}
         if hours * 60 >= 1
-        else "under a minute"
+        else _("under a minute")
     )
 
 
 def _assumptions(shape: Shape, *, training: bool) -> list[str]:
     share = (
-        f"training reaches {TRAINING_EFFICIENCY:.0%} of the device's peak; communication is hidden behind it"
+        _("training reaches %(share)s of the device's peak; communication is hidden behind it") % {"share": f"{TRAINING_EFFICIENCY:.0%}"}
         if training
-        else f"decoding reaches {DECODING_BANDWIDTH_EFFICIENCY:.0%} of the bandwidth and {DECODING_FLOPS_EFFICIENCY:.0%} of the peak; the prompt is short, and a layer takes 0.1 ms at least"
+        else _("decoding reaches %(bandwidth)s of the bandwidth and %(peak)s of the peak; the prompt is short, and a layer takes 0.1 ms at least")
+        % {"bandwidth": f"{DECODING_BANDWIDTH_EFFICIENCY:.0%}", "peak": f"{DECODING_FLOPS_EFFICIENCY:.0%}"}
     )
-    out = [share, f"prices: {PRICE_NOTE}"]
+    out = [share, _("prices: %(price_note)s") % {"price_note": PRICE_NOTE}]
     if shape.estimated:
-        out.append("the layers were estimated from the number of parameters, after the nearest preset")
+        out.append(_("the layers were estimated from the number of parameters, after the nearest preset"))
     return out
 
 
-_FORMULAS_TRAINING = {
-    "memory": "weights + gradients + optimizer, each divided by N where the stage shards it, + activations + logits",
-    "tokens_per_second": f"devices · peak FLOP/s · {TRAINING_EFFICIENCY} / (6 · active parameters)",
-    "hours": "tokens / tokens per second / 3600",
-    "tokens": f"unless given: {TOKENS_A_PARAMETER} a active parameter (Hoffmann et al. 2022)".replace("a active", "per active"),
-}
-_FORMULAS_SERVING = {
-    "step": f"max(bytes read / (bandwidth · {DECODING_BANDWIDTH_EFFICIENCY}), 2 · active · batch / (peak · {DECODING_FLOPS_EFFICIENCY}), layers · 0.1 ms)",
-    "bytes read": "weights outside the experts + experts · (1 − (1 − k/E)^batch) + half of the key-value cache",
-    "p99_ms": "answer tokens · step: the largest batch whose answers stay within the limit is taken",
-    "count": f"⌈QPS / (answers a second of one replica · {HEADROOM})⌉ · devices of one replica",
-}
+def _training_formulas() -> dict[str, str]:
+    return {
+        gettext_noop("memory"): _("weights + gradients + optimizer, each divided by N where the stage shards it, + activations + logits"),
+        gettext_noop("tokens_per_second"): _("devices · peak FLOP/s · %(share)s / (6 · active parameters)") % {"share": TRAINING_EFFICIENCY},
+        gettext_noop("hours"): _("tokens / tokens per second / 3600"),
+        gettext_noop("tokens"): _("unless given: %(n)s per active parameter (Hoffmann et al. 2022)") % {"n": TOKENS_A_PARAMETER},
+    }
+
+
+def _serving_formulas() -> dict[str, str]:
+    shares = {"bandwidth": DECODING_BANDWIDTH_EFFICIENCY, "peak": DECODING_FLOPS_EFFICIENCY}
+    return {
+        gettext_noop("step"): _("max(bytes read / (bandwidth · %(bandwidth)s), 2 · active · batch / (peak · %(peak)s), layers · 0.1 ms)") % shares,
+        gettext_noop("bytes read"): _("weights outside the experts + experts · (1 − (1 − k/E)^batch) + half of the key-value cache"),
+        gettext_noop("p99_ms"): _("answer tokens · step: the largest batch whose answers stay within the limit is taken"),
+        gettext_noop("count"): _("⌈QPS / (answers a second of one replica · %(load)s)⌉ · devices of one replica") % {"load": HEADROOM},
+    }

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, replace
 
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
+
 from apps.monitoring.advisor.shapes import Shape
 
 GiB = 1024**3
@@ -36,9 +39,18 @@ class Recipe:
         return self.weights + self.gradients + self.optimizer
 
 
-PAPER = Recipe("paper", 2, 2, 12, "half-precision weights and gradients; the optimizer keeps FP32 weights, momentum and variance (ZeRO §3.1)")
-PORTAL = Recipe("portal", 4, 4, 8, "FP32 weights and gradients, computed in half precision by autocast; AdamW keeps momentum and variance in FP32", 2)
-FP32 = Recipe("fp32", 4, 4, 8, "everything in FP32")
+PAPER = Recipe(
+    "paper", 2, 2, 12, gettext_noop("half-precision weights and gradients; the optimizer keeps FP32 weights, momentum and variance (ZeRO §3.1)")
+)
+PORTAL = Recipe(
+    "portal",
+    4,
+    4,
+    8,
+    gettext_noop("FP32 weights and gradients, computed in half precision by autocast; AdamW keeps momentum and variance in FP32"),
+    2,
+)
+FP32 = Recipe("fp32", 4, 4, 8, gettext_noop("everything in FP32"))
 RECIPES = {recipe.name: recipe for recipe in (PAPER, PORTAL, FP32)}
 
 
@@ -50,25 +62,39 @@ def recipe_of(name: str, precision: str) -> Recipe:
 def training_parts(shape: Shape, *, recipe: Recipe, stage: int, gpus: int, batch: int, sequence: int, precision: str, gpu: bool = True) -> list[Part]:
     psi, n = shape.total_parameters, max(1, gpus)
     parts = [
-        _sharded("weights", psi, recipe.weights, n, stage >= recipe.weights_from_stage, f"sharded from stage {recipe.weights_from_stage} on"),
-        _sharded("gradients", psi, recipe.gradients, n, stage >= 2, "sharded from stage 2 on"),
-        _sharded("optimizer", psi, recipe.optimizer, n, stage >= 1, "sharded from stage 1 on"),
+        _sharded(
+            gettext_noop("weights"),
+            psi,
+            recipe.weights,
+            n,
+            stage >= recipe.weights_from_stage,
+            _("sharded from stage %(n)s on") % {"n": recipe.weights_from_stage},
+        ),
+        _sharded(gettext_noop("gradients"), psi, recipe.gradients, n, stage >= 2, _("sharded from stage %(n)s on") % {"n": 2}),
+        _sharded(gettext_noop("optimizer"), psi, recipe.optimizer, n, stage >= 1, _("sharded from stage %(n)s on") % {"n": 1}),
         activations(shape, batch=batch, sequence=sequence, precision=precision),
         logits(shape, batch=batch, sequence=sequence, precision=precision),
     ]
     if stage >= recipe.weights_from_stage and n > 1:
         layer = psi / shape.n_layers * BYTES[precision]
-        why = "the layer that is being computed, and the next one, are gathered whole"
-        parts.append(Part("gathered layers", 2 * layer, f"2 · Ψ / {shape.n_layers} layers · {BYTES[precision]} B", why))
+        why = _("the layer that is being computed, and the next one, are gathered whole")
+        parts.append(Part(gettext_noop("gathered layers"), 2 * layer, f"2 · Ψ / {shape.n_layers} layers · {BYTES[precision]} B", why))
     if gpu:
-        parts.append(Part("allowance", GPU_ALLOWANCE_BYTES, "1.5 GiB", "CUDA's context, communication buffers, fragmentation: assumed, not computed"))
+        parts.append(
+            Part(
+                gettext_noop("allowance"),
+                GPU_ALLOWANCE_BYTES,
+                "1.5 GiB",
+                _("CUDA's context, communication buffers, fragmentation: assumed, not computed"),
+            )
+        )
     else:
         parts.append(_process())
     return parts
 
 
 def _process() -> Part:
-    return Part("process", PROCESS_BYTES, "245 MB", "Python with PyTorch imported: measured")
+    return Part(gettext_noop("process"), PROCESS_BYTES, "245 MB", _("Python with PyTorch imported: measured"))
 
 
 def _sharded(name: str, psi: int, each: int, n: int, divided: bool, why: str) -> Part:
@@ -84,14 +110,14 @@ def activations(shape: Shape, *, batch: int, sequence: int, precision: str) -> P
     formula = (
         f"b · s · layers · (4 d + 2 h (H + KV) + k (2 d + 4 f) + E) · {each} B = {batch} · {sequence} · {shape.n_layers} · {a_token:,} · {each} B"
     )
-    why = "inputs of both norms, queries, keys, values and attention's output, and each chosen expert's input, gate, up, product and output"
-    return Part("activations", float(batch * sequence * shape.n_layers * a_token * each), formula, why)
+    why = _("inputs of both norms, queries, keys, values and attention's output, and each chosen expert's input, gate, up, product and output")
+    return Part(gettext_noop("activations"), float(batch * sequence * shape.n_layers * a_token * each), formula, why)
 
 
 def logits(shape: Shape, *, batch: int, sequence: int, precision: str) -> Part:
     each = BYTES[precision] + 8
-    why = "the logits, once more in FP32 for the loss, and their gradient"
-    return Part("logits", float(batch * sequence * shape.vocab_size * each), f"b · s · V · ({BYTES[precision]} + 4 + 4) B", why)
+    why = _("the logits, once more in FP32 for the loss, and their gradient")
+    return Part(gettext_noop("logits"), float(batch * sequence * shape.vocab_size * each), f"b · s · V · ({BYTES[precision]} + 4 + 4) B", why)
 
 
 def serving_parts(shape: Shape, *, batch: int, sequence: int, precision: str, gpus: int = 1, gpu: bool = True) -> list[Part]:
@@ -100,22 +126,22 @@ def serving_parts(shape: Shape, *, batch: int, sequence: int, precision: str, gp
     over = " / N" if n > 1 else ""
     cache = 2 * shape.n_layers * shape.n_kv_heads * shape.head_dim * kv_each * batch * sequence
     parts = [
-        Part("weights", each * shape.total_parameters / n, f"{each} Ψ{over}", "all experts must be at hand, though a token uses few"),
+        Part("weights", each * shape.total_parameters / n, f"{each} Ψ{over}", _("all experts must be at hand, though a token uses few")),
         Part(
-            "key-value cache",
+            gettext_noop("key-value cache"),
             cache / n,
             f"2 · layers · KV · h · {kv_each} B · b · s{over}",
-            "keys and values of every token of the sequences in the batch",
+            _("keys and values of every token of the sequences in the batch"),
         ),
         Part(
-            "working space",
+            gettext_noop("working space"),
             float(batch * max(4 * shape.vocab_size, 64 * shape.d_model)),
             "b · max(4 V, 64 d) B",
-            "the logits of one step, or a layer's vectors",
+            _("the logits of one step, or a layer's vectors"),
         ),
     ]
     if gpu:
-        parts.append(Part("allowance", GPU_ALLOWANCE_BYTES, "1.5 GiB", "CUDA's context, fragmentation: assumed, not computed"))
+        parts.append(Part(gettext_noop("allowance"), GPU_ALLOWANCE_BYTES, "1.5 GiB", _("CUDA's context, fragmentation: assumed, not computed")))
     else:
         parts.append(_process())
     return parts

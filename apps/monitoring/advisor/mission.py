@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from django.utils.translation import gettext as _
+
 from apps.monitoring.advisor.memory import PAPER
 from apps.monitoring.advisor.shapes import Shape
 
@@ -31,14 +33,17 @@ def mission_case(shape: Shape) -> MissionCase:
     implied = BEFORE_BYTES / (PAPER.total * GPUS)
     lines = _lines(implied)
     ratio = BEFORE_BYTES / AFTER_BYTES
-    explanation = (
-        f"Without sharding every GPU holds {PAPER.total} Ψ bytes (weights 2 Ψ, gradients 2 Ψ, optimizer 12 Ψ). {GPUS} full copies take 48 TB when "
-        f"{PAPER.total} Ψ · {GPUS} = 48 TB, so Ψ = {implied / 1e9:.2f} B parameters, {BEFORE_BYTES / GPUS / 1e9:.1f} GB a GPU. "
-        f"12 TB is a quarter of it, and {ratio:.0f}× is what stage 1 gives with many GPUs: (2 + 2 + 12/N) Ψ → 4 Ψ, here "
-        f"{lines[1].bytes_in_all / 1e12:.2f} TB. The formula goes further: stage 2 leaves {lines[2].bytes_in_all / 1e12:.2f} TB, and stage 3 "
-        f"one copy in all, {lines[3].bytes_in_all / 1e9:.1f} GB. Activations are not in these figures, and ZeRO does not shard them."
-    )
-    return MissionCase(GPUS, "48 TB → 12 TB on 1024 GPUs", explanation, implied, lines, _lines(shape.total_parameters))
+    explanation = _(
+        "Without sharding every GPU holds %(each)s Ψ bytes (weights 2 Ψ, gradients 2 Ψ, optimizer 12 Ψ). %(gpus)s full copies take 48 TB when "
+        "%(each)s Ψ · %(gpus)s = 48 TB, so Ψ = %(psi)s B parameters, %(before)s GB a GPU. "
+        "12 TB is a quarter of it, and %(ratio)s× is what stage 1 gives with many GPUs: (2 + 2 + 12/N) Ψ → 4 Ψ, here "
+        "%(one)s TB. The formula goes further: stage 2 leaves %(two)s TB, and stage 3 "
+        "one copy in all, %(three)s GB. Activations are not in these figures, and ZeRO does not shard them."
+    ) % {
+        "each": PAPER.total, "gpus": GPUS, "psi": f"{implied / 1e9:.2f}", "before": f"{BEFORE_BYTES / GPUS / 1e9:.1f}", "ratio": f"{ratio:.0f}",
+        "one": f"{lines[1].bytes_in_all / 1e12:.2f}", "two": f"{lines[2].bytes_in_all / 1e12:.2f}", "three": f"{lines[3].bytes_in_all / 1e9:.1f}",
+    }  # fmt: skip
+    return MissionCase(GPUS, _("48 TB → 12 TB on 1024 GPUs"), explanation, implied, lines, _lines(shape.total_parameters))
 
 
 def _lines(psi: float) -> list[Line]:

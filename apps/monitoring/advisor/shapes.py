@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from django.utils.translation import gettext as _
+
 from apps.accounts.problems import Missing, Problem
 from apps.registry.models import ModelVersion
 from apps.training.selectors import preset, presets
@@ -35,7 +37,7 @@ class Shape:
 def shape_of_preset(name: str) -> Shape:
     found = preset(name)
     if found is None:
-        raise Missing(f"There is no preset {name!r}; see /api/v1/presets/.", field="preset")
+        raise Missing(_("There is no preset %(name)s; see /api/v1/presets/.") % {"name": repr(name)}, field="preset")
     return _from(name, found["total_parameters"], found["active_parameters"], found["configuration"])
 
 
@@ -50,7 +52,7 @@ def shape_of_version(version: ModelVersion) -> Shape:
 def shape_of_parameters(total: float, active: float | None = None, name: str = "") -> Shape:
     """The nearest preset, widened or narrowed to so many parameters. Weights scale with the square of the width."""
     if not MIN_PARAMETERS <= total <= MAX_PARAMETERS:
-        raise Problem("The number of parameters must be between 10 thousand and 100 trillion.", field="parameters")
+        raise Problem(_("The number of parameters must be between 10 thousand and 100 trillion."), field="parameters")
     nearest = min(presets(), key=lambda p: max(p["total_parameters"] / total, total / p["total_parameters"]))
     base = _from(name, nearest["total_parameters"], nearest["active_parameters"], nearest["configuration"])
     scale = (total / base.total_parameters) ** 0.5

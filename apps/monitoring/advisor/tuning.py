@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from apps.jobs.models import JobEvent
 from apps.monitoring.histogram import percentile
@@ -25,13 +27,14 @@ FLAT = 0.02  # of the loss, gained over the last fifth of the training
 WEAK_DOMAIN = 0.7  # of the whole set's BLEU
 MIN_DOMAIN_QUESTIONS = 5
 MAX_POINTS = 400
+AREAS = (gettext_noop("serving"), gettext_noop("compression"), gettext_noop("training"), gettext_noop("quality"), gettext_noop("data"))
 
 
 @dataclass(frozen=True)
 class Recommendation:
     """One thing that was measured, and what follows. `severity`: act, consider, fine. `action`: what a page may offer as a button."""
 
-    area: str  # serving, compression, training, quality, data
+    area: str  # one of AREAS
     severity: str
     finding: str
     figure: float | None
@@ -67,27 +70,27 @@ def _serving(version: ModelVersion) -> Iterator[Recommendation]:
     queue = list(MetricMinute.objects.filter(version="", minute__gte=since).values_list("queue_depth", flat=True))
     if requests < FEW_REQUESTS:
         yield Recommendation(
-            "serving", "fine", f"It answered {requests} requests in the last 24 hours.", requests, "requests", FEW_REQUESTS,
-            "Nothing to say about its serving yet: send it traffic, or an experiment's share of it.", "A P99 of fewer than 50 requests is one request.",
+            "serving", "fine", _("It answered %(requests)s requests in the last 24 hours.") % {"requests": requests}, requests, "requests", FEW_REQUESTS,
+            _("Nothing to say about its serving yet: send it traffic, or an experiment's share of it."), _("A P99 of fewer than 50 requests is one request."),
         )  # fmt: skip
         return
     p99 = percentile(latency, 0.99)
     slow = p99 > P99.threshold
     yield Recommendation(
-        "serving", "act" if slow else "fine", f"The P99 latency of the last 24 hours is {p99:.0f} ms.", p99, "ms", P99.threshold,
-        "First let more requests share a step and start another inference worker; then serve an INT8 version." if slow else "Leave it as it is.",
-        f"99th percentile of {requests:,} requests, from a histogram of 2 % bins; the alert's threshold is {P99.threshold:.0f} ms.",
+        "serving", "act" if slow else "fine", _("The P99 latency of the last 24 hours is %(p99)s ms.") % {"p99": f"{p99:.0f}"}, p99, "ms", P99.threshold,
+        _("First let more requests share a step and start another inference worker; then serve an INT8 version.") if slow else _("Leave it as it is."),
+        _("99th percentile of %(requests)s requests, from a histogram of 2 %% bins; the alert's threshold is %(threshold)s ms.") % {"requests": f"{requests:,}", "threshold": f"{P99.threshold:.0f}"},
     )  # fmt: skip
     rate = cached / requests
     yield Recommendation(
-        "serving", "fine" if rate >= GOOD_HIT_RATE else "consider", f"{rate:.0%} of the requests were answered from the cache.", rate, "share", GOOD_HIT_RATE,
-        "Leave it as it is." if rate >= GOOD_HIT_RATE else "Ask at temperature 0, with the same max_tokens everywhere, or give the cache more bytes (DSPORTAL_CACHE_BYTES).",
-        "cached / requests. Only temperature 0 is kept, and every parameter is part of the key.",
+        "serving", "fine" if rate >= GOOD_HIT_RATE else "consider", _("%(rate)s of the requests were answered from the cache.") % {"rate": f"{rate:.0%}"}, rate, "share", GOOD_HIT_RATE,
+        _("Leave it as it is.") if rate >= GOOD_HIT_RATE else _("Ask at temperature 0, with the same max_tokens everywhere, or give the cache more bytes (DSPORTAL_CACHE_BYTES)."),
+        _("cached / requests. Only temperature 0 is kept, and every parameter is part of the key."),
     )  # fmt: skip
     if queue and (depth := sum(queue) / len(queue)) > 1:
         yield Recommendation(
-            "serving", "consider", f"On average {depth:.1f} answers are waiting or being made.", depth, "answers", 1.0,
-            "Start another inference worker: those that wait are latency.", "mean of the minutes' queue depth; by Little's law it is QPS · latency.",
+            "serving", "consider", _("On average %(depth)s answers are waiting or being made.") % {"depth": f"{depth:.1f}"}, depth, "answers", 1.0,
+            _("Start another inference worker: those that wait are latency."), _("mean of the minutes' queue depth; by Little's law it is QPS · latency."),
         )  # fmt: skip
 
 
@@ -103,26 +106,27 @@ def _compression(version: ModelVersion, own: Evaluation | None) -> Iterator[Reco
     if small is None:
         if applicable(version.kind, CompressionJob.Method.INT8) is None:
             yield Recommendation(
-                "compression", "consider", f"It is {version.artifact_bytes / 1e6:,.1f} MB and has no INT8 version.", version.artifact_bytes, "bytes", None,
-                "Quantize it first: it takes seconds and needs no training.",
-                "INT8 keeps one byte and a scale for what FP32 keeps in four: about 74 % fewer bytes, and decoding is bound by reading them.",
+                "compression", "consider", _("It is %(n)s MB and has no INT8 version.") % {"n": f"{version.artifact_bytes / 1e6:,.1f}"}, version.artifact_bytes, "bytes", None,
+                _("Quantize it first: it takes seconds and needs no training."),
+                # xgettext:no-python-format
+                _("INT8 keeps one byte and a scale for what FP32 keeps in four: about 74 % fewer bytes, and decoding is bound by reading them."),
                 "compress:int8",
             )  # fmt: skip
         return
     theirs = newest_evaluation(small, own.evaluation_set) if own else None
     if theirs is None:
         yield Recommendation(
-            "compression", "consider", f"{small.name} has not been evaluated on the same questions.", None, "", None, f"Evaluate {small.name}.",
-            "Without it nobody knows what the smaller size costs.", "evaluate",
+            "compression", "consider", _("%(name)s has not been evaluated on the same questions.") % {"name": small.name}, None, "", None, _("Evaluate %(name)s.") % {"name": small.name},
+            _("Without it nobody knows what the smaller size costs."), "evaluate",
         )  # fmt: skip
         return
     lost = own.metrics["bleu"] - theirs.metrics["bleu"]
     good = lost <= COMPRESSION_TOLERANCE
     saved = 1 - small.artifact_bytes / version.artifact_bytes if version.artifact_bytes else 0.0
     yield Recommendation(
-        "compression", "fine" if good else "consider", f"{small.name} saves {saved:.0%} of the bytes and loses {lost:+.1f} BLEU points.", lost, "BLEU points",
-        COMPRESSION_TOLERANCE, f"Serve {small.name}." if good else "Quantization alone costs too much quality here: try pruning or distillation.",
-        f"BLEU {own.metrics['bleu']:.1f} − {theirs.metrics['bleu']:.1f} on the same {own.metrics['questions']} questions; {COMPRESSION_TOLERANCE:g} point is allowed.",
+        "compression", "fine" if good else "consider", _("%(name)s saves %(saved)s of the bytes and loses %(lost)s BLEU points.") % {"name": small.name, "saved": f"{saved:.0%}", "lost": f"{lost:+.1f}"}, lost, "BLEU points",
+        COMPRESSION_TOLERANCE, _("Serve %(name)s.") % {"name": small.name} if good else _("Quantization alone costs too much quality here: try pruning or distillation."),
+        _("BLEU %(bleu)s − %(other)s on the same %(questions)s questions; %(tolerance)s point is allowed.") % {"bleu": f"{own.metrics['bleu']:.1f}", "other": f"{theirs.metrics['bleu']:.1f}", "questions": own.metrics["questions"], "tolerance": f"{COMPRESSION_TOLERANCE:g}"},
         None if good else "compress:policy",
     )  # fmt: skip
 
@@ -134,13 +138,13 @@ def _against_parent(version: ModelVersion, own: Evaluation | None) -> Iterator[R
         return
     lost = theirs.metrics["bleu"] - own.metrics["bleu"]
     before, after = theirs.metrics.get("tokens_per_second") or 0.0, own.metrics.get("tokens_per_second") or 0.0
-    speed = f", {after / before:.2f} × the tokens per second" if before else ""
+    speed = _(", %(n)s × the tokens per second") % {"n": f"{after / before:.2f}"} if before else ""
     saved = 1 - version.artifact_bytes / parent.artifact_bytes if parent.artifact_bytes else 0.0
     good = lost <= COMPRESSION_TOLERANCE
     yield Recommendation(
-        "compression", "fine" if good else "act", f"Against {parent.name}: {saved:.0%} fewer bytes{speed}, {lost:+.1f} BLEU points lost.", lost, "BLEU points",
-        COMPRESSION_TOLERANCE, "Promote it where size or speed matters." if good else f"Serve {parent.name}, or distil longer.",
-        f"BLEU {theirs.metrics['bleu']:.1f} − {own.metrics['bleu']:.1f} on the same questions; {COMPRESSION_TOLERANCE:g} point is allowed.",
+        "compression", "fine" if good else "act", _("Against %(name)s: %(saved)s fewer bytes%(speed)s, %(lost)s BLEU points lost.") % {"name": parent.name, "saved": f"{saved:.0%}", "speed": speed, "lost": f"{lost:+.1f}"}, lost, "BLEU points",
+        COMPRESSION_TOLERANCE, _("Promote it where size or speed matters.") if good else _("Serve %(name)s, or distil longer.") % {"name": parent.name},
+        _("BLEU %(bleu)s − %(other)s on the same questions; %(tolerance)s point is allowed.") % {"bleu": f"{theirs.metrics['bleu']:.1f}", "other": f"{own.metrics['bleu']:.1f}", "tolerance": f"{COMPRESSION_TOLERANCE:g}"},
     )  # fmt: skip
 
 
@@ -150,8 +154,8 @@ def _against_parent(version: ModelVersion, own: Evaluation | None) -> Iterator[R
 def _quality(version: ModelVersion, own: Evaluation | None) -> Iterator[Recommendation]:
     if own is None:
         yield Recommendation(
-            "quality", "act", "It has never been evaluated.", None, "", None, "Evaluate it: nothing can be said about its quality before.",
-            "The gate, and every figure here, comes from the held-out questions.", "evaluate",
+            "quality", "act", _("It has never been evaluated."), None, "", None, _("Evaluate it: nothing can be said about its quality before."),
+            _("The gate, and every figure here, comes from the held-out questions."), "evaluate",
         )  # fmt: skip
         return
     m = own.metrics
@@ -162,9 +166,9 @@ def _quality(version: ModelVersion, own: Evaluation | None) -> Iterator[Recommen
         wanted = REQUIRED_GAIN * theirs.metrics["bleu"]
         reached = m["bleu"] >= wanted
         yield Recommendation(
-            "quality", "fine" if reached else "act", f"BLEU {m['bleu']:.1f} against {theirs.metrics['bleu']:.1f} of {baseline.name}, which is live.", m["bleu"],
-            "BLEU", wanted, "Promote it." if reached else "Train longer or on more text, starting from it.",
-            f"A version goes live at {REQUIRED_GAIN} × the live one's BLEU on the same questions: {wanted:.1f}.", "promote" if reached else "train",
+            "quality", "fine" if reached else "act", _("BLEU %(bleu)s against %(other)s of %(name)s, which is live.") % {"bleu": f"{m['bleu']:.1f}", "other": f"{theirs.metrics['bleu']:.1f}", "name": baseline.name}, m["bleu"],
+            "BLEU", wanted, _("Promote it.") if reached else _("Train longer or on more text, starting from it."),
+            _("A version goes live at %(gain)s × the live one's BLEU on the same questions: %(wanted)s.") % {"gain": REQUIRED_GAIN, "wanted": f"{wanted:.1f}"}, "promote" if reached else "train",
         )  # fmt: skip
     weak = [
         (name, d["bleu"])
@@ -174,9 +178,9 @@ def _quality(version: ModelVersion, own: Evaluation | None) -> Iterator[Recommen
     if weak:
         name, bleu = min(weak, key=lambda pair: pair[1])
         yield Recommendation(
-            "data", "consider", f"It answers {name} with BLEU {bleu:.1f}, the whole set with {m['bleu']:.1f}." + (f" {len(weak)} domains are weak." if len(weak) > 1 else ""),
-            bleu, "BLEU", WEAK_DOMAIN * m["bleu"], f"Add entries about {name}, or sample that domain more often.",
-            f"Domains with {MIN_DOMAIN_QUESTIONS} questions or more whose BLEU is below {WEAK_DOMAIN:.0%} of the whole.",
+            "data", "consider", _("It answers %(name)s with BLEU %(bleu)s, the whole set with %(other)s.") % {"name": name, "bleu": f"{bleu:.1f}", "other": f"{m['bleu']:.1f}"} + (_(" %(n)s domains are weak.") % {"n": len(weak)} if len(weak) > 1 else ""),
+            bleu, "BLEU", WEAK_DOMAIN * m["bleu"], _("Add entries about %(name)s, or sample that domain more often.") % {"name": name},
+            _("Domains with %(n)s questions or more whose BLEU is below %(share)s of the whole.") % {"n": MIN_DOMAIN_QUESTIONS, "share": f"{WEAK_DOMAIN:.0%}"},
         )  # fmt: skip
     yield from _refusals(m)
 
@@ -185,13 +189,13 @@ def _refusals(m: dict) -> Iterator[Recommendation]:
     rate, alarms = m.get("refusal_rate"), m.get("false_alarm_rate")
     if rate is not None and rate < GOOD_REFUSALS:
         yield Recommendation(
-            "data", "consider", f"It refuses {rate:.0%} of the planted falsehoods.", rate, "share", GOOD_REFUSALS, "Train longer, or add claims with their label.",
-            "falsehoods answered by a refusal / falsehoods asked, held out from training.",
+            "data", "consider", _("It refuses %(rate)s of the planted falsehoods.") % {"rate": f"{rate:.0%}"}, rate, "share", GOOD_REFUSALS, _("Train longer, or add claims with their label."),
+            _("falsehoods answered by a refusal / falsehoods asked, held out from training."),
         )  # fmt: skip
     if alarms is not None and alarms > FEW_FALSE_ALARMS:
         yield Recommendation(
-            "data", "consider", f"It refuses {alarms:.0%} of the true claims.", alarms, "share", FEW_FALSE_ALARMS, "Add true claims: it has learnt to say no.",
-            "true claims answered by a refusal / true claims asked.",
+            "data", "consider", _("It refuses %(alarms)s of the true claims.") % {"alarms": f"{alarms:.0%}"}, alarms, "share", FEW_FALSE_ALARMS, _("Add true claims: it has learnt to say no."),
+            _("true claims answered by a refusal / true claims asked."),
         )  # fmt: skip
 
 
@@ -206,15 +210,15 @@ def _training(version: ModelVersion) -> Iterator[Recommendation]:
     if load is not None and version.kind == ModelVersion.Kind.MOE:
         even = load <= GOOD_LOAD
         yield Recommendation(
-            "training", "fine" if even else "consider", f"The fullest expert had {load:.2f} × the mean load at the end of the training.", load, "× mean", GOOD_LOAD,
-            "Leave it as it is." if even else "Raise the auxiliary loss, take the sigmoid router, or train longer.",
-            "largest / mean number of tokens an expert got, over the last step's layers. An overfull expert is what a step waits for.",
+            "training", "fine" if even else "consider", _("The fullest expert had %(load)s × the mean load at the end of the training.") % {"load": f"{load:.2f}"}, load, "× mean", GOOD_LOAD,
+            _("Leave it as it is.") if even else _("Raise the auxiliary loss, take the sigmoid router, or train longer."),
+            _("largest / mean number of tokens an expert got, over the last step's layers. An overfull expert is what a step waits for."),
         )  # fmt: skip
     skipped, steps = job.metrics.get("skipped_steps") or 0, job.metrics.get("step") or 0
     if steps and skipped / steps > 0.01:
         yield Recommendation(
-            "training", "consider", f"{skipped:.0f} of {steps:.0f} steps were skipped because FP16 overflowed.", skipped / steps, "share", 0.01,
-            "Train in BF16 where the device has it, or lower the learning rate.", "skipped steps / steps; a few at the start are the loss scale finding its place.",
+            "training", "consider", _("%(skipped)s of %(steps)s steps were skipped because FP16 overflowed.") % {"skipped": f"{skipped:.0f}", "steps": f"{steps:.0f}"}, skipped / steps, "share", 0.01,
+            _("Train in BF16 where the device has it, or lower the learning rate."), _("skipped steps / steps; a few at the start are the loss scale finding its place."),
         )  # fmt: skip
     yield from _plateau(job.pk)
 
@@ -231,7 +235,7 @@ def _plateau(job_id: str) -> Iterator[Recommendation]:
     gained = 1 - last / before
     flat = gained < FLAT
     yield Recommendation(
-        "training", "consider", f"Over the last fifth of the training the loss fell by {gained:.1%}, to {last:.3f}.", gained, "share", FLAT,
-        "It has learnt what this text and this size allow: add text, or take the next larger preset." if flat else "It was still learning: go on from it for longer.",
-        "1 − mean loss of the last fifth of the reported steps / mean of the fifth before.", "train",
+        "training", "consider", _("Over the last fifth of the training the loss fell by %(gained)s, to %(last)s.") % {"gained": f"{gained:.1%}", "last": f"{last:.3f}"}, gained, "share", FLAT,
+        _("It has learnt what this text and this size allow: add text, or take the next larger preset.") if flat else _("It was still learning: go on from it for longer."),
+        _("1 − mean loss of the last fifth of the reported steps / mean of the fifth before."), "train",
     )  # fmt: skip

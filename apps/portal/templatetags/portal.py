@@ -10,7 +10,10 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from apps.portal.retelling import retold
+
 register = template.Library()
+register.filter("retold", retold)
 
 NOTHING = "–"
 DOTS = {
@@ -110,7 +113,11 @@ def ago(moment: datetime | None) -> str:
 
 
 def _relative(seconds: float) -> str:
-    for length, one in ((86400, ngettext("%(n)s day ago", "%(n)s days ago", int(seconds // 86400))), (3600, _("%(n)s h ago")), (60, _("%(n)s min ago"))):
+    for length, one in (
+        (86400, ngettext("%(n)s day ago", "%(n)s days ago", int(seconds // 86400))),
+        (3600, _("%(n)s h ago")),
+        (60, _("%(n)s min ago")),
+    ):
         if seconds >= length:
             return one % {"n": int(seconds // length)}
     return _("%(n)s s ago") % {"n": int(seconds)}

@@ -1,0 +1,82 @@
+"""What rows say in English, told in the reader's language.
+
+Workers know no language but English, and neither does a row that several people read: titles, progress, errors and alerts are
+written down as they were said. Here their sentences are known, with holes for what they name, so that a page finds the sentence
+again and fills in its translation. What is not known stays as it was said.
+"""
+
+import re
+from functools import lru_cache
+
+from django.utils.translation import get_language, gettext
+from django.utils.translation import gettext_noop as _
+
+SAYINGS = (
+    # titles of jobs
+    _("Process %(name)s"), _("Train %(preset)s on %(name)s"), _("Evaluate %(name)s"), _("Import %(name)s"),
+    _("INT8 of %(name)s"), _("pruning of %(name)s"), _("distillation of %(name)s"), _("ONNX of %(name)s"), _("policy of %(name)s"),
+    # progress
+    _("Reading"), _("Cleaning (%(n)s rows)"), _("Looking for duplicates (%(n)s rows)"), _("Telling domains (%(n)s rows)"),
+    _("Asking questions (%(n)s rows)"), _("Making false claims (%(n)s rows)"), _("Keeping held-out questions apart (%(n)s rows)"), _("Writing"),
+    _("Loading PyTorch"), _("Reading the dataset"), _("Step %(n)s"), _("Writing the model"),
+    _("Loading the model"), _("%(done)s of %(total)s questions answered"), _("Counting"),
+    _("Choosing the weights that matter least"), _("Measuring speed against the parent"), _("Measuring speed against the teacher"),
+    _("Rounding the weights to 8 bits"), _("Compiling the 8-bit products; only the first time on a machine"),
+    _("Loading the teacher"), _("The student learns, step %(n)s: %(figures)s"), _("Recovering, step %(n)s: %(figures)s"),
+    _("Writing the graph"), _("Checking it in onnxruntime"), _("Comparing answers and speed with the parent"),
+    _("Answering held-out questions"), _("%(done)s of %(total)s held-out questions answered"),
+    _("Reading the model"), _("Trying it"), _("Writing it"), _("its worker was lost; queued again"),
+    # errors of jobs
+    _("The worker was lost %(n)s times while it ran this job; the last message was: %(message)s."),
+    _("The machine ran out of memory. Use a smaller model, batch or dataset, or a machine with more of it."),
+    _("A file could not be read or written (%(file)s): %(error)s. Check the disk, then resume the job."),
+    _("A file could not be read or written: %(error)s. Check the disk, then resume the job."),
+    _("Only %(n)s MB are free on the disk of %(folder)s; make room and resume the job."),
+    # alerts
+    _("P99 latency is %(value)s ms, above %(threshold)s ms. Start another inference worker or promote an INT8 version."),
+    _("%(value)s of the requests fail, more than %(threshold)s. Look at the inference worker's log."),
+    _("A version is live but no inference worker is running."),
+    _("p99 latency"), _("error rate"), _("no inference worker"),
+    # why a method does not apply to a version
+    _("An INT8 version is compressed already; compress its parent instead."),
+    _("An ONNX version is compressed already; compress its parent instead."),
+    _("This version is pruned already; prune its parent with another threshold or sparsity instead."),
+    _("The policy starts from a full model; run it on this version's parent, or quantize this one to INT8."),
+    # why its options do not go together
+    _("give a threshold or a sparsity, not both"), _("give steps or minutes, not both"),
+    _("2:4 pruning zeroes two of every four weights: it takes neither a threshold nor another sparsity than 0.5"),
+    # why a file cannot be read
+    _("Send JSONL (one JSON object a line), CSV with a header, Parquet or plain UTF-8 text."),
+    _("%(name)s is empty. %(formats)s"), _("%(name)s holds only blank lines. %(formats)s"), _("%(name)s is %(what)s, which cannot be read. %(formats)s"),
+    _("%(name)s is a binary file, not text. %(formats)s"), _("The format of %(name)s is not known. %(formats)s"),
+    _("%(name)s is one JSON array. Write one JSON object a line (JSONL) and send it again."),
+    _("%(name)s has no record with known fields.%(found)s A record needs one of: %(needed)s."),
+)  # fmt: skip
+_SENTENCES = ("formats", "message")  # holes that hold another of the sayings
+_HOLE = re.compile(r"%\((\w+)\)s")
+
+
+@lru_cache(maxsize=1)
+def _forms() -> list[tuple[re.Pattern[str], str]]:
+    """Those with holes, the most telling first: a title such as “policy of v2” must not be found in a longer sentence's pattern."""
+    found = []
+    for saying in SAYINGS:
+        parts = _HOLE.split(saying)
+        if len(parts) > 1:
+            pattern = "".join(re.escape(part) if place % 2 == 0 else f"(?P<{part}>.*)" for place, part in enumerate(parts))
+            found.append((re.compile(pattern, re.DOTALL), saying))
+    return sorted(found, key=lambda form: -len(_HOLE.sub("", form[1])))
+
+
+def retold(text: str) -> str:
+    """`text`, which is in English, in the reader's language; as it is where nobody knows how to say it."""
+    if not text or (get_language() or "en").startswith("en"):
+        return text
+    if text in SAYINGS:
+        return gettext(text)
+    for pattern, saying in _forms():
+        if match := pattern.fullmatch(text):
+            found = match.groupdict()
+            return gettext(saying) % {name: retold(said) if name in _SENTENCES else said for name, said in found.items()}
+    before, mark, after = text.partition(": ")  # a policy's parts, "INT8: Loading the model"
+    return f"{retold(before)}: {retold(after)}" if mark else text
