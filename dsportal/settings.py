@@ -73,7 +73,6 @@ INSTALLED_APPS = [
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
     "csp",
-    "django_htmx",
     "django_filters",
     "rest_framework",
     "drf_spectacular",
@@ -201,7 +200,7 @@ STATIC_ROOT = Path(os.environ.get("DSPORTAL_STATIC_ROOT") or HOME / "static")
 STATICFILES_DIRS = [BASE_DIR / "static"]
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+    "staticfiles": {"BACKEND": "dsportal.staticfiles.StaticFiles"},
 }
 WHITENOISE_MAX_AGE = 3600
 

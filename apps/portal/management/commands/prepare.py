@@ -24,9 +24,10 @@ class Command(BaseCommand):
         self.stdout.write(json.dumps({"password": password, "token": token}))
 
     def _collect_static(self) -> None:
-        """Compressing takes seconds, so only when a file is new."""
+        """Compressing takes seconds, so only when a file is new, or the way they are stored."""
         files = sorted(p for p in (Path(settings.BASE_DIR) / "static").rglob("*") if p.is_file())
-        state = hashlib.sha256(repr([(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]).encode()).hexdigest()
+        seen = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+        state = hashlib.sha256(repr([settings.STORAGES["staticfiles"], *seen]).encode()).hexdigest()
         stamp = Path(settings.STATIC_ROOT) / ".collected"
         if not stamp.exists() or stamp.read_text() != state:
             call_command("collectstatic", interactive=False, verbosity=0, ignore_patterns=["*redoc*"])
