@@ -66,7 +66,7 @@ def register_version(
             number=number, name=name or generated, kind=kind, parent=parent, run=run, training_job=training_job, compression_job=compression_job,
             files=files, artifact_bytes=sum(f["bytes"] for f in files if f["name"].endswith((".safetensors", ".onnx", ".data"))),
             total_parameters=result["total_parameters"], active_parameters=result["active_parameters"],
-            config=result.get("config", {}), details={k: v for k, v in result.items() if k not in ("config", "folder")},
+            config=result.get("config", {}), details=_details(result),
             colour=(number - 1) % VERSION_COLOURS, created_by=actor,
         )  # fmt: skip
         version.folder = f"models/{version.pk}"
@@ -74,6 +74,11 @@ def register_version(
         version.save()
         record(actor, "version.create", version, after={"kind": kind, "parent": str(parent) if parent else None})
     return version
+
+
+def _details(result: dict) -> dict:
+    """What its job measured, on one level: a compression reports its own figures below `details`."""
+    return {k: v for k, v in result.items() if k not in ("config", "folder", "details")} | result.get("details", {})
 
 
 # -- evaluation
@@ -271,7 +276,7 @@ def _complete_compression(job: CompressionJob, result: dict, work: Path) -> dict
         kind=result["kind"], folder=work / "model", parent=job.model_version, run=job.model_version.run, compression_job=job, result=result,
         actor=job.created_by,
     )  # fmt: skip
-    evaluate(version=version, actor=job.created_by, options=job.options)
+    evaluate(version=version, actor=job.created_by)
     if trail := result.get("details", {}).get("trail"):
         CompressionJob.objects.filter(pk=job.pk).update(trail=trail)
     return {**result, "folder": version.folder, "model_version": version.pk}

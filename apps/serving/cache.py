@@ -15,7 +15,7 @@ from apps.monitoring import names
 from apps.monitoring.recorder import cache_lookups_total
 from apps.redis import connection
 
-cache_bytes = Gauge("dsportal_cache_bytes", "Bytes of cached answers", multiprocess_mode="mostrecent")
+cache_bytes = Gauge(names.CACHED_BYTES, "Bytes of cached answers", multiprocess_mode="mostrecent")
 
 _KEYS = (names.CACHE_DATA, names.CACHE_USED, names.CACHE_BYTES)
 _GET = """

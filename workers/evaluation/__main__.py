@@ -14,7 +14,7 @@ from workers.protocol import JobError, emit, run
 
 
 def main(spec: EvaluateSpec) -> dict[str, Any]:
-    from workers.engine import EngineError, open_engine  # imports torch: a wrong spec should not have to wait for it
+    from workers.engine import EngineError, open_engine  # a wrong spec should not have to wait for it
 
     try:
         content = spec.eval_file.read_bytes()

@@ -11,8 +11,9 @@ import zlib
 
 from celery import signals
 from django.conf import settings
-from django.db import close_old_connections
+from django.db import DatabaseError, close_old_connections
 from prometheus_client import Gauge
+from redis import RedisError
 
 from apps import artifacts
 from apps.monitoring import names
@@ -60,7 +61,7 @@ class Engines:
             return engine
 
     def _load(self, version_id: str):
-        from workers.engine import open_engine  # imports torch, which only this worker may hold
+        from workers.engine import open_engine  # jobs and beat read this file too, and need no engine
 
         version = ModelVersion.objects.get(pk=version_id)
         began = time.monotonic()
@@ -105,6 +106,11 @@ def answer(*, answer: str, version: str, messages: list[dict], parameters: dict,
     _claims.add(claim)
     try:
         _publish(answer, stream, version, messages, parameters, deadline)
+    except RedisError:
+        raise  # the asker finds nobody at its answer, and asks again
+    except Exception:  # whatever it was, somebody waits for a word, and nobody above here gives one
+        log.exception("answer %s failed in the worker", answer)
+        _add(stream, {"error": f"The answer failed by a fault of the portal's own. The inference worker's log has more, under answer {answer}."})
     finally:
         _claims.discard(claim)
         r.delete(claim)
@@ -128,9 +134,12 @@ def _publish(answer: str, stream: str, version: str, messages: list[dict], param
     try:
         ticket = engines.get(version).submit(messages, sampling, on_token=pieces.put)
         sent = 0
-        for text in _texts(ticket, pieces, answer, deadline):
-            _add(stream, {"at": sent, "text": text})
-            sent += len(text)
+        try:
+            for text in _texts(ticket, pieces, answer, deadline):
+                _add(stream, {"at": sent, "text": text})
+                sent += len(text)
+        finally:
+            ticket.cancel()  # nothing where it is done; else nobody hears it any more
         done = ticket.result()
         if len(done.text) > sent:
             _add(stream, {"at": sent, "text": done.text[sent:]})
@@ -172,9 +181,6 @@ def _add(stream: str, entry: dict) -> None:
 
 def _watch() -> None:
     """Keep the claims of this worker alive and follow the live version."""
-    from django.db import DatabaseError
-    from redis import RedisError
-
     last_follow = 0.0
     while True:
         try:

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from django.conf import settings
 
@@ -6,6 +8,7 @@ from apps.monitoring import names
 from apps.redis import connection
 from apps.serving.models import Answer
 from tests.apps import making
+from workers.tasks.answers import engines
 
 pytestmark = pytest.mark.django_db
 
@@ -77,6 +80,17 @@ def test_without_a_live_version_the_answer_says_what_to_wait_for(as_viewer):
 
     assert response.status_code == 503
     assert "live" in response.json()["detail"]
+
+
+def test_a_fault_in_the_worker_ends_the_answer_at_once(as_viewer, live, monkeypatch):
+    monkeypatch.setitem(engines._open, live.pk, object())  # what nobody expects: an engine that is none
+    began = time.monotonic()
+
+    response = ask(as_viewer)
+
+    assert response.status_code == 503
+    assert "log" in response.json()["detail"]
+    assert time.monotonic() - began < settings.ANSWER_TIMEOUT_SECONDS / 2
 
 
 def test_a_full_queue_answers_429_and_when_to_come_back(as_viewer, live, monkeypatch):
