@@ -70,7 +70,11 @@ class AuditEntry(models.Model):
         """Each field with what it was (None where it is new) and what it became, as text for people."""
         names = [*self.before, *(name for name in self.after if name not in self.before)]
         return [
-            {"name": name.replace("_", " "), "before": _said(self.before[name]) if name in self.before else None, "after": _said(self.after.get(name))}
+            {
+                "name": name.replace("_", " "),
+                "before": _said(self.before[name]) if name in self.before else None,
+                "after": _said(self.after.get(name)),
+            }
             for name in names
         ]
 

@@ -89,7 +89,9 @@ def users(request: HttpRequest) -> HttpResponse:
 @administrators_only
 def user_role(request: HttpRequest, pk: int) -> HttpResponse:
     user = get_object_or_404(User, pk=pk)
-    return _changed(request, lambda: services.change_role(user=user, role=request.POST.get("role", ""), actor=request.user, source=source_of(request)))
+    return _changed(
+        request, lambda: services.change_role(user=user, role=request.POST.get("role", ""), actor=request.user, source=source_of(request))
+    )
 
 
 @require_POST

@@ -176,7 +176,9 @@ def dataset_cleaned(request: HttpRequest, pk: str) -> HttpResponse:
     rows, following = selectors.repaired(_require_run(values), after=_cursor(request) or -1, limit=SAMPLES)
     for row in rows:
         row["pieces"], row["long"] = presentation.marked(row["original"], row["text"])
-    return render(request, "datasets/cleaned.html", {**values, "rows": rows, "more": _more(request, after=following) if following is not None else None})
+    return render(
+        request, "datasets/cleaned.html", {**values, "rows": rows, "more": _more(request, after=following) if following is not None else None}
+    )
 
 
 @login_required
@@ -241,7 +243,9 @@ def dataset_records(request: HttpRequest, pk: str) -> HttpResponse:
     filters = [(name, any_label, asked[name], choices[name]) for name, any_label in (
         ("stage", _("Any stage")), ("reason", _("Any reason")), ("kind", _("Any kind")), ("domain", _("Any domain")),
     )]  # fmt: skip
-    return render(request, "datasets/records.html", {**values, "found": found, "page": page, "filters": filters, "asked": asked, "any": any(asked.values())})
+    return render(
+        request, "datasets/records.html", {**values, "found": found, "page": page, "filters": filters, "asked": asked, "any": any(asked.values())}
+    )
 
 
 @login_required

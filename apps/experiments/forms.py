@@ -11,7 +11,11 @@ class PlanForm(forms.Form):
     control = forms.ModelChoiceField(ModelVersion.objects.none(), label=_("Control"), help_text=_("What people get today."))
     treatment = forms.ModelChoiceField(ModelVersion.objects.none(), label=_("Treatment"), help_text=_("What may be better."))
     split = forms.IntegerField(
-        label=_("Share of the treatment, %"), min_value=1, max_value=99, initial=50, help_text=_("Of the conversations. Half and half is clear soonest.")
+        label=_("Share of the treatment, %"),
+        min_value=1,
+        max_value=99,
+        initial=50,
+        help_text=_("Of the conversations. Half and half is clear soonest."),
     )
     metrics = forms.MultipleChoiceField(
         label=_("Figures"), choices=[(name, METRIC_LABELS[name]) for name in METRICS], initial=list(METRICS), widget=forms.CheckboxSelectMultiple

@@ -117,7 +117,14 @@ def _needed(results: dict) -> dict | None:
     spread = max(spreads)
     needed = observations_needed(spread, WORTH_KNOWING)
     have = min(interval.count for interval in ratings)
-    return {"spread": spread, "difference": WORTH_KNOWING, "needed": needed, "have": have, "left": max(0, needed - have), "share": min(1.0, have / needed)}
+    return {
+        "spread": spread,
+        "difference": WORTH_KNOWING,
+        "needed": needed,
+        "have": have,
+        "left": max(0, needed - have),
+        "share": min(1.0, have / needed),
+    }
 
 
 @action

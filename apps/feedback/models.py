@@ -14,8 +14,9 @@ class Feedback(models.Model):
     comment = models.TextField(blank=True, max_length=2000)
     correction = models.TextField(blank=True, max_length=4000, help_text="what the answer should have been")
     user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="feedback")
-    dataset = models.ForeignKey("datasets.Dataset", null=True, blank=True, on_delete=models.SET_NULL, related_name="feedback",
-                                help_text="the dataset it became part of")
+    dataset = models.ForeignKey(
+        "datasets.Dataset", null=True, blank=True, on_delete=models.SET_NULL, related_name="feedback", help_text="the dataset it became part of"
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 

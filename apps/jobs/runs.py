@@ -47,5 +47,11 @@ def work_folder(job: Job) -> Path:
 
 def specific(job: Job) -> Job:
     """The row of the job's own table: a TrainingJob for a job of kind training."""
-    child = {"processing": "processingrun", "training": "trainingjob", "evaluation": "evaluation", "compression": "compressionjob", "import": "importjob"}
+    child = {
+        "processing": "processingrun",
+        "training": "trainingjob",
+        "evaluation": "evaluation",
+        "compression": "compressionjob",
+        "import": "importjob",
+    }
     return getattr(job, child[job.kind])

@@ -31,8 +31,14 @@ class ModelVersion(models.Model):
     parent = models.ForeignKey("self", null=True, blank=True, on_delete=models.PROTECT, related_name="children")
     training_job = models.OneToOneField("training.TrainingJob", null=True, blank=True, on_delete=models.PROTECT, related_name="model_version")
     compression_job = models.ForeignKey("registry.CompressionJob", null=True, blank=True, on_delete=models.PROTECT, related_name="versions")
-    run = models.ForeignKey("datasets.ProcessingRun", null=True, blank=True, on_delete=models.PROTECT, related_name="model_versions",
-                            help_text="the processed data it, or its ancestor, was trained on")
+    run = models.ForeignKey(
+        "datasets.ProcessingRun",
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="model_versions",
+        help_text="the processed data it, or its ancestor, was trained on",
+    )
     folder = models.CharField(max_length=200, help_text="below the artifacts")
     files = models.JSONField(default=list, help_text="[{name, bytes, sha256}]")
     artifact_bytes = models.BigIntegerField(default=0)

@@ -30,8 +30,14 @@ class Deployment(models.Model):
 
 class Conversation(models.Model):
     id = OpaqueIdField()
-    user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.CASCADE, related_name="conversations",
-                             help_text="empty for a guest's, which only the guest's session knows")
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        null=True,
+        blank=True,
+        on_delete=models.CASCADE,
+        related_name="conversations",
+        help_text="empty for a guest's, which only the guest's session knows",
+    )
     title = models.CharField(max_length=120)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)

@@ -16,7 +16,9 @@ _LINES_LOOKED_AT = 400
 def turns_of(conversation: Conversation) -> list[dict]:
     """Oldest first: each question once, with all answers that were made to it."""
     rows = conversation.answers.select_related("model_version", "feedback").order_by("id")
-    return [{"question": question, "answers": list(answers)} for (question, _), answers in groupby(rows, key=lambda row: (row.prompt, len(row.messages)))]
+    return [
+        {"question": question, "answers": list(answers)} for (question, _), answers in groupby(rows, key=lambda row: (row.prompt, len(row.messages)))
+    ]
 
 
 def first_version_seconds() -> float | None:
