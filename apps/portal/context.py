@@ -24,6 +24,7 @@ COUNTS_KEPT_SECONDS = 2
 SCRIPT_STRINGS = {
     "copied": _("Copied."),
     "copy_by_hand": _("Press Ctrl C to copy what is selected."),
+    # xgettext:no-python-format
     "uploading": _("{percent} % sent, about {seconds} s left"),
     "checking": _("Sent. The file is being checked …"),
     "upload_failed": _("The upload was cut off. Nothing was kept; send it again."),

@@ -52,8 +52,10 @@ def variants(found: Sequence[tuple[ModelVersion, Evaluation]]) -> Chart:
     }
     layout["yaxis"] |= {"title": {"text": "BLEU", "standoff": 4}, "range": [max(0.0, min(lows) - 4), min(102.0, max(highs) + 5)]}
     layout["margin"] |= {"b": 42, "l": 52}
+    # xgettext:no-python-format
+    interval = _("95 % interval")
     table = Table(
-        [_("Version"), _("Size"), "BLEU", _("95 % interval"), _("Tokens/s"), _("Parameters")],
+        [_("Version"), _("Size"), "BLEU", interval, _("Tokens/s"), _("Parameters")],
         [
             [
                 v.name, size(v.artifact_bytes), decimals(b, 1), f"{decimals(e.metrics.get('bleu_low'), 1)} – {decimals(e.metrics.get('bleu_high'), 1)}",
