@@ -1,10 +1,12 @@
 """What the browser's tests share: how a person signs in, how large their window is, and what a page may not do."""
 
+import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from playwright.sync_api import ConsoleMessage, Page, Request, Response
 
+HASHED = re.compile(r"\.[0-9a-f]{12}\.js$")
 WIDE, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -37,6 +39,8 @@ class Watch:
     def _request(self, request: Request) -> None:
         if urlsplit(request.url).scheme in ("http", "https") and not request.url.startswith(self.url):
             self.faults.append(f"asked another host: {request.url}")
+        if request.resource_type == "script" and not HASHED.search(request.url):
+            self.faults.append(f"a script that may be yesterday's: {request.url} has no hash in its name")
 
     def _response(self, response: Response) -> None:
         if response.status >= 500 and response.status not in self.expected:
