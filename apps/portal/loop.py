@@ -382,4 +382,4 @@ def _of_audit(entry) -> str:
         "user.create": _("%(who)s added the user %(what)s"),
         "alert.acknowledge": _("%(who)s acknowledged the alert %(what)s"),
     }
-    return said[entry.action] % {"who": entry.actor_name, "what": entry.object_label}
+    return said[entry.action] % {"who": entry.actor_name, "what": retold(entry.object_label)}

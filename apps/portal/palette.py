@@ -12,6 +12,7 @@ from apps.experiments.models import Experiment
 from apps.jobs.models import Job
 from apps.portal.context import stations_and_keys
 from apps.portal.loop import page_of_job
+from apps.portal.retelling import retold
 from apps.registry.models import ModelVersion
 
 ROWS_SHOWN = 6
@@ -79,6 +80,6 @@ def _rows(asked: str) -> list[Group]:
     return [
         *groups,
         Group(_("Datasets"), [Item("datasets", d.name, reverse("dataset", args=[d.pk])) for d in datasets]),
-        Group(_("Jobs"), [Item("worker", j.title, page_of_job(j), j.get_status_display()) for j in jobs]),
+        Group(_("Jobs"), [Item("worker", retold(j.title), page_of_job(j), j.get_status_display()) for j in jobs]),
         Group(_("Experiments"), [Item("experiments", e.name, reverse("experiment", args=[e.pk]), e.get_status_display()) for e in experiments]),
     ]

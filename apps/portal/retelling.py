@@ -22,10 +22,10 @@ SAYINGS = (
     _("Loading the model"), _("%(done)s of %(total)s questions answered"), _("Counting"),
     _("Choosing the weights that matter least"), _("Measuring speed against the parent"), _("Measuring speed against the teacher"),
     _("Rounding the weights to 8 bits"), _("Compiling the 8-bit products; only the first time on a machine"),
-    _("Loading the teacher"), _("The student learns, step %(n)s: %(figures)s"), _("Recovering, step %(n)s: %(figures)s"),
+    _("Loading the teacher"), _("%(message)s, step %(n)s: %(figures)s"),
     _("Writing the graph"), _("Checking it in onnxruntime"), _("Comparing answers and speed with the parent"),
     _("Answering held-out questions"), _("%(done)s of %(total)s held-out questions answered"),
-    _("Reading the model"), _("Trying it"), _("Writing it"), _("its worker was lost; queued again"),
+    _("Reading the model"), _("Trying it"), _("Writing it"), _("its worker was lost; queued again"), _("the worker was stopped; goes on when it is back"),
     # errors of jobs
     _("The worker was lost %(n)s times while it ran this job; the last message was: %(message)s."),
     _("The machine ran out of memory. Use a smaller model, batch or dataset, or a machine with more of it."),
@@ -51,8 +51,49 @@ SAYINGS = (
     _("%(name)s is a binary file, not text. %(formats)s"), _("The format of %(name)s is not known. %(formats)s"),
     _("%(name)s is one JSON array. Write one JSON object a line (JSONL) and send it again."),
     _("%(name)s has no record with known fields.%(found)s A record needs one of: %(needed)s."),
+    _("The work ended with %(how)s. The end of its log:%(log)s"),
+    _("signal %(name)s (often: out of memory; try a smaller preset, batch or world size)"), _("signal %(name)s"), _("exit code %(code)s"),
+    _("The held-out set %(file)s cannot be read (%(error)s). Process the dataset again."),
+    _("The held-out set holds no question. Process a dataset with questions or knowledge entries first."),
+    _("The dataset has no %(file)s: process it before training on it."),
+    _("The dataset has no questions, claims or documents to learn from. Process one that has, and train again."),
+    _("None of the dataset's %(n)s records can be learnt from: they are empty, or longer than %(tokens)s tokens. Raise max_length, or shorten them."),
+    _("The checkpoint %(name)s cannot be read (%(error)s). Cancel this job and start a new one."),
+    _("Training diverged twice: %(why)s, at half the learning rate too. Lower lr (now %(lr)s) or use precision fp32."),
+    _("The job wants a GPU, and PyTorch sees none here. Install the CUDA build of PyTorch, or train with device cpu."),
+    _("The parent cannot be trained from: %(error)s"),
+    _("This model is INT8 already; compress its parent instead."),
+    _("The model cannot be opened: %(error)s"),
+    _("%(name)s is not a model folder: it has no config.json."),
+    _("This model was not trained here, so there is no text to learn from. Train from it on a dataset first."),
+    _("%(message)s diverged: its loss is not finite. Try again with fewer steps, or from another version."),
+    _("The student learns"),
+    _("Recovering"),
+    _("The exported model's logits differ by %(error)s from the parent's, more than %(most)s: not published."),
+    _("The policy compares answers with held-out ones, and this model was not trained here. Choose a method yourself."),
+    _("The dataset holds no held-out question, so that quality cannot be measured. Process one with questions or knowledge entries."),
+    _("With the threshold %(threshold)s no weight is left: the largest is %(largest)s. Choose a smaller one, or give a sparsity."),
+    _("A sparsity of %(share)s removes not one of %(n)s hidden units. Give a larger one."),
+    _(
+        "A student of the preset %(preset)s has %(size)s parameters and would not be smaller than its teacher with %(limit)s. "
+        "Choose a smaller preset, or leave it out to have one derived from the teacher."
+    ),
+    _("The teacher is too small to have a student of a fifth of its size: the smallest would have %(n)s parameters. Quantize it to INT8."),
+    # what a policy says of its steps
+    _("Wanted: %(wanted)s."),
+    _("at least %(bleu)s BLEU"),
+    _("%(wanted)s and at most %(n)s bytes"),
+    _("It keeps %(wanted)s; nothing dearer need be tried."),
+    _("BLEU %(bleu)s is below the least of %(least)s."),
+    _("%(n)s bytes are more than the %(most)s allowed."),
+    _("BLEU %(bleu)s is below the least of %(least)s and %(n)s bytes are more than the %(most)s allowed."),
+    _("%(reason)s It is handed on because the others lose more; the gate will say whether it may go live."),
+    # names
+    _("this machine (%(name)s)"),
+    _("%(control)s against %(treatment)s"),
+    _("%(n)s ratings"),
 )  # fmt: skip
-_SENTENCES = ("formats", "message")  # holes that hold another of the sayings
+_SENTENCES = ("formats", "message", "wanted", "reason", "how")  # holes that hold another of the sayings
 _HOLE = re.compile(r"%\((\w+)\)s")
 
 

@@ -12,6 +12,7 @@ from apps.monitoring.advisor.devices import DEVICES, PRICE_NOTE, Device, this_ma
 from apps.monitoring.advisor.memory import Part, Recipe, recipe_of
 from apps.monitoring.advisor.mission import MissionCase, mission_case
 from apps.monitoring.advisor.shapes import Shape
+from apps.portal.retelling import retold
 
 PURPOSES = ("train", "serve")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
@@ -165,7 +166,7 @@ def _training_verdict(best: DeviceAdvice | None, stage: int) -> str:
             "stage": stage
         }
     said = {
-        "count": best.count, "name": best.device.name, "size": _gb(best.bytes_per_rank), "memory": _gb(best.device.memory_bytes),
+        "count": best.count, "name": retold(best.device.name), "size": _gb(best.bytes_per_rank), "memory": _gb(best.device.memory_bytes),
         "time": _hours(best.hours),
     }  # fmt: skip
     if best.cost is None:
@@ -188,7 +189,7 @@ def _serving(shape: Shape, gpus: int, precision: str, sequence: int, qps: float,
         ) % {"tokens": answer_tokens, "p99_ms": f"{p99_ms:g}"}
     else:
         said = {
-            "count": best.count, "name": best.device.name, "qps": f"{qps:g}", "tokens": answer_tokens, "batch": batch,
+            "count": best.count, "name": retold(best.device.name), "qps": f"{qps:g}", "tokens": answer_tokens, "batch": batch,
             "p99_ms": f"{best.p99_ms:.0f}", "load": f"{HEADROOM:.0%}",
         }  # fmt: skip
         verdict = (
