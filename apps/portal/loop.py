@@ -382,4 +382,5 @@ def _of_audit(entry) -> str:
         "user.create": _("%(who)s added the user %(what)s"),
         "alert.acknowledge": _("%(who)s acknowledged the alert %(what)s"),
     }
-    return said[entry.action] % {"who": entry.actor_name, "what": retold(entry.object_label)}
+    what = retold(entry.object_label) if entry.object_kind == "experiment" else entry.object_label  # “v1 against v2”, but no dataset's own name
+    return said[entry.action] % {"who": entry.actor_name, "what": what}

@@ -88,6 +88,14 @@ SAYINGS = (
     _("%(n)s bytes are more than the %(most)s allowed."),
     _("BLEU %(bleu)s is below the least of %(least)s and %(n)s bytes are more than the %(most)s allowed."),
     _("%(reason)s It is handed on because the others lose more; the gate will say whether it may go live."),
+    # figures of compressions, as their jobs name them
+    _("size ratio"), _("speed ratio"), _("bytes before"), _("bytes after"), _("greedy agreement"), _("questions"), _("threshold"), _("sparsity"),
+    _("sparsity of all"), _("structure"), _("removed parameters"), _("recovery steps"), _("hidden units before"), _("hidden units after"),
+    _("parameter ratio"), _("temperature"), _("alpha"), _("divergence before"), _("divergence after"), _("kernel"), _("max abs error"),
+    _("mean abs error"), _("logit deviation"), _("opset"), _("nodes"), _("weight max abs error"), _("weight relative error"), _("quantized share"),
+    _("bleu"), _("parent bleu"), _("before int8"), _("student"), _("minutes"), _("steps"), _("seconds"), _("max bleu loss"), _("min bleu ratio"),
+    _("max bytes"), _("max questions"), _("unstructured"), _("neuron"), _("pruned"), _("distilled"), _("baseline"), _("pruning and INT8"),
+    _("distillation and INT8"),
     # names
     _("this machine (%(name)s)"),
     _("%(control)s against %(treatment)s"),
