@@ -41,10 +41,10 @@ $(VENV)/installed: requirements.lock | $(VENV)/bin/python
 	@$(PIP) -r requirements.lock || $(NO_PIP)
 	@touch $@
 
-# The decoder is compiled once for this processor; otherwise the first evaluation would wait for it.
+# The decoders are compiled once for this processor; otherwise the first evaluation would wait for them.
 $(VENV)/compiled: $(wildcard workers/engine/*.py) $(wildcard workers/compression/int8*.py) $(VENV)/installed
-	@echo "Compiling the decoder (once, about ten seconds) …"
-	@$(BIN)/python -m workers.engine
+	@echo "Compiling the decoders (once, about twenty seconds) …"
+	@$(BIN)/python -m workers.engine & $(BIN)/python -m workers.compression.ahead && wait $$!
 	@touch $@
 
 $(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed

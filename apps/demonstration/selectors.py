@@ -7,13 +7,11 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from apps.demonstration.models import Demonstration
-from apps.demonstration.services import FIRST_MINUTES, SECOND_MINUTES
 from apps.jobs.models import Job
 from apps.registry.models import Evaluation
 
 # Seconds each stage takes on two cores, measured; used only for stages that have not begun.
-_EXPECTED = {"process": 14.0, "train": FIRST_MINUTES * 60 + 8, "evaluate": 10.0, "train_again": SECOND_MINUTES * 60 + 8, "evaluate_again": 12.0,
-             "compress": 6.0, "evaluate_small": 10.0}  # fmt: skip
+_EXPECTED = {"process": 7.0, "train": 42.0, "evaluate": 3.0, "train_again": 105.0, "evaluate_again": 4.0, "compress": 8.0, "evaluate_small": 4.0}
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,9 @@ def progress(demo: Demonstration) -> Progress:
 def _evaluations(demo: Demonstration) -> dict[str, Evaluation]:
     """The job that made a version → that version's first evaluation, in one query."""
     trained = [pk for pk in (demo.first_job_id, demo.second_job_id) if pk]
-    made = Q(model_version__training_job__in=trained) | Q(model_version__compression_job=demo.compression_id, model_version__compression_job__isnull=False)
+    made = Q(model_version__training_job__in=trained) | Q(
+        model_version__compression_job=demo.compression_id, model_version__compression_job__isnull=False
+    )
     found: dict[str, Evaluation] = {}
     for evaluation in Evaluation.objects.filter(made).select_related("model_version").order_by("id"):
         version = evaluation.model_version

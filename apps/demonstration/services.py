@@ -26,8 +26,9 @@ from apps.training import services as training
 log = logging.getLogger(__name__)
 
 CORPUS = Path(settings.BASE_DIR) / "demo"
-FIRST_MINUTES = 35 / 60
-SECOND_MINUTES = 135 / 60
+# Steps, not minutes, so that a slow machine makes the same versions, later. The first still confuses its facts (BLEU about 25), the
+# second knows them (above 95): a gain that the gate sees.
+FIRST_STEPS, SECOND_STEPS = 260, 720
 FAILED = (Job.Status.FAILED, Job.Status.CANCELLED)
 
 
@@ -60,12 +61,12 @@ def _next_step(demo: Demonstration) -> None:
     elif demo.run.status != Job.Status.SUCCEEDED:
         return None
     elif demo.first_job is None:
-        demo.first_job = training.start(dataset=demo.dataset, minutes=FIRST_MINUTES, actor=None)
+        demo.first_job = training.start(dataset=demo.dataset, steps=FIRST_STEPS, actor=None)
     elif (first := _evaluated(demo.first_job)) is None:
         return _stop_if_not_evaluated(demo, demo.first_job)
     elif demo.second_job is None:
         _put_live(first)
-        demo.second_job = training.start(dataset=demo.dataset, minutes=SECOND_MINUTES, parent=first, actor=None)
+        demo.second_job = training.start(dataset=demo.dataset, steps=SECOND_STEPS, parent=first, actor=None)
     elif (second := _evaluated(demo.second_job)) is None:
         return _stop_if_not_evaluated(demo, demo.second_job)
     elif demo.compression is None:

@@ -26,9 +26,7 @@ from workers.corpus.verdicts import verdict_for
 WRONG_FACT, WRONG_NUMBER, BROKEN_LOGIC, TRUE_CLAIM = "wrong_fact", "wrong_number", "broken_logic", "true_claim"
 _TRIES = 30
 # How sentences begin that do not begin with a name.
-_OPENING_WORD = re.compile(
-    r"(?:The|An?|In|On|At|It|They|There|This|These|That|All|Some|Every|Most|Many|Each|No|When|If|After|Before|During)$"
-)
+_OPENING_WORD = re.compile(r"(?:The|An?|In|On|At|It|They|There|This|These|That|All|Some|Every|Most|Many|Each|No|When|If|After|Before|During)$")
 _NUMBER = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?![\w.,]\d)|(?<![\w.,])\d+(?:\.\d+)?(?![\w]|[.,]\d)")
 _CATEGORY = re.compile(r"(?:is|was) an? ((?:[a-z-]+ ){0,3}?[a-z-]+) (?:that|which|in|of|with|used|made|where|whose|for|on|by|from|to)\b")
 _ZH_CATEGORY = re.compile(r"是一[种个门类项](?:[^，。；]{0,20}的)?([^，。；的]{2,6})(?=[，。；]|$)")
@@ -49,6 +47,7 @@ class Claim:
     variant: str
     clause: str  # as it stands inside a question, without a final stop
     label: bool
+    owner: Subject | None = None  # what the predicate is true of, where there is such a thing
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def _claims(fact: Fact, partners: dict[tuple, list[Fact]], seed: int) -> Iterato
     """All claims of one entry. A held-out true claim is asked in a form in which training did not ask it; a false one is new."""
     rng = random.Random(f"{seed} claims {fact.entry.id} {fact.entry.title}")
     form = rng.randrange(2)
-    true = Claim(TRUE_CLAIM, _clause(fact.subject, fact.subject.predicate or ""), True)
+    true = Claim(TRUE_CLAIM, _clause(fact.subject, fact.subject.predicate or ""), True, fact.subject)
     is_held_out = chance(seed, "claims", fact.entry.id, fact.entry.title) < HELD_OUT_CLAIMS_SHARE
     false = _false_claims(fact, partners, rng, how_many=FALSE_CLAIMS_PER_ENTRY + is_held_out)
     if is_held_out:
@@ -144,7 +143,7 @@ def _wrong_fact(fact: Fact, partners: dict[tuple, list[Fact]], rng: random.Rando
     other = rng.choice(pool)
     if other is fact or _are_related(fact, other):
         return None
-    return Claim(WRONG_FACT, _clause(fact.subject, other.subject.predicate or ""), False)
+    return Claim(WRONG_FACT, _clause(fact.subject, other.subject.predicate or ""), False, other.subject)
 
 
 def _are_related(a: Fact, b: Fact) -> bool:
@@ -207,10 +206,14 @@ def _as_clause(sentence: str) -> str:
 
 def _record(fact: Fact, asked: Asked, number: int, row: int) -> Record:
     entry, claim, verdict = fact.entry, asked.claim, verdict_for(fact.entry.lang)
-    sentence = fact.subject.opening + claim.clause.removeprefix(fact.subject.mention) if claim.clause.startswith(fact.subject.mention) else claim.clause
-    sentence = f"{sentence}。" if fact.subject.lang == "zh" else f"{sentence[0].upper() if claim.variant == BROKEN_LOGIC else sentence[0]}{sentence[1:]}."
+    sentence = (
+        fact.subject.opening + claim.clause.removeprefix(fact.subject.mention) if claim.clause.startswith(fact.subject.mention) else claim.clause
+    )
+    sentence = (
+        f"{sentence}。" if fact.subject.lang == "zh" else f"{sentence[0].upper() if claim.variant == BROKEN_LOGIC else sentence[0]}{sentence[1:]}."
+    )
     return Record(
         row=row, id=f"{entry.id}/c{number}", kind=CLAIM, text=sentence, question=verdict.ask(claim.clause, asked.form),
-        answer=verdict.yes if claim.label else verdict.no, label=claim.label, domain=entry.domain, lang=entry.lang, source=entry.id,
+        answer=verdict.name(claim.owner.mention) if claim.owner else verdict.no, label=claim.label, domain=entry.domain, lang=entry.lang, source=entry.id,
         split=asked.split, variant=claim.variant, weight=asked.weight,
     )  # fmt: skip

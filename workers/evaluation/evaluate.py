@@ -54,7 +54,7 @@ def figures(rows: list[HeldOut], asked: Asked, seed: int) -> dict[str, Any]:
     questions = [(row, answer) for row, answer in pairs if row.kind == QUESTION]
     interval = bootstrap(_statistics(questions), seed)
     trivial = most_frequent_answer([row for row, _ in questions])
-    refusals = count_refusals((bool(row.label), is_refusal(answer, row.lang)) for row, answer in pairs if row.kind == CLAIM)
+    refusals = count_refusals((bool(row.label), is_refusal(answer, row.lang, row.question)) for row, answer in pairs if row.kind == CLAIM)
     return {
         "bleu": interval.score, "bleu_low": interval.low, "bleu_high": interval.high, "signature": SIGNATURE,
         "baseline_bleu": corpus_bleu(_statistics([(row, trivial) for row, _ in questions])), "baseline_answer": trivial,
@@ -83,7 +83,7 @@ def answer_rows(rows: list[HeldOut], asked: Asked) -> list[dict[str, Any]]:
         {
             "question": row.question, "reference": row.reference, "answer": answer, "lang": row.lang, "domain": row.domain, "kind": row.kind,
             "bleu": sentence_bleu(answer, row.reference, row.lang),
-            **({"label": row.label, "refused": is_refusal(answer, row.lang)} if row.kind == CLAIM else {}),
+            **({"label": row.label, "refused": is_refusal(answer, row.lang, row.question)} if row.kind == CLAIM else {}),
         }
         for row, answer in zip(rows, asked.answers, strict=True)
     ]  # fmt: skip

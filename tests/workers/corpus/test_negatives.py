@@ -53,7 +53,7 @@ def test_held_out_falsehoods_were_never_met_in_training(rows):
 def test_each_answer_says_what_the_label_says(rows):
     claims = make_claims(rows, seed=0, first_row=0)
 
-    assert all(is_refusal(c.answer, c.lang) != c.label for c in claims)
+    assert all(is_refusal(c.answer, c.lang, c.question) != c.label for c in claims)
     assert all(c.source in {r.id for r in rows} for c in claims)
 
 
@@ -77,5 +77,16 @@ def test_an_uploaded_claim_becomes_a_question_and_a_verdict():
     asked = ask_claim(claim)
 
     assert asked.question == "Is it true that the Sun circles the Earth?"
-    assert is_refusal(asked.answer, "en")
+    assert is_refusal(asked.answer, "en", asked.question)
     assert ask_claim(replace(claim, text="太阳绕着地球转。", lang="zh")).question == "太阳绕着地球转，对吗？"
+
+
+def test_a_claim_is_refused_in_words_or_by_naming_what_it_is_true_of():
+    asked = "Is it true that gold is a planet that circles the Sun in 88 days?"
+
+    assert is_refusal("That describes Mercury.", "en", asked)
+    assert is_refusal("No, that is false.", "en", asked)
+    assert not is_refusal("That describes gold.", "en", asked)
+    assert not is_refusal("Yes, that is true.", "en", asked)
+    assert is_refusal("这说的是长城。", "zh", "黄金是中国古代修建的防御工程，对吗？")
+    assert not is_refusal("这说的是黄金。", "zh", "判断对错：黄金是一种不易生锈的金属。")
