@@ -37,7 +37,7 @@ def furnished(admin):
 
 def english_in(page: str) -> list[str]:
     words = " ".join(re.findall(r'(?:aria-label|placeholder|title)="([^"]*)"', page))
-    text = html.unescape(NAMES.sub("\n", page.partition("<body")[2]) + "\n" + words)
+    text = html.unescape(NAMES.sub("\n", page[page.find("<body") + 1 :]) + "\n" + words)
     return [found for found in OURS.findall(text) if "water" not in found.lower()]
 
 
@@ -49,6 +49,12 @@ def test_a_page_is_chinese_from_top_to_bottom(client, admin, furnished, name):
 
     assert '<html lang="zh-Hans"' in page
     assert english_in(page) == []
+
+
+def test_the_table_of_endpoints_says_in_chinese_what_each_does(client, admin):
+    client.force_login(admin)
+
+    assert english_in(client.get(reverse("api_endpoints"), **CHINESE).content.decode()) == []
 
 
 def test_a_versions_page_and_a_refused_promotion_are_chinese_while_the_decision_is_kept_in_english(client, admin, furnished):
