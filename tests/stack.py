@@ -265,6 +265,9 @@ class Stack:
     def version(self, state: str, kind: str = "moe") -> dict:
         return next(row for row in self.rows("/api/v1/model-versions/") if row["state"] == state and row["kind"] == kind)
 
+    def named(self, name: str) -> dict:
+        return next(row for row in self.rows("/api/v1/model-versions/") if row["name"] == name)
+
     def dataset(self) -> dict:
         return self.rows("/api/v1/datasets/")[-1]
 

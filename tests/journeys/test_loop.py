@@ -19,8 +19,8 @@ def test_the_report_tells_what_became_of_every_row(stack):
 
 
 def test_a_version_leads_back_to_the_text_that_taught_it(stack):
-    second = stack.get(f"/api/v1/model-versions/{stack.version('candidate')['id']}/")
-    first = stack.version("live")
+    second = stack.get(f"/api/v1/model-versions/{stack.named('v2')['id']}/")
+    first = stack.named("v1")
     assert [line["id"] for line in second["lineage"]] == [first["id"], second["id"]]
     assert second["parent"] == first["id"]
     job = stack.get(f"/api/v1/training-jobs/{second['training_job']}/")
@@ -32,7 +32,7 @@ def test_a_version_leads_back_to_the_text_that_taught_it(stack):
 
 
 def test_the_gate_says_why_and_holds_to_it(stack):
-    first, second = stack.version("live"), stack.version("candidate")
+    first, second = stack.named("v1"), stack.named("v2")
     rule = stack.gate(second["id"])["rules"][0]
     assert rule["passed"]
     assert rule["threshold"] == 1.05 * first["evaluation"]["bleu"]
@@ -44,7 +44,7 @@ def test_the_gate_says_why_and_holds_to_it(stack):
 def test_files_of_a_version_are_what_their_checksums_say(stack):
     import hashlib
 
-    version = stack.version("candidate")
+    version = stack.named("v2")
     files = stack.get(f"/api/v1/model-versions/{version['id']}/files/")["results"]
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {file["name"] for file in files}
     for file in files:
@@ -54,7 +54,7 @@ def test_files_of_a_version_are_what_their_checksums_say(stack):
 
 
 def test_promote_ask_rate_and_the_rating_is_data(stack):
-    second = stack.version("candidate")
+    second = stack.named("v2")
     old = stack.ask("What is yeast?")
     assert stack.ask("What is yeast?")["cached"]
     promoted = stack.post(f"/api/v1/model-versions/{second['id']}/promote/")
@@ -111,7 +111,7 @@ def _counted(stack: Stack, version: str) -> float:
 
 
 def test_an_experiment_keeps_each_subject_on_its_arm_and_counts_them(stack):
-    live, other = stack.version("live"), stack.version("candidate" if any(v["state"] == "candidate" for v in _moe(stack)) else "retired")
+    live, other = stack.named("v1"), stack.named("v2")
     experiment = stack.post("/api/v1/experiments/", {"control": live["id"], "treatment": other["id"], "split": 0.5})
     path = f"/api/v1/experiments/{experiment['id']}/"
     stack.post(f"{path}start/")
@@ -131,10 +131,6 @@ def test_an_experiment_keeps_each_subject_on_its_arm_and_counts_them(stack):
     assert results["rating_difference"] == 3
     assert results["verdict"]
     assert stack.ask("What is a knot?", max_tokens=4)["version"] == live["id"]
-
-
-def _moe(stack: Stack) -> list[dict]:
-    return [row for row in stack.rows("/api/v1/model-versions/") if row["kind"] == "moe"]
 
 
 def _asked_as(stack: Stack, subject: str, turn: int) -> dict:
