@@ -70,7 +70,7 @@ def rows_of(stack: Stack, like: str) -> Counter[str]:
 
 def test_training_goes_on_from_its_checkpoint_when_its_worker_and_child_are_killed(stack):
     dataset, known = stack.dataset()["id"], {row["id"] for row in stack.rows("/api/v1/model-versions/")}
-    job = stack.train(dataset, minutes=0.7, parent=stack.version("live")["id"])
+    job = stack.train(dataset, minutes=0.5, parent=stack.version("live")["id"])
     saved = stack.wait_checkpoint(job)
     before = stack.get(job["url"])
     assert before["status"] == "running"
