@@ -36,7 +36,7 @@ ROLES = {
     "beat": "-n beat@", "child": "-m workers.",
 }  # fmt: skip
 # The first version has read of the sea alone; the second, which goes on from it, of bread too. Both are real runs of seconds.
-FIRST_DOMAIN, FIRST_STEPS, SECOND_STEPS = "seafaring", 80, 120
+FIRST_DOMAIN, FIRST_STEPS, SECOND_STEPS = "seafaring", 60, 240
 
 Found = TypeVar("Found")
 
@@ -300,10 +300,10 @@ def teach(stack: Stack) -> None:
     stack.post(f"/api/v1/model-versions/{first}/promote/")
     second = stack.wait_job(stack.train(dataset["id"], steps=SECOND_STEPS, parent=first))["model_version"]
     stack.wait_evaluated(second)
-    wait_for(
-        lambda: stack.gate(second)["passed"],
-        what=f"the gate of the second version: {stack.gate(second)}, after {stack.get(f'/api/v1/model-versions/{first}/')}",
+    compared = wait_for(
+        lambda: (gate := stack.gate(second))["rules"][0]["threshold"] is not None and gate, what="both have answered the same questions"
     )
+    assert compared["passed"], compared["rules"]
 
 
 @pytest.fixture(scope="session")
