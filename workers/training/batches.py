@@ -60,6 +60,28 @@ def sampling_weights(examples: Sequence[Example], domain_weights: dict[str, floa
     return np.array([e.weight * domain_weights.get(e.domain, 1.0) for e in examples])
 
 
+MOST_TURNS = 3
+
+
+def as_conversations(examples: Sequence[Example], share: float, generator: np.random.Generator, max_length: int) -> list[Example]:
+    """Join about `share` of the questions with what follows into conversations of two or three turns, at no cost in tokens.
+
+    A model that has seen single questions only is thrown off by what was said before. Documents stay by themselves.
+    """
+    joined: list[Example] = []
+    turns = 0
+    for example in examples:
+        before = joined[-1] if joined else None
+        fits = before is not None and before.is_question and example.is_question and turns < MOST_TURNS and len(before) + len(example) <= max_length
+        if before is not None and fits and generator.random() < share:
+            joined[-1] = before.followed_by(example)
+            turns += 1
+        else:
+            joined.append(example)
+            turns = 1
+    return joined
+
+
 @dataclass(frozen=True)
 class Batch:
     """Examples packed into R rows of length T; a token sees its own example only.

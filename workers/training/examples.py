@@ -1,7 +1,7 @@
 """The records of a processed dataset as token sequences with a mask of what is to be learnt."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,11 @@ class Example:
     learnt: np.ndarray
     domain: str
     weight: float
+    is_question: bool = True  # else a document, or a piece of one
+
+    def followed_by(self, other: "Example") -> "Example":
+        """One conversation of both."""
+        return replace(self, ids=np.concatenate([self.ids, other.ids]), learnt=np.concatenate([self.learnt, other.learnt]))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -95,5 +100,5 @@ def encode(records: Iterable[dict[str, Any]], tokenizer: ChatTokenizer, max_leng
         else:
             pieces = []
         without += not pieces
-        examples += [Example(np.array(i, np.int32), np.array(m, bool), domain, weight) for i, m in pieces]
+        examples += [Example(np.array(i, np.int32), np.array(m, bool), domain, weight, bool(pair)) for i, m in pieces]
     return examples, without

@@ -6,12 +6,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from workers.protocol import JobError
-from workers.training.batches import Batch, Sampler, pack
+from workers.training.batches import Batch, Sampler, as_conversations, pack
+from workers.training.examples import Example
 from workers.training.parallel import gradients_stay_here, make_optimizer, parallelize
 from workers.training.precision import Precision
 from workers.training.prepare import Prepared
@@ -123,7 +125,13 @@ class Loop:
         chosen = [self.examples[i] for i in self.sampler.take(spec.micro_batch * spec.accum_steps * size)]
         learnt = sum(e.learnt_count for e in chosen)
         parts = [chosen[start : start + spec.micro_batch] for start in range(0, len(chosen), spec.micro_batch)]
-        return [pack(part).to(self.ranks.device) for part in parts[self.ranks.rank :: size]], learnt
+        mine = [self._conversations(parts[number], number) for number in range(self.ranks.rank, len(parts), size)]
+        return [pack(part).to(self.ranks.device) for part in mine], learnt
+
+    def _conversations(self, part: list[Example], number: int) -> list[Example]:
+        """The same for the same step and micro-batch, however many ranks share the work, and when a run is resumed."""
+        generator = np.random.default_rng((self.spec.seed, self.progress.step, number))
+        return as_conversations(part, self.spec.conversations, generator, min(self.spec.max_length, self.model.config.max_seq_len))
 
     def _over_ranks(self, loss_sum: Tensor, tokens: int, load: list[Tensor], learnt: int) -> tuple[float, int, list[list[float]]]:
         """One exchange for all that a step's ranks must know of each other."""

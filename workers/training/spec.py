@@ -47,6 +47,7 @@ class TrainSpec(BaseModel):
     z_loss: float = Field(1e-4, ge=0)
     bias_rate: float = Field(1e-3, ge=0)  # step of the sigmoid router's selection bias
     domain_weights: dict[str, float] = {}  # how often a domain's records are seen, next to 1
+    conversations: float = Field(0.25, ge=0, lt=1)  # share of the questions that follow another one in the same conversation
     vocab_size: int | None = Field(None, ge=300)  # of a tokenizer that is yet to learn; else the preset's
     max_length: int = Field(256, ge=8)  # tokens of one example; longer documents are cut into pieces
 

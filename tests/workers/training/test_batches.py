@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from workers.moe import PRESETS, Decoder
-from workers.training.batches import NO_TARGET, Sampler, pack, sampling_weights
+from workers.training.batches import MOST_TURNS, NO_TARGET, Sampler, as_conversations, pack, sampling_weights
 from workers.training.examples import Example
 
 
@@ -60,3 +60,22 @@ def test_examples_come_as_often_as_their_weights_say():
     assert weights.tolist() == [2.0, 0.25, 2.0]
     counts = np.bincount(Sampler(weights, seed=0).take(4250), minlength=3)
     np.testing.assert_allclose(counts, [2000, 250, 2000], atol=40)
+
+
+def test_questions_are_joined_into_short_conversations_and_documents_are_not():
+    questions = [example(10, seed=n, learnt_from=4) for n in range(40)]
+    document = Example(np.arange(6, 16, dtype=np.int32), np.ones(10, bool), "law", 1.0, is_question=False)
+
+    joined = as_conversations([*questions, document], 0.5, np.random.default_rng(0), max_length=200)
+
+    assert len(joined) < 35 and joined[-1] is document
+    assert {len(e) // 10 for e in joined} <= set(range(1, MOST_TURNS + 1))
+    assert np.concatenate([e.ids for e in joined]).tolist() == np.concatenate([e.ids for e in [*questions, document]]).tolist()
+    assert sum(e.learnt_count for e in joined) == sum(e.learnt_count for e in [*questions, document])
+
+
+def test_no_conversation_is_longer_than_a_model_reads_and_none_is_made_where_none_is_asked_for():
+    questions = [example(10, seed=n) for n in range(20)]
+
+    assert max(len(e) for e in as_conversations(questions, 0.99, np.random.default_rng(0), max_length=25)) == 20
+    assert as_conversations(questions, 0.0, np.random.default_rng(0), max_length=200) == questions

@@ -30,8 +30,8 @@ def gradients(loop: Loop, monkeypatch) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("accum_steps", [4, 16])
 def test_accumulated_gradients_equal_those_of_the_large_batch(make_spec, monkeypatch, accum_steps):
-    # Balance is a property of one batch, not a mean over tokens, so it is left out here.
-    plain = {"aux_loss": 0.0, "z_loss": 0.0}
+    # Balance is a property of one batch, not a mean over tokens, and conversations are joined within one; both are left out here.
+    plain = {"aux_loss": 0.0, "z_loss": 0.0, "conversations": 0.0}
     large = gradients(loop_of(make_spec("large", micro_batch=2 * accum_steps, **plain)), monkeypatch)
     small = gradients(loop_of(make_spec("small", micro_batch=2, accum_steps=accum_steps, **plain)), monkeypatch)
     assert any(g.abs().max() > 1e-3 for g in large)
