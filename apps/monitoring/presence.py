@@ -19,7 +19,7 @@ EXPIRES_SECONDS = 5
 
 def keep_presence(role: str, name: str, stop: threading.Event | None = None) -> None:
     """Beat from a daemon thread until the process ends or `stop` is set; serve /metrics where a port is given."""
-    if settings.METRICS_PORT:
+    if settings.METRICS_PORT and role != "web":  # which serves its own
         start_http_server(settings.METRICS_PORT)
 
     def beat() -> None:

@@ -39,7 +39,12 @@ def within_limits(messages: list[dict]) -> list[dict]:
 
 
 def fitted(messages: list[dict], version: ModelVersion, max_tokens: int) -> list[dict]:
-    """Leave out the oldest turns until the rest, and an answer of `max_tokens`, fit the model. The last question always stays."""
+    """Leave out the oldest turns until the rest, and an answer of `max_tokens`, fit the model. The last question always stays.
+
+    A version that was trained here is asked with no more turns than it was trained with: more would confuse it.
+    """
+    if turns := version.details.get("turns"):
+        messages = messages[-(2 * int(turns) - 1) :]
     window = window_of(version)
     left = window - min(max_tokens, window // 2)
     try:

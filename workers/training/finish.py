@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from workers.moe import Decoder, count_parameters, save_model
-from workers.training.batches import pack
+from workers.training.batches import MOST_TURNS, pack
 from workers.training.examples import Example
 from workers.training.memory import peak_bytes
 from workers.training.prepare import Prepared
@@ -38,6 +38,7 @@ def finish(spec: TrainSpec, ranks: Ranks, prepared: Prepared, progress: Progress
         "tokens_per_second": progress.tokens / progress.elapsed if progress.elapsed else None, "skipped_steps": progress.skipped_steps,
         "expert_load_max_over_mean": load_max_over_mean(progress), "expert_load": load_shares(progress),
         "domains": domains, "expert_domain": shares, "peak_memory_bytes": peak,
+        "turns": MOST_TURNS if spec.conversations else 1,
     }  # fmt: skip
     save_model(spec.output_folder, model, prepared.tokenizer, _card(spec, result, len(prepared.examples)))
     return result
