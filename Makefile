@@ -26,7 +26,7 @@ lock: $(VENV)/installed-dev
 	@sed -i 's/+cpu$$//' requirements.lock requirements-dev.lock
 
 messages: $(VENV)/installed-dev
-	@$(BIN)/python manage.py makemessages -l zh_Hans --no-location --ignore .venv --ignore var
+	@$(BIN)/python manage.py makemessages -l zh_Hans --no-location --no-obsolete --ignore .venv --ignore var
 	@$(BIN)/python manage.py compilemessages -l zh_Hans --ignore .venv
 
 clean:
