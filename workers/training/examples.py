@@ -89,7 +89,7 @@ def encode(records: Iterable[dict[str, Any]], tokenizer: ChatTokenizer, max_leng
     without = 0
     for record in records:
         pair, text = as_question(record), record.get("text")
-        domain, weight = str(record.get("domain") or ""), float(record.get("weight") or 1.0)
+        domain, weight = str(record.get("domain") or ""), float(1.0 if record.get("weight") is None else record["weight"])
         if pair:
             ids, learnt = tokenizer.encode_example(*pair)
             pieces = [(ids, learnt)] if len(ids) <= max_length else []
