@@ -1,0 +1,67 @@
+"""The P99 alert, from real observations in Redis: it waits, fires, and clears."""
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from apps.monitoring import recorder
+from apps.monitoring.models import Alert
+from apps.monitoring.services import P99, evaluate_alerts
+from apps.redis import connection
+
+pytestmark = pytest.mark.django_db
+
+
+def answer_in(latency_ms: float, times: int = 20) -> None:
+    for _ in range(times):
+        recorder.observe(version="v", route="generate", latency_ms=latency_ms)
+
+
+def let_pass(field: str) -> None:
+    """As if the rule's patience had run out since."""
+    earlier = timezone.now() - timedelta(seconds=P99.for_seconds + 1)
+    assert Alert.objects.filter(rule=P99.name).update(**{field: earlier}) == 1
+
+
+def the_alert() -> Alert:
+    return Alert.objects.get(rule=P99.name)
+
+
+def test_slow_answers_fire_the_alert_only_after_its_patience():
+    answer_in(900)
+    evaluate_alerts()
+    evaluate_alerts()
+    assert the_alert().state == Alert.State.PENDING
+
+    let_pass("started_at")
+    evaluate_alerts()
+
+    fired = the_alert()
+    assert fired.state == Alert.State.FIRING and fired.value == pytest.approx(900, rel=0.02)
+
+
+def test_quick_answers_clear_a_firing_alert_and_not_at_once():
+    answer_in(900)
+    evaluate_alerts()
+    let_pass("started_at")
+    evaluate_alerts()
+
+    connection().flushdb()  # the slow seconds have left the window
+    answer_in(20)
+    evaluate_alerts()
+    assert the_alert().state == Alert.State.FIRING
+    let_pass("resolved_at")
+    evaluate_alerts()
+
+    assert the_alert().state == Alert.State.RESOLVED
+
+
+def test_a_short_peak_tells_nobody():
+    answer_in(900)
+    evaluate_alerts()
+    connection().flushdb()
+    answer_in(20)
+    evaluate_alerts()
+
+    assert not Alert.objects.exists()
