@@ -97,9 +97,7 @@ def timeseries(*, window: int, step: int, version: str | None = None, now: float
     first = last - (window // step - 1) * step
     if step >= 60 and window > names.SECONDS_KEPT - 60:
         found = _minutes(first, last + step, version)
-        recent = end - end % 60  # the running minute is not rolled up to its end yet
-        found.pop(recent, None)
-        found.update(read_seconds(recent, end, version))
+        _prefer_seconds(found, end - end % 60 - 60, end, version)
     else:
         found = read_seconds(first, end, version)
         missing = _minutes(first, last, version) if not found else {}
@@ -110,6 +108,17 @@ def timeseries(*, window: int, step: int, version: str | None = None, now: float
         if start in points:
             points[start].add(bucket)
     return _as_points(points, step, end)
+
+
+def _prefer_seconds(found: dict[int, Bucket], first: int, end: int, version: str | None) -> None:
+    """The running minute and the one before it may not be rolled up to their ends yet: their seconds replace them, unless Redis
+    was wiped in the meantime and knows less than the row."""
+    fresh = read_seconds(first, end, version)
+    for minute in (first, first + 60):
+        seconds = {second: bucket for second, bucket in fresh.items() if minute <= second < minute + 60}
+        if minute not in found or sum(bucket.requests for bucket in seconds.values()) >= found[minute].requests:
+            found.pop(minute, None)
+            found.update(seconds)
 
 
 def _as_points(points: dict[int, Bucket], step: int, end: int) -> list[dict]:

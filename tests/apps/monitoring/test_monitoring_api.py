@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from apps.accounts.models import AuditEntry
@@ -174,3 +176,10 @@ def test_a_version_that_was_never_evaluated_is_to_be_evaluated_first(as_viewer):
     first = as_viewer.get("/api/v1/advisor/tuning/?version=v1").json()["recommendations"][0]
 
     assert (first["severity"], first["action"]) == ("act", "evaluate")
+
+
+def test_the_minute_that_has_just_ended_is_in_the_long_windows_before_it_is_rolled_up(as_viewer):
+    second = int(time.time()) // 60 * 60 - 1  # the last second of the minute before this one
+    connection().hset(names.SECOND.format(second=second), mapping={"v|n": 3, "v|200": 3})
+
+    assert sum(p["requests"] for p in points(as_viewer, "window=86400&step=60")) == 3
