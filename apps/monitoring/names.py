@@ -30,4 +30,3 @@ INFERENCE_QUEUE = "inference"  # Celery's own list of messages that no worker ha
 IN_FLIGHT = "dsportal:answers:in-flight"  # sorted set: answer → deadline
 WORKER = "dsportal:worker:{role}:{name}"  # expires when the worker stops beating
 WORKER_PATTERN = "dsportal:worker:{role}:*"
-EVENTS = "dsportal:changed"  # counter that pages watch: anything worth a refresh raises it

@@ -25,7 +25,6 @@ from apps.jobs.models import Job, JobEvent
 from apps.jobs.runs import Command, run_of, specific, work_folder
 from apps.monitoring import names
 from apps.monitoring.presence import keep_presence
-from apps.portal.changes import changed
 from dsportal.celery import app
 
 log = logging.getLogger(__name__)
@@ -57,7 +56,6 @@ def run_jobs() -> None:
 
 def _run(job: Job) -> None:
     began = time.monotonic()
-    changed()
     try:
         _attempt(job)
     except (Problem, ArtifactDamaged) as refusal:
@@ -69,7 +67,6 @@ def _run(job: Job) -> None:
     job.refresh_from_db()
     jobs_total.labels(job.kind, job.status).inc()
     job_seconds.labels(job.kind).observe(time.monotonic() - began)
-    changed()
 
 
 def _attempt(job: Job) -> None:
@@ -152,7 +149,6 @@ class _Heard:
         if not jobs.beat(self.job, **self._fields):
             return False
         self._fields = {}
-        changed()
         return True
 
 
