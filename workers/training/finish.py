@@ -10,6 +10,7 @@ from torch import Tensor
 from workers.moe import Decoder, count_parameters, save_model
 from workers.training.batches import MOST_TURNS, pack
 from workers.training.examples import Example
+from workers.training.lora import adapter_tensors, save_adapter
 from workers.training.memory import peak_bytes
 from workers.training.prepare import Prepared
 from workers.training.ranks import Ranks
@@ -26,7 +27,7 @@ EXAMPLES_A_BATCH = 64
 def finish(spec: TrainSpec, ranks: Ranks, prepared: Prepared, progress: Progress) -> dict[str, Any] | None:
     """Write the model folder and return the job's result, on the first rank. All ranks take part."""
     peak = peak_bytes(ranks.device)
-    model = gather(prepared.model, ranks)
+    model, adapter = gather(prepared.model, ranks), adapter_tensors(prepared.model)
     if model is None:
         return None
     total, active = count_parameters(model.config)
@@ -41,6 +42,8 @@ def finish(spec: TrainSpec, ranks: Ranks, prepared: Prepared, progress: Progress
         "turns": MOST_TURNS if spec.conversations else 1,
     }  # fmt: skip
     save_model(spec.output_folder, model, prepared.tokenizer, _card(spec, result, len(prepared.examples)))
+    if spec.lora:
+        save_adapter(spec.output_folder, spec.lora, adapter)
     return result
 
 

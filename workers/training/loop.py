@@ -152,7 +152,7 @@ class Loop:
         else:
             remember(progress, loss, load)
             for router, row in zip(self.routers, load, strict=True):
-                if router.sigmoid:
+                if router.sigmoid and router.weight.requires_grad:  # not where it is frozen, beside adapters
                     router.move_bias(torch.tensor(row, device=self.ranks.device), self.spec.bias_rate)
         progress.step += 1
         progress.tokens += tokens

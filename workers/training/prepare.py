@@ -11,6 +11,7 @@ from workers.moe.checkpoint import publish_folder
 from workers.protocol import JobError
 from workers.training.batches import sampling_weights
 from workers.training.examples import EVAL_FILE, TRAIN_FILE, Example, as_question, encode, read_records, texts_of
+from workers.training.lora import adapt
 from workers.training.ranks import Ranks
 from workers.training.spec import TrainSpec
 
@@ -50,6 +51,8 @@ def prepare(spec: TrainSpec, ranks: Ranks) -> Prepared:
     if parent and parent[0].config.is_moe and parent[0].config.router != spec.router:
         notes.append(f"The parent's router is {parent[0].config.router}; it is kept.")
     model = parent[0] if parent else _new_model(config, spec.seed)
+    if spec.lora:
+        adapt(model, spec.lora, spec.seed)
     return Prepared(
         tokenizer, model.to(ranks.device).train(), examples, sampling_weights(examples, spec.domain_weights), _questions(spec, train_file), notes
     )

@@ -10,6 +10,17 @@ from workers.moe.config import PRESETS, ModelConfig
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
+class LoraSpec(BaseModel):
+    """Low-rank adapters (`workers.training.lora`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: int = Field(8, ge=1, le=1024)
+    alpha: float = Field(16.0, gt=0)  # what is learnt is multiplied by alpha / rank
+    targets: tuple[Literal["attention", "experts"], ...] = Field(("attention", "experts"), min_length=1)
+    train_router: bool = False
+
+
 class TrainSpec(BaseModel):
     """Paths are folders; `output_folder` appears when the job is done, `work_folder` keeps the checkpoint to resume from."""
 
@@ -23,6 +34,7 @@ class TrainSpec(BaseModel):
     preset: str | None = "nano"
     model: dict[str, Any] | None = None  # a ModelConfig, in place of a preset
     parent_folder: Path | None = None  # go on from this model, with its tokenizer and configuration
+    lora: LoraSpec | None = None  # learn adapters beside the parent's matrices, in place of the matrices
     router: Literal["softmax", "sigmoid"] = "softmax"
 
     steps: int | None = Field(None, ge=1)
@@ -65,6 +77,8 @@ class TrainSpec(BaseModel):
             raise ValueError(f"zero_stage {self.zero_stage} shards over ranks: world_size must be at least 2")
         if self.model is None and self.parent_folder is None and self.preset not in PRESETS:
             raise ValueError(f"there is no preset {self.preset!r}; there are {', '.join(PRESETS)}")
+        if self.lora is not None and self.parent_folder is None:
+            raise ValueError("lora adapts a parent's weights: give a parent_folder")
         if self.model is not None:
             ModelConfig.from_dict(self.model)
         return self

@@ -7,6 +7,7 @@ import torch
 
 from workers.moe import ChatTokenizer, Decoder, generate
 from workers.protocol import emit
+from workers.training.lora import merged
 from workers.training.memory import used_bytes
 from workers.training.parallel import whole_state
 from workers.training.prepare import Prepared, Question
@@ -97,7 +98,7 @@ class Teller:
 
 def gather(model: Decoder, ranks: Ranks) -> Decoder | None:
     """A plain copy on the first rank's CPU of a model that may be spread over the ranks. All ranks take part."""
-    state = whole_state(model)
+    state = merged(model, whole_state(model))
     if not ranks.is_first:
         return None
     with torch.device("meta"):
