@@ -14,7 +14,8 @@ class Router(nn.Module):
     (DeepSeek-V3 §2.1.2), while the weights come from the unbiased scores. `weight`: (E, d_model), `bias`: (E,), FP32.
 
     After a forward in training: `aux_loss` and `z_loss` (scalars, to be added to the loss) and `load` ((E,) int64, the tokens
-    each expert was given). In evaluation, `load` is kept where `keep_load` is set.
+    each expert was given). In evaluation, `load` is kept where `keep_load` is set. Where `keep_choices` is set, `ids` and the probabilities
+    `shares`, (tokens, E), of the last forward in training stay too.
     """
 
     def __init__(self, config: ModelConfig):
@@ -27,10 +28,12 @@ class Router(nn.Module):
             self.register_buffer("bias", torch.zeros(config.n_experts))
         else:
             self.bias = nn.Parameter(torch.zeros(config.n_experts))
-        self.keep_load = False
+        self.keep_load = self.keep_choices = False
         self.aux_loss: Tensor | None = None
         self.z_loss: Tensor | None = None
         self.load: Tensor | None = None
+        self.ids: Tensor | None = None
+        self.shares: Tensor | None = None
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`x`: (tokens, d_model) → expert ids (tokens, k) int64 and weights (tokens, k) float32 that sum to 1 over k.
@@ -50,6 +53,8 @@ class Router(nn.Module):
                 self.load = torch.bincount(ids.reshape(-1), minlength=self.n_experts)[: self.n_experts]
             if self.training:
                 self._keep_losses(logits, scores, valid)
+                if self.keep_choices:
+                    self.ids, self.shares = ids, self._probabilities(scores)
         return ids, weights
 
     def _keep_losses(self, logits: Tensor, scores: Tensor, valid: Tensor | None) -> None:
@@ -58,9 +63,12 @@ class Router(nn.Module):
         counted = torch.ones(len(logits), device=logits.device) if valid is None else valid.float()
         counted = counted / counted.sum()  # tokens; as a product with it, a mean over the valid tokens
         share = self.load / self.load.sum()
-        mean = counted @ (scores / scores.sum(-1, keepdim=True) if self.sigmoid else scores)
+        mean = counted @ self._probabilities(scores)
         self.aux_loss = self.n_experts * (share * mean).sum()
         self.z_loss = counted @ logits.logsumexp(-1).square()
+
+    def _probabilities(self, scores: Tensor) -> Tensor:
+        return scores / scores.sum(-1, keepdim=True) if self.sigmoid else scores
 
     @torch.no_grad()
     def move_bias(self, load: Tensor, rate: float) -> None:

@@ -88,7 +88,7 @@ class Batch:
 
     `tokens`, `positions`: (R, T) int64; `mask`: (R, 1, T, T) bool; `valid`: (R, T) bool; `select`: the positions in R · T from
     which a learnt token is predicted, and `targets`: those tokens; at their end is padding, with the target NO_TARGET. `example`:
-    (R, T) int64, the index in the batch, -1 for padding.
+    (R, T) int64, the index in the batch, -1 for padding. `domain`: (R, T) int64, each token's, where somebody asked for it.
     """
 
     tokens: Tensor
@@ -100,6 +100,7 @@ class Batch:
     example: Tensor
     token_count: int
     learnt_count: int
+    domain: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         if device.type == "cpu":

@@ -30,10 +30,17 @@ class Example:
     domain: str
     weight: float
     is_question: bool = True  # else a document, or a piece of one
+    turns: tuple[tuple[str, int], ...] = ()  # of a conversation: each turn's domain and its number of tokens
 
     def followed_by(self, other: "Example") -> "Example":
         """One conversation of both."""
-        return replace(self, ids=np.concatenate([self.ids, other.ids]), learnt=np.concatenate([self.learnt, other.learnt]))
+        ids, learnt = np.concatenate([self.ids, other.ids]), np.concatenate([self.learnt, other.learnt])
+        return replace(self, ids=ids, learnt=learnt, turns=self.domains + other.domains)
+
+    @property
+    def domains(self) -> tuple[tuple[str, int], ...]:
+        """Of which domain each stretch of tokens is."""
+        return self.turns or ((self.domain, len(self)),)
 
     def __len__(self) -> int:
         return len(self.ids)

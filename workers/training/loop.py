@@ -13,6 +13,7 @@ from torch import Tensor
 
 from workers.protocol import JobError
 from workers.training.batches import Batch, Sampler, as_conversations, pack
+from workers.training.domain_routing import DomainRouting
 from workers.training.examples import Example
 from workers.training.parallel import gradients_stay_here, make_optimizer, parallelize
 from workers.training.precision import Precision
@@ -51,6 +52,7 @@ class Loop:
         self.precision = Precision(spec.precision, ranks.device)
         self.sampler = Sampler(prepared.weights, spec.seed)
         self.routers = self.model.routers()
+        self.domain_routing = DomainRouting(spec.domain_routing, self.examples, self.routers)
         self.checkpoints = Checkpoints(spec.work_folder, ranks, spec.zero_stage, spec.checkpoint_every_seconds)
         self.teller = Teller(spec, ranks, prepared)
         self.progress = Progress()
@@ -87,27 +89,33 @@ class Loop:
         share = learning_rate(self.progress.lr_factor, done, spec.warmup, spec.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * share
-        batches, learnt = self._batches()
+        batches, learnt, all_tokens = self._batches()
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         load = [torch.zeros(r.n_experts, dtype=torch.float64, device=self.ranks.device) for r in self.routers]
+        domains: list[Tensor] = []
         for number, batch in enumerate(batches, start=1):
             with gradients_stay_here(self.module) if number < len(batches) else nullcontext():
                 mean, balance = self.losses(batch)
                 # Ranks are averaged over, micro-batches divided by their number; a micro-batch with more learnt tokens than
                 # others weighs more, so that the sum is the mean over all tokens, as of one large batch.
-                weight = batch.learnt_count * spec.accum_steps * self.ranks.size / learnt
-                self.precision.backward((mean * weight + balance) / spec.accum_steps)
+                parts = spec.accum_steps * self.ranks.size
+                apart = spec.domain_routing * self.domain_routing.loss(batch, self.progress) * (batch.token_count * parts / all_tokens)
+                self.precision.backward((mean * (batch.learnt_count * parts / learnt) + balance + apart) / spec.accum_steps)
             loss_sum += mean.detach() * batch.learnt_count
             for so_far, router in zip(load, self.routers, strict=True):
                 so_far.add_(cast(Tensor, router.load))
-        tokens = sum(b.token_count for b in batches)
-        loss, tokens, load_rows = self._over_ranks(loss_sum, tokens, load, learnt)
+            counted = self.domain_routing.count(batch)
+            domains = [before + now for before, now in zip(domains, counted, strict=True)] if domains else counted
+        loss, rows = self._over_ranks(loss_sum, [*load, *domains], learnt)
+        load_rows, domain_rows = rows[: len(load)], rows[len(load) :]
         if not math.isfinite(loss) and not self.precision.scales:
             raise Diverged(f"the loss became {loss} at step {self.progress.step + 1:,}")
         grad_norm, taken = self.precision.step(self.optimizer, self.model, spec.clip_norm)
         self.optimizer.zero_grad(set_to_none=True)
-        self._after(loss, tokens, learnt, load_rows, taken)
-        return Outcome(loss, tokens, grad_norm, spec.lr * share, taken)
+        self._after(loss, all_tokens, learnt, load_rows, taken)
+        if taken:
+            self.domain_routing.remember(self.progress, domain_rows)
+        return Outcome(loss, all_tokens, grad_norm, spec.lr * share, taken)
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy over the batch's learnt tokens, and what the routers add for balance."""
@@ -119,27 +127,25 @@ class Loop:
             balance = balance + self.spec.aux_loss * cast(Tensor, router.aux_loss) + self.spec.z_loss * cast(Tensor, router.z_loss)
         return mean, balance
 
-    def _batches(self) -> tuple[list[Batch], int]:
-        """This rank's micro-batches, and the number of learnt tokens in those of all ranks: each draws the same examples."""
+    def _batches(self) -> tuple[list[Batch], int, int]:
+        """This rank's micro-batches, and the numbers of learnt and of all tokens in those of all ranks: each draws the same examples."""
         spec, size = self.spec, self.ranks.size
         chosen = [self.examples[i] for i in self.sampler.take(spec.micro_batch * spec.accum_steps * size)]
-        learnt = sum(e.learnt_count for e in chosen)
+        learnt, tokens = sum(e.learnt_count for e in chosen), sum(len(e) for e in chosen)
         parts = [chosen[start : start + spec.micro_batch] for start in range(0, len(chosen), spec.micro_batch)]
         mine = [self._conversations(parts[number], number) for number in range(self.ranks.rank, len(parts), size)]
-        return [pack(part).to(self.ranks.device) for part in mine], learnt
+        return [self.domain_routing.mark(pack(part), part).to(self.ranks.device) for part in mine], learnt, tokens
 
     def _conversations(self, part: list[Example], number: int) -> list[Example]:
         """The same for the same step and micro-batch, however many ranks share the work, and when a run is resumed."""
         generator = np.random.default_rng((self.spec.seed, self.progress.step, number))
         return as_conversations(part, self.spec.conversations, generator, min(self.spec.max_length, self.model.config.max_seq_len))
 
-    def _over_ranks(self, loss_sum: Tensor, tokens: int, load: list[Tensor], learnt: int) -> tuple[float, int, list[list[float]]]:
-        """One exchange for all that a step's ranks must know of each other."""
-        counted = torch.tensor([float(tokens)], dtype=torch.float64, device=self.ranks.device)
-        both = self.ranks.sum(torch.cat([loss_sum.reshape(1), counted, *load]))
-        widths = [1, 1, *(len(row) for row in load)]
-        (total,), (all_tokens,), *rows = (part.tolist() for part in both.split(widths))
-        return total / learnt, int(all_tokens), rows
+    def _over_ranks(self, loss_sum: Tensor, counts: list[Tensor], learnt: int) -> tuple[float, list[list[float]]]:
+        """One exchange for all that a step's ranks must know of each other: the mean loss, and each of `counts` summed."""
+        both = self.ranks.sum(torch.cat([loss_sum.reshape(1), *counts]))
+        (total,), *rows = (part.tolist() for part in both.split([1, *(len(row) for row in counts)]))
+        return total / learnt, rows
 
     def _after(self, loss: float, tokens: int, learnt: int, load: list[list[float]], taken: bool) -> None:
         progress = self.progress

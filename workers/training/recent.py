@@ -27,4 +27,14 @@ def load_shares(progress: Progress) -> list[list[float]]:
 
 def load_max_over_mean(progress: Progress) -> float | None:
     """Of the layer that is worst. 1 is an even load; None for a dense model."""
-    return max((max(row) * len(row) for row in load_shares(progress)), default=None)
+    return max((layer["max_over_mean"] for layer in balance(progress)), default=None)
+
+
+def load_min_over_mean(progress: Progress) -> float | None:
+    """Of the layer that is worst. 1 is an even load, 0 an expert that nobody is sent to; None for a dense model."""
+    return min((layer["min_over_mean"] for layer in balance(progress)), default=None)
+
+
+def balance(progress: Progress) -> list[dict[str, float]]:
+    """For each layer, the fullest and the emptiest expert's load over the mean."""
+    return [{"max_over_mean": max(row) * len(row), "min_over_mean": min(row) * len(row)} for row in load_shares(progress)]

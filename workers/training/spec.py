@@ -58,6 +58,7 @@ class TrainSpec(BaseModel):
     aux_loss: float = Field(0.01, ge=0)  # weight of the balance loss
     z_loss: float = Field(1e-4, ge=0)
     bias_rate: float = Field(1e-3, ge=0)  # step of the sigmoid router's selection bias
+    domain_routing: float = Field(0.0, ge=0, le=1)  # weight of the mutual information of expert and domain; 0: experts know of no domains
     domain_weights: dict[str, float] = {}  # how often a domain's records are seen, next to 1
     conversations: float = Field(0.25, ge=0, lt=1)  # share of the questions that follow another one in the same conversation
     vocab_size: int | None = Field(None, ge=300)  # of a tokenizer that is yet to learn; else the preset's

@@ -41,6 +41,7 @@ class Progress:
     recent_loss: float = 0.0  # decayed sums over the steps: workers.training.recent
     recent_weight: float = 0.0
     recent_load: list[list[float]] = field(default_factory=list)  # layers × experts
+    domain_counts: list[list[list[float]]] = field(default_factory=list)  # layers × domains × experts: workers.training.domain_routing
 
 
 class Checkpoints:

@@ -12,7 +12,7 @@ from workers.training.memory import used_bytes
 from workers.training.parallel import whole_state
 from workers.training.prepare import Prepared, Question
 from workers.training.ranks import Ranks
-from workers.training.recent import load_max_over_mean, load_shares
+from workers.training.recent import load_max_over_mean, load_min_over_mean, load_shares
 from workers.training.spec import TrainSpec
 from workers.training.state import Progress
 
@@ -62,7 +62,8 @@ class Teller:
             "step", step=progress.step, loss=since.loss / since.steps, lr=since.lr, grad_norm=since.grad_norm, loss_scale=since.loss_scale,
             tokens_per_second=since.tokens / max(now - since.began, 1e-9), skipped_steps=progress.skipped_steps, tokens=progress.tokens,
             elapsed=progress.elapsed, memory_bytes=used_bytes(self._ranks.device),
-            expert_load_max_over_mean=load_max_over_mean(progress), expert_load=[[round(s, 4) for s in row] for row in load_shares(progress)],
+            expert_load_max_over_mean=load_max_over_mean(progress), expert_load_min_over_mean=load_min_over_mean(progress),
+            expert_load=[[round(s, 4) for s in row] for row in load_shares(progress)],
         )  # fmt: skip
         self._since = _Since(now)
         self._last_step_event, self._last_logged = now, progress.step

@@ -17,7 +17,7 @@ def train(spec: TrainSpec) -> dict[str, Any] | None:
         emit("progress", progress=0.0, message="Reading the dataset", eta_seconds=None)
     prepared = prepare(spec, ranks)
     loop = Loop(spec, ranks, prepared)
-    for note in prepared.notes:
+    for note in filter(None, [*prepared.notes, loop.domain_routing.note]):
         loop.teller.note(note)
     progress = loop.run()
     if ranks.is_first:

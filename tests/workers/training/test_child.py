@@ -26,6 +26,11 @@ def test_a_child_tells_its_steps_samples_and_result(make_spec, run_child):
     for layer in result["expert_domain"]:  # experts × domains
         assert len(layer) == 8
         assert all(abs(sum(column) - 1) < 1e-2 for column in zip(*layer, strict=True))
+    layers = result["specialisation"]["layers"]
+    assert len(layers) == 3 and all(0 <= layer["bits"] <= result["specialisation"]["domain_entropy"] for layer in layers)
+    worst = max(layer["max_over_mean"] for layer in result["expert_balance"])
+    assert worst == result["expert_load_max_over_mean"] == step["expert_load_max_over_mean"]
+    assert 0 <= result["expert_load_min_over_mean"] == step["expert_load_min_over_mean"] <= 1
     assert json.dumps(result)
 
 
@@ -34,6 +39,7 @@ def test_a_dense_model_trains_too(make_spec, run_child, tmp_path):
     result = run_child(make_spec(model=dense, steps=3)).result
     assert result["kind"] == "dense" and result["total_parameters"] == result["active_parameters"]
     assert result["expert_load"] == [] and result["expert_load_max_over_mean"] is None
+    assert result["specialisation"] is None and result["domains"] == []
 
 
 def test_a_child_that_cannot_work_says_so_and_exits_with_one(make_spec, run_child, dataset):

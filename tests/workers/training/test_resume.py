@@ -19,7 +19,7 @@ def test_a_killed_run_resumes_to_the_same_model_bit_for_bit(make_spec, run_child
     assert 0 < note["step"] < max(first.losses) and note["message"] == f"Resumed from step {note['step']}."
     assert second.of("step")[0]["step"] == note["step"] + 1
     assert {**first.losses, **second.losses} == whole.losses
-    for key in ("loss", "steps", "tokens", "expert_load", "expert_domain", "expert_load_max_over_mean"):
+    for key in ("loss", "steps", "tokens", "expert_load", "expert_domain", "specialisation", "expert_load_max_over_mean"):
         assert second.result[key] == whole.result[key], key
     ours, theirs = load_file(spec.output_folder / "model.safetensors"), load_file(make_spec("whole").output_folder / "model.safetensors")
     assert all(ours[name].equal(theirs[name]) for name in theirs)
