@@ -54,6 +54,9 @@ GUEST_CHAT = _flag("DSPORTAL_GUEST_CHAT", default=False)
 CACHE_BYTES = int(os.environ.get("DSPORTAL_CACHE_BYTES", 64 * 1024**2))
 MAX_IN_FLIGHT = int(os.environ.get("DSPORTAL_MAX_IN_FLIGHT", 256))  # answers being made or waited for; more are told to come back
 ANSWER_TIMEOUT_SECONDS = float(os.environ.get("DSPORTAL_ANSWER_TIMEOUT", 60))
+REPLICAS_FILE = os.environ.get("DSPORTAL_REPLICAS_FILE", "")  # where the supervisor reads how many inference workers there should be
+MAX_REPLICAS = int(os.environ.get("DSPORTAL_MAX_REPLICAS", 1))
+SCALE_IN_SECONDS = float(os.environ.get("DSPORTAL_SCALE_IN_SECONDS", 60))  # what was needed within this time is kept
 CORES = os.cpu_count() or 1
 JOB_SLOTS = int(os.environ.get("DSPORTAL_JOB_SLOTS", 1))  # heavy jobs at once in one worker
 JOB_NICENESS = int(os.environ.get("DSPORTAL_JOB_NICENESS", 10))
@@ -276,6 +279,7 @@ CELERY_BEAT_SCHEDULE_FILENAME = str(HOME / "beat-schedule")
 CELERY_BEAT_SCHEDULE = {
     "requeue lost jobs": {"task": "dsportal.beat.reap", "schedule": 3.0, "options": {"expires": 6}},
     "roll up the metrics": {"task": "dsportal.beat.roll_up", "schedule": 5.0, "options": {"expires": 10}},
+    "scale the inference workers": {"task": "dsportal.beat.scale", "schedule": 1.0, "options": {"expires": 2}},
     "evaluate the alerts": {"task": "dsportal.beat.alerts", "schedule": 5.0, "options": {"expires": 10}},
 }
 

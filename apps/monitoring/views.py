@@ -3,6 +3,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import redis
+from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.core.cache import cache
 from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict, StreamingHttpResponse
@@ -22,11 +23,13 @@ from apps.monitoring.selectors import alerts, timeseries, workers
 from apps.portal.pages import action, back, refuse
 from apps.registry.models import ModelVersion
 from apps.rest import source_of
-from apps.serving.models import Answer
+from apps.serving.autoscaler import is_on
+from apps.serving.models import Answer, ScalingDecision
 
 SECTION = "monitoring"
 SLOWEST_SHOWN = 12
 ALERTS_SHOWN = 8
+DECISIONS_SHOWN = 6
 VERSIONS_SHOWN = 50
 ROLES = ("web", "jobs", "inference")
 CHARTS_KEPT_SECONDS = 1  # many readers, one reading of the counters
@@ -47,6 +50,7 @@ def monitoring(request: HttpRequest) -> HttpResponse:
     values = {"section": SECTION, "window": window, "windows": WINDOWS.values(), "version": chosen, "alerts": list(alerts()[:ALERTS_SHOWN])}
     values["firing"] = [alert for alert in values["alerts"] if alert.state != Alert.State.RESOLVED]
     values["workers"] = _workers()
+    values |= {"scaling": list(ScalingDecision.objects.all()[:DECISIONS_SHOWN]), "most_replicas": settings.MAX_REPLICAS, "scales": is_on()}
     if request.GET.get("fragment") == "now":
         return render(request, "monitoring/_now.html", values)
     served = ModelVersion.objects.filter(deployments__isnull=False).distinct().order_by("-id")

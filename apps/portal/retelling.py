@@ -37,6 +37,9 @@ SAYINGS = (
     _("%(value)s of the requests fail, more than %(threshold)s. Look at the inference worker's log."),
     _("A version is live but no inference worker is running."),
     _("p99 latency"), _("error rate"), _("no inference worker"),
+    # why the number of inference workers changed
+    _("no load"), _("%(n)s answers in flight, at most %(most)s a replica"), _("%(n)s answers asked for a second, %(each)s a replica"),
+    _("P99 %(value)s ms, above %(limit)s ms for %(n)s s"), _("%(rate)s answers a second and %(queue)s in flight need no more"),
     # why a method does not apply to a version
     _("An INT8 version is compressed already; compress its parent instead."),
     _("An ONNX version is compressed already; compress its parent instead."),
@@ -99,7 +102,7 @@ SAYINGS = (
     # what a call of the REST interface does
     _("Memory part by part with its formula, and which devices hold it, how many, how fast, at what cost."),
     _("What was measured on a version, and what to change next, most urgent first."),
-    _("The requests behind the figures: one's own, for operators all."),
+    _("The requests behind the figures: one's own, for operators all."), _("When the number of inference workers changed, and why."),
     _("Who changed what, from where, before and after."),
     _("One turn, streamed."),
     _("What can be done with a job of any kind."),

@@ -1,7 +1,7 @@
 from django.contrib import admin
 
 from apps.accounts.admin import ReadOnly
-from apps.serving.models import Answer, Conversation, Deployment
+from apps.serving.models import Answer, Conversation, Deployment, ScalingDecision
 
 
 @admin.register(Deployment)
@@ -23,3 +23,8 @@ class AnswerAdmin(ReadOnly):
     list_filter = ("status", "cached", "route")
     list_select_related = ("model_version",)
     search_fields = ("=id",)
+
+
+@admin.register(ScalingDecision)
+class ScalingDecisionAdmin(ReadOnly):
+    list_display = ("created_at", "before", "replicas", "reason", "ready_seconds")

@@ -18,7 +18,7 @@ from apps.accounts.problems import Busy, Problem
 from apps.ids import new_id
 from apps.rest import AlwaysJSON, IdentField, Resource, actor_of, checked
 from apps.serving import chat, services
-from apps.serving.models import Answer, Conversation
+from apps.serving.models import Answer, Conversation, ScalingDecision
 from apps.serving.questions import MAX_TOKENS, Question
 from apps.serving.services import Pending
 from apps.serving.streams import HEARTBEAT, event, event_stream
@@ -195,6 +195,21 @@ class AnswerViewSet(ListModelMixin, RetrieveModelMixin, Resource):
         return AnswerOutput if self.action == "list" else AnswerDetail
 
 
+class ScalingDecisionOutput(serializers.ModelSerializer):
+    ready_seconds = serializers.FloatField(allow_null=True, help_text="from the decision until all of a step up's workers answered")
+
+    class Meta:
+        model = ScalingDecision
+        fields = ["id", "before", "replicas", "reason", "qps", "queue", "p99_ms", "capacity", "created_at", "ready_seconds"]
+
+
+class ScalingDecisionViewSet(ListModelMixin, RetrieveModelMixin, Resource):
+    """When the number of inference workers changed, and why."""
+
+    queryset = ScalingDecision.objects.all()
+    serializer_class = ScalingDecisionOutput
+
+
 class ConversationOutput(serializers.Serializer):
     id = serializers.CharField()
     title = serializers.CharField()
@@ -231,4 +246,5 @@ class ConversationViewSet(ListModelMixin, RetrieveModelMixin, DestroyModelMixin,
 router = SimpleRouter()
 router.register("answers", AnswerViewSet)
 router.register("conversations", ConversationViewSet)
+router.register("scaling-decisions", ScalingDecisionViewSet)
 urlpatterns = [path("generate/", GenerateView.as_view()), path("chat/", ChatView.as_view()), *router.urls]

@@ -82,3 +82,28 @@ class Answer(models.Model):
 
     def __str__(self) -> str:
         return self.prompt[:60]
+
+
+class ScalingDecision(models.Model):
+    """The autoscaler changed the number of inference workers, and why."""
+
+    id = OpaqueIdField()
+    before = models.PositiveIntegerField()
+    replicas = models.PositiveIntegerField()
+    reason = models.CharField(max_length=200)
+    qps = models.FloatField(help_text="answers asked for a second, without those from the cache")
+    queue = models.FloatField(help_text="answers in flight")
+    p99_ms = models.FloatField(null=True)
+    capacity = models.FloatField(null=True, help_text="answers a second of one worker, as learnt")
+    created_at = models.DateTimeField(auto_now_add=True)
+    ready_at = models.DateTimeField(null=True, help_text="when a step up had all its workers answering")
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"{self.before} → {self.replicas}"
+
+    @property
+    def ready_seconds(self) -> float | None:
+        return (self.ready_at - self.created_at).total_seconds() if self.ready_at else None

@@ -3,6 +3,7 @@
 from apps.demonstration.services import advance
 from apps.jobs.services import reap
 from apps.monitoring.services import evaluate_alerts, roll_up
+from apps.serving.autoscaler import scale
 from dsportal.celery import app
 
 
@@ -20,3 +21,8 @@ def roll_up_metrics() -> None:
 @app.task(name="dsportal.beat.alerts", ignore_result=True)
 def judge_alerts() -> None:
     evaluate_alerts()
+
+
+@app.task(name="dsportal.beat.scale", ignore_result=True)
+def follow_load() -> None:
+    scale()
