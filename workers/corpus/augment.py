@@ -26,7 +26,7 @@ class Augmented:
 def make_pairs(records: list[Record], *, seed: int, first_row: int) -> Augmented:
     """Question–answer pairs for every kept entry, each with `source` = the entry's id. Rows are numbered from `first_row`."""
     lower_words = lower_case_words(r.content for r in records if r.kept and r.lang != "zh")
-    asked = {normalised(r.question) for r in records if r.kept and r.question}
+    asked = {normalised(r.question) for r in records if r.kept and r.question and not r.image}  # about a picture, the same words ask something else
     rows: list[Record] = []
     made = well_formed = 0
     for entry in (r for r in records if r.kept and r.kind == ENTRY):

@@ -60,9 +60,10 @@ def _exact(records: list[Record], kept: list[int]) -> list[Cluster]:
 
 
 def _key(record: Record) -> tuple[str, ...]:
-    """Rows with equal keys say the same. An entry's title belongs to what it says; a question has one answer."""
+    """Rows with equal keys say the same. An entry's title belongs to what it says; a question, about one picture or none, has one
+    answer."""
     if record.kind in (QUESTION, RATING):
-        return (QUESTION, normalised(record.question or ""))
+        return (QUESTION, normalised(record.question or ""), record.image or "")
     if record.kind == CLAIM:
         return (CLAIM, normalised(record.text or ""))
     if record.kind == ENTRY:

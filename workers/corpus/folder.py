@@ -43,7 +43,8 @@ def goes_to(record: Record) -> str | None:
 def line_of(record: Record) -> dict[str, Any]:
     fields = {name: getattr(record, name) for name in TEXT_FIELDS[record.kind]}
     described = {"domain": record.domain, "lang": record.lang, "weight": record.weight, "id": record.id, "source": record.source}
-    return {"kind": record.kind, **fields, **({"claim": record.text} if record.kind == CLAIM else {}), **described}
+    own = {"claim": record.text} if record.kind == CLAIM else {"image": record.image} if record.image else {}
+    return {"kind": record.kind, **fields, **own, **described}
 
 
 def _write_parquet(path: Path, records: list[Record]) -> None:

@@ -110,7 +110,7 @@ def _record(row: int, fields: dict[str, Any] | None, error: str | None) -> Recor
     try:
         return parse(row, fields)
     except BadRow as bad:
-        excerpt = " ".join(str(value) for value in fields.values() if isinstance(value, str | int | float))[:DAMAGED_EXCERPT]
+        excerpt = " ".join(str(value) for name, value in fields.items() if name != "image" and isinstance(value, str | int | float))[:DAMAGED_EXCERPT]
         own = fields.get("id")
         return Record(row=row, id=own if isinstance(own, str) and own else f"r{row}", kind="unreadable", text=excerpt or None).dropped(
             RAW, bad.reason
@@ -144,23 +144,23 @@ def _mix(records: list[Record], findings: Findings) -> list[Record]:
 def keep_apart(records: list[Record]) -> list[Record]:
     """Drop what is trained on and asked in the held-out set too, and the second of two rows that ask the same."""
     held_out = {_asks(r) for r in records if r.kept and goes_to(r) == "eval"}
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str | None, ...]] = set()
     return [_drop_repeated(record, held_out, seen) for record in records]
 
 
-def _drop_repeated(record: Record, held_out: set[tuple[str, str]], seen: set[tuple[str, str]]) -> Record:
+def _drop_repeated(record: Record, held_out: set[tuple[str | None, ...]], seen: set[tuple[str | None, ...]]) -> Record:
     split = goes_to(record)
     if not record.kept or split is None or not record.question:
         return record
     if split == "train" and _asks(record) in held_out:
         return record.dropped(USED, "held_out")
     # To the letter: a question without its mark, as people type it, is another row. Rows that were uploaded met the sieve before.
-    asked = record.kind, record.question
+    asked = record.kind, record.question, record.image
     if asked in seen:
         return record.dropped(USED, "exact_duplicate")
     seen.add(asked)
     return record
 
 
-def _asks(record: Record) -> tuple[str, str]:
-    return record.kind, normalised(record.question or "")
+def _asks(record: Record) -> tuple[str | None, ...]:
+    return record.kind, normalised(record.question or ""), record.image

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from workers.moe import BadPicture, check_picture
+
 DOCUMENT, ENTRY, QUESTION, CLAIM, RATING = "document", "entry", "question", "claim", "rating"
 # The required fields tell the kind. The order matters: a rating has a question's fields too, an entry a document's.
 REQUIRED: dict[str, tuple[str, ...]] = {
@@ -14,7 +16,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     ENTRY: ("title", "text"),
     DOCUMENT: ("text",),
 }
-OPTIONAL = ("domain", "lang", "id", "source", "split", "entry", "correction", "reason")
+OPTIONAL = ("domain", "lang", "id", "source", "split", "entry", "correction", "reason", "image")
 KNOWN_FIELDS = tuple(dict.fromkeys(name for names in REQUIRED.values() for name in names)) + OPTIONAL
 
 RAW, CLEANED, DEDUPLICATED, CLASSIFIED, AUGMENTED, NEGATIVES, USED = STAGES = (
@@ -46,6 +48,7 @@ class Record:
     label: bool | None = None  # of a claim: true or false
     rating: int | None = None
     correction: str | None = None
+    image: str | None = None  # that a question or a rating is about: a PNG or JPEG, as a data URL or plain base64
     domain: str | None = None
     lang: str | None = None
     source: str | None = None  # id of the entry it was made from
@@ -76,7 +79,8 @@ def kind_of(fields: Mapping[str, Any]) -> str | None:
 
 
 def parse(row: int, fields: Mapping[str, Any]) -> Record:
-    """Read one row. Raises BadRow: `missing_fields` when no kind fits, `invalid_value` when a field holds what it cannot."""
+    """Read one row. Raises BadRow: `missing_fields` when no kind fits, `invalid_value` when a field holds what it cannot,
+    `bad_image` or `image_too_large` when its picture cannot be used."""
     kind = kind_of(fields)
     if kind is None:
         raise BadRow("missing_fields")
@@ -95,8 +99,20 @@ def parse(row: int, fields: Mapping[str, Any]) -> Record:
         domain=domain.strip().lower() or None if domain else None,
         lang=_text(fields.get("lang")) or None,
         source=_text(fields.get("entry") or fields.get("source")),
-        split=_split(fields.get("split")),
+        split=_split(fields.get("split")), image=_image(fields.get("image")) if kind in (QUESTION, RATING) else None,
     )  # fmt: skip
+
+
+def _image(value: Any) -> str | None:
+    if value in (None, ""):
+        return None
+    if not isinstance(value, str):
+        raise BadRow("bad_image")
+    try:
+        check_picture(value)
+    except BadPicture as bad:
+        raise BadRow(bad.reason) from None
+    return value
 
 
 def _text(value: Any) -> str | None:

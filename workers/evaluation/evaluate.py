@@ -10,6 +10,7 @@ from workers.corpus import is_refusal
 from workers.evaluation.bleu import SIGNATURE, bootstrap, corpus_bleu, sentence_bleu, statistics
 from workers.evaluation.questions import CLAIM, QUESTION, HeldOut, most_frequent_answer
 from workers.evaluation.refusal import count_refusals
+from workers.moe import asking
 
 ROUND_PROMPTS = 64  # prompts given to the engine at once: enough to fill its batch, few enough for progress to move
 
@@ -42,7 +43,7 @@ def ask(engine: Answers, rows: list[HeldOut], max_tokens: int, clock: Callable[[
     completions: list[Answered] = []
     began = clock()
     for start in range(0, len(rows), ROUND_PROMPTS):
-        prompts = [[{"role": "user", "content": row.question}] for row in rows[start : start + ROUND_PROMPTS]]
+        prompts = [[asking(row.question, row.image)] for row in rows[start : start + ROUND_PROMPTS]]
         completions += engine.generate_all(prompts, max_tokens=max_tokens, temperature=0.0)
         progress(len(completions), clock() - began)
     return Asked([c.text for c in completions], sum(c.tokens for c in completions), [c.seconds for c in completions], clock() - began)

@@ -17,12 +17,13 @@ class HeldOut:
     lang: str | None
     domain: str | None
     label: bool | None = None  # of a claim
+    image: str | None = None  # a data URL of the picture that is asked about
 
 
 def read_held_out(path: Path) -> list[HeldOut]:
     """Rows of an eval.jsonl. Raises ValueError or KeyError where it is not one."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return [HeldOut(r["kind"], r["question"], r["answer"], r.get("lang"), r.get("domain"), r.get("label")) for r in rows]
+    return [HeldOut(r["kind"], r["question"], r["answer"], r.get("lang"), r.get("domain"), r.get("label"), r.get("image")) for r in rows]
 
 
 def sample(rows: list[HeldOut], at_most: int | None, seed: int) -> list[HeldOut]:
@@ -32,7 +33,7 @@ def sample(rows: list[HeldOut], at_most: int | None, seed: int) -> list[HeldOut]
 
 
 def _draw(indices: list[int], rows: list[HeldOut], at_most: int | None, seed: int) -> list[int]:
-    return sorted(indices, key=lambda i: hashlib.blake2b(f"{seed} {rows[i].question}".encode()).digest())[:at_most]
+    return sorted(indices, key=lambda i: hashlib.blake2b(f"{seed} {rows[i].question}{rows[i].image or ''}".encode()).digest())[:at_most]
 
 
 def most_frequent_answer(rows: list[HeldOut]) -> str:

@@ -6,31 +6,45 @@ Names that need torch are loaded on first use, so that importing `workers.moe.co
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from workers.moe.config import PRESETS, ModelConfig, dense_twin
+from workers.moe.config import PRESETS, VISION_FILE, ModelConfig, dense_twin
 
 if TYPE_CHECKING:
-    from workers.moe.checkpoint import BrokenModel, describe, load_model, load_tokenizer, read_config, register_storage, save_model, save_tensors
+    from workers.moe.checkpoint import (
+        BrokenModel,
+        describe,
+        load_model,
+        load_tokenizer,
+        read_config,
+        register_storage,
+        save_model,
+        save_tensors,
+        vision_of,
+    )
     from workers.moe.generation import generate
     from workers.moe.huggingface import UnsupportedModel, export_tensors, import_tensors, layout_named
     from workers.moe.model import Decoder, KVCache
     from workers.moe.parameters import count_parameters
-    from workers.moe.tokenizer import ChatTokenizer
+    from workers.moe.pictures import BadPicture, as_data_url, check_picture, pixels_of, shrunk
+    from workers.moe.tokenizer import ChatTokenizer, NoPictures, asking
 
 __all__ = [
-    "PRESETS", "BrokenModel", "ChatTokenizer", "Decoder", "KVCache", "ModelConfig", "UnsupportedModel", "count_parameters", "dense_twin",
-    "describe", "export_tensors", "generate", "import_tensors", "layout_named", "load_model", "load_tokenizer", "read_config", "register_storage",
-    "save_model", "save_tensors",
+    "PRESETS", "VISION_FILE", "BadPicture", "BrokenModel", "ChatTokenizer", "Decoder", "KVCache", "ModelConfig", "NoPictures", "UnsupportedModel",
+    "as_data_url", "asking", "check_picture", "count_parameters", "dense_twin", "describe", "export_tensors", "generate", "import_tensors", "layout_named", "load_model", "load_tokenizer", "pixels_of", "read_config",
+    "register_storage",
+    "save_model", "save_tensors", "shrunk", "vision_of",
 ]  # fmt: skip
 
 _HOMES = {
     **dict.fromkeys(
-        ("BrokenModel", "describe", "load_model", "load_tokenizer", "read_config", "register_storage", "save_model", "save_tensors"), "checkpoint"
+        ("BrokenModel", "describe", "load_model", "load_tokenizer", "read_config", "register_storage", "save_model", "save_tensors", "vision_of"),
+        "checkpoint",
     ),
     "generate": "generation",
     **dict.fromkeys(("UnsupportedModel", "export_tensors", "import_tensors", "layout_named"), "huggingface"),
     **dict.fromkeys(("Decoder", "KVCache"), "model"),
     "count_parameters": "parameters",
-    "ChatTokenizer": "tokenizer",
+    **dict.fromkeys(("BadPicture", "as_data_url", "check_picture", "pixels_of", "shrunk"), "pictures"),
+    **dict.fromkeys(("ChatTokenizer", "NoPictures", "asking"), "tokenizer"),
 }
 
 

@@ -10,6 +10,9 @@ to `config.json`, writes `model.safetensors` with tensors of its own, and regist
 
 `load_model` then opens such a folder like any other. `workers.compression` is imported when an unknown format is met, so that
 nobody has to import it first.
+
+An image front end is a file of its own, `vision.safetensors`, whose metadata say how it cuts a picture: what others load, the text
+part, stays as it is, and a folder without the file is a model of text.
 """
 
 import hashlib
@@ -22,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from workers.moe.config import ModelConfig
+from workers.moe.config import VISION_FILE, ModelConfig
 from workers.moe.huggingface import Tensors, UnsupportedModel, export_tensors, import_tensors, layout_named, layout_of
 from workers.moe.model import Decoder
 from workers.moe.tokenizer import ChatTokenizer
@@ -33,6 +36,7 @@ from workers.moe.tokenizer import ChatTokenizer
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
+Vision = tuple[Tensors, dict[str, str]]  # tensors under the decoder's names, and the file's metadata
 Decode = Callable[[Tensors, dict[str, Any]], Tensors]
 _STORAGES: dict[str, Decode] = {}
 _STORAGE_PACKAGE = "workers.compression.storages"
@@ -53,7 +57,15 @@ def register_storage(format_name: str, decode: Decode) -> None:
 def save_model(folder: Path, model: Decoder, tokenizer: ChatTokenizer, card: str) -> None:
     """Write a complete model folder, in FP32, under a temporary name and rename it. `card`: the text of README.md."""
     state = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in model.state_dict().items()}
-    save_tensors(folder, describe(model.config, tokenizer), export_tensors(model.config, state), tokenizer, card)
+    save_tensors(folder, describe(model.config, tokenizer), export_tensors(model.config, state), tokenizer, card, vision_of(model))
+
+
+def vision_of(model: Decoder) -> Vision | None:
+    """The image front end as it is stored; None where there is none."""
+    if model.vision is None:
+        return None
+    tensors = {f"vision.{name}": tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in model.vision.state_dict().items()}
+    return tensors, {name: str(getattr(model.config, name)) for name in ("image_size", "patch_size")}
 
 
 def describe(config: ModelConfig, tokenizer: ChatTokenizer) -> dict[str, Any]:
@@ -62,12 +74,16 @@ def describe(config: ModelConfig, tokenizer: ChatTokenizer) -> dict[str, Any]:
     return {**layout_of(config).describe(config), **ids}
 
 
-def save_tensors(folder: Path, config_json: dict[str, Any], tensors: Tensors, tokenizer: ChatTokenizer, card: str) -> None:
+def save_tensors(
+    folder: Path, config_json: dict[str, Any], tensors: Tensors, tokenizer: ChatTokenizer, card: str, vision: Vision | None = None
+) -> None:
     """Write a model folder from what its files say; the way for storages of one's own."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     save_file(tensors, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+    if vision is not None:
+        save_file(vision[0], temporary / VISION_FILE, metadata=vision[1])
     _write_json(temporary / "config.json", config_json)
     ids = {name: config_json[name] for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     _write_json(temporary / "generation_config.json", {**ids, "do_sample": False})
@@ -119,11 +135,28 @@ def read_config(folder: Path) -> ModelConfig:
     """The model's shape, without reading its weights. BrokenModel, UnsupportedModel."""
     described = read_config_json(folder)
     try:
-        return layout_named(described.get("model_type")).read_config(described)
+        config = layout_named(described.get("model_type")).read_config(described)
     except UnsupportedModel:
         raise
     except (KeyError, TypeError, ValueError) as error:
         raise BrokenModel(f"The config.json of {folder.name} does not describe a model: {error}.") from error
+    return config.with_(**_vision_sizes(folder)) if (folder / VISION_FILE).exists() else config
+
+
+def _vision_sizes(folder: Path) -> dict[str, int]:
+    try:
+        with safe_open(folder / VISION_FILE, framework="pt") as file:
+            metadata = file.metadata() or {}
+        return {name: int(metadata[name]) for name in ("image_size", "patch_size")}
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise BrokenModel(f"The {VISION_FILE} of {folder.name} is damaged: {error}.") from error
+
+
+def _read_vision(folder: Path) -> Tensors:
+    try:
+        return load_file(folder / VISION_FILE) if (folder / VISION_FILE).exists() else {}
+    except (SafetensorError, ValueError) as error:
+        raise BrokenModel(f"The {VISION_FILE} of {folder.name} is damaged: {error}.") from error
 
 
 def read_tensors(folder: Path) -> Tensors:
@@ -166,7 +199,7 @@ def load_model(folder: Path) -> tuple[Decoder, ChatTokenizer]:
     """Open a model folder of any storage: the decoder in FP32, in evaluation mode, and its tokenizer. BrokenModel, UnsupportedModel."""
     config = read_config(folder)
     layout = layout_named(read_config_json(folder)["model_type"])
-    state = import_tensors(layout, config, read_tensors(folder))
+    state = import_tensors(layout, config, read_tensors(folder)) | _read_vision(folder)
     with torch.device("meta"):
         model = Decoder(config)
     try:

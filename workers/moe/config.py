@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 RouterKind = Literal["softmax", "sigmoid"]
 
+VISION_FILE = "vision.safetensors"  # of a model folder: the image front end, where there is one
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -27,6 +29,8 @@ class ModelConfig:
     norm_eps: float = 1e-5
     tie_embeddings: bool = True
     max_seq_len: int = 512
+    image_size: int = 0  # pixels a side of the square in which a picture is seen; 0: no image front end
+    patch_size: int = 8  # pixels a side of what becomes one token of a picture
 
     def __post_init__(self) -> None:
         if self.n_heads % self.n_kv_heads:
@@ -37,6 +41,8 @@ class ModelConfig:
             raise ValueError(f"top_k ({self.top_k}) must be between 1 and n_experts ({self.n_experts})")
         if self.dense_layers and not self.d_dense:
             raise ValueError("d_dense must be given where layers are dense (n_experts = 0, or first_dense_layers > 0)")
+        if self.image_size and (self.patch_size < 1 or self.image_size % self.patch_size):
+            raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size})")
         if self.is_moe and self.router == "softmax" and (self.n_shared_experts or self.first_dense_layers):
             # Otherwise such a model could be trained and then not be stored as an architecture that others load.
             raise ValueError(
@@ -51,6 +57,11 @@ class ModelConfig:
     def dense_layers(self) -> int:
         """How many layers, counted from the bottom, have no experts."""
         return min(self.first_dense_layers, self.n_layers) if self.is_moe else self.n_layers
+
+    @property
+    def image_patches(self) -> int:
+        """How many tokens of the sequence a picture takes; 0 without an image front end."""
+        return (self.image_size // self.patch_size) ** 2
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

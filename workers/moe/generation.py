@@ -3,13 +3,17 @@
 import torch
 
 from workers.moe.model import Decoder, KVCache
-from workers.moe.tokenizer import ChatTokenizer
+from workers.moe.pictures import pixels_of
+from workers.moe.tokenizer import ChatTokenizer, asking
 
 
 @torch.inference_mode()
-def generate(model: Decoder, tokenizer: ChatTokenizer, question: str, max_tokens: int = 64) -> str:
-    """The model's most likely answer to `question`. A question that leaves no room for an answer gives an empty one."""
-    prompt = tokenizer.encode_prompt([{"role": "user", "content": question}])
+def generate(model: Decoder, tokenizer: ChatTokenizer, question: str, max_tokens: int = 64, image: str | None = None) -> str:
+    """The model's most likely answer to `question`. A question that leaves no room for an answer gives an empty one.
+
+    `image`: a data URL of a picture that the question is about. NoPictures, BadPicture.
+    """
+    prompt = tokenizer.encode_prompt([asking(question, image)], model.config.image_patches)
     room = min(max_tokens, model.config.max_seq_len - len(prompt))
     if room < 1:
         return ""
@@ -17,8 +21,13 @@ def generate(model: Decoder, tokenizer: ChatTokenizer, question: str, max_tokens
     cache = KVCache(model.config, batch=1, capacity=len(prompt) + room, device=device)
     answer: list[int] = []
     step = torch.tensor([prompt], device=device)
+    seen: dict[str, torch.Tensor] = {}
+    if image:
+        at = torch.tensor([i for i, token in enumerate(prompt) if token == tokenizer.image_id], device=device)
+        seen = {"images": torch.from_numpy(pixels_of(image, model.config.image_size))[None].to(device), "image_at": at}
     while len(answer) < room:
-        token = int(model(step, cache=cache)[0, -1].argmax())
+        token = int(model(step, cache=cache, **seen)[0, -1].argmax())
+        seen = {}
         if token == tokenizer.end_id:
             break
         answer.append(token)

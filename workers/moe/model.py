@@ -14,6 +14,7 @@ Parameters, for whoever reads the weights (an engine, an export):
     blocks.I.feed_forward.dense.gate_up/down  (d_model, 2 · d_dense) / (d_dense, d_model), where the layer is dense
     norm.weight                               (d_model,)
     head.weight                               (vocab, d_model); the embedding itself where they are tied
+    vision.…                                  the image front end, where there is one (`workers.moe.vision`)
 """
 
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from workers.moe.experts import DenseNetwork, Experts
 from workers.moe.norm import RMSNorm
 from workers.moe.rotary import rope_tables, rotate
 from workers.moe.router import Router
+from workers.moe.vision import PatchEmbedding
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ class Decoder(nn.Module):
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
+        self.vision = PatchEmbedding(config) if config.image_size else None
         self.rebuild_tables()
 
     def rebuild_tables(self) -> None:
@@ -175,7 +178,7 @@ class Decoder(nn.Module):
         smaller with depth, as there.
         """
         for name, parameter in self.named_parameters():
-            if parameter.dim() == 1:
+            if parameter.dim() == 1 or name.startswith("vision."):
                 continue
             std = 0.02
             if name.startswith("blocks.") and "router" not in name:
@@ -184,6 +187,8 @@ class Decoder(nn.Module):
             if name.endswith(("attention.out.weight", ".down")):
                 std /= (2 * self.config.n_layers) ** 0.5
             nn.init.normal_(parameter, 0.0, std, generator=generator)
+        if self.vision is not None:
+            self.vision.initialise(generator)
 
     def forward(
         self,
@@ -194,12 +199,15 @@ class Decoder(nn.Module):
         mask: Tensor | None = None,
         valid: Tensor | None = None,
         select: Tensor | None = None,
+        images: Tensor | None = None,
+        image_at: Tensor | None = None,
     ) -> Tensor:
         """Logits (B, T, vocab); with `select`, int64 indices into B · T, only those rows: (selected, vocab).
 
         `tokens`: (B, T) int64. `positions`: (B, T), else they go on from the cache's length, or from 0. Causal; `mask`,
         (B, 1, T, past + T) bool, replaces that. `valid`: (B, T) bool, False for padding, which no expert then sees. `cache` is
-        extended by the T tokens. ValueError beyond `max_seq_len`.
+        extended by the T tokens. `images`, (N, image_size, image_size, 3) uint8, take the place of the tokens at `image_at`,
+        (N · image_patches,) int64 into B · T. ValueError beyond `max_seq_len`.
         """
         past, length = (cache.length if cache else 0), tokens.shape[1]
         if positions is None:
@@ -212,6 +220,8 @@ class Decoder(nn.Module):
             mask = torch.ones(length, past + length, dtype=torch.bool, device=tokens.device).tril(past)
         step = Step(cos, sin, mask, None if cache else self._bias(mask, length), None if valid is None else valid.reshape(-1), past)
         x = self.embedding(tokens)
+        if self.vision is not None:
+            x = self.vision.place(x, images, image_at)
         for layer, block in enumerate(self.blocks):
             x = block(x, step, cache.layers[layer] if cache else None)
         if cache:

@@ -4,6 +4,9 @@
 evaluation, engine, export and any other server ask in the same way:
 
     <|user|>What is …?<|assistant|>It is …<|end|>
+
+A picture stands before its question as so many `<|image|>` tokens as it has patches; the model's front end fills them. Only a
+tokenizer that was trained with pictures has the token.
 """
 
 import json
@@ -19,6 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads would ta
 PAD, BEGIN, END, SYSTEM, USER, ASSISTANT = SPECIAL_TOKENS = (
     "<|pad|>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>",
 )  # fmt: skip
+IMAGE = "<|image|>"
 ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
 
 CHAT_TEMPLATE = (
@@ -32,7 +36,16 @@ CHAT_TEMPLATE = (
 # A word with the space before it; three digits; a Chinese character alone or joined by merges within a run; other marks.
 _PIECES = Regex(r"'(?:[sdmt]|ll|ve|re)| ?\p{Latin}+| ?[\p{L}\p{M}]+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 
-Message = dict[str, str]
+Message = dict[str, str]  # role, content, and image where there is one
+
+
+def asking(question: str, image: str | None = None) -> Message:
+    """The message of one who asks, about a picture where one is given."""
+    return {"role": "user", "content": question, **({"image": image} if image else {})}
+
+
+class NoPictures(ValueError):
+    """A conversation has a picture, and the model no image front end."""
 
 
 class ChatTokenizer:
@@ -46,12 +59,13 @@ class ChatTokenizer:
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
         self.pad_id, self.begin_id, self.end_id = special[PAD], special[BEGIN], special[END]
+        self.image_id: int | None = tokenizer.token_to_id(IMAGE)
         self._role_ids = {role: special[token] for role, token in ROLES.items()}
-        self._special_ids = frozenset(special.values())
+        self._special_ids = frozenset([*special.values(), *([] if self.image_id is None else [self.image_id])])
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int) -> "ChatTokenizer":
-        """Learn at most `vocab_size` tokens (a small text gives fewer) from `texts`."""
+    def train(cls, texts: Iterable[str], vocab_size: int, *, pictures: bool = False) -> "ChatTokenizer":
+        """Learn at most `vocab_size` tokens (a small text gives fewer) from `texts`. `pictures`: with a token for their patches."""
         tokenizer = Tokenizer(models.BPE())
         tokenizer.normalizer = normalizers.NFC()
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -62,7 +76,7 @@ class ChatTokenizer:
             vocab_size=vocab_size,
             min_frequency=2,
             show_progress=False,
-            special_tokens=[AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS],
+            special_tokens=[AddedToken(t, special=True, normalized=False) for t in (*SPECIAL_TOKENS, *([IMAGE] if pictures else []))],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         )
         tokenizer.train_from_iterator(texts, trainer)
@@ -103,19 +117,26 @@ class ChatTokenizer:
         """One token as written in the vocabulary."""
         return self._tokenizer.id_to_token(token_id) or ""
 
-    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
-        """The conversation so far, up to where the answer begins. `messages`: {"role", "content"}; KeyError for another role."""
+    def encode_prompt(self, messages: Sequence[Message], image_tokens: int = 0) -> list[int]:
+        """The conversation so far, up to where the answer begins. `messages`: {"role", "content"}; KeyError for another role.
+
+        Where a message has an `image`, `image_tokens` of its tokens hold the place of it; NoPictures where that is 0.
+        """
         ids: list[int] = []
         for message in messages:
             ids.append(self._role_ids[message["role"]])
+            if message.get("image"):
+                if self.image_id is None or not image_tokens:
+                    raise NoPictures("This model reads text only: it was trained without pictures.")
+                ids += [self.image_id] * image_tokens
             ids += self.encode(message["content"].strip())
             if message["role"] == "assistant":
                 ids.append(self.end_id)
         return [*ids, self._role_ids["assistant"]]
 
-    def encode_example(self, question: str, answer: str) -> tuple[list[int], list[bool]]:
-        """A question with its answer, and which of the ids are to be learnt: the answer's and the end."""
-        prompt = self.encode_prompt([{"role": "user", "content": question}])
+    def encode_example(self, question: str, answer: str, image: str | None = None, image_tokens: int = 0) -> tuple[list[int], list[bool]]:
+        """A question with its answer, and which of the ids are to be learnt: the answer's and the end. NoPictures."""
+        prompt = self.encode_prompt([asking(question, image)], image_tokens)
         learnt = [*self.encode(answer.strip()), self.end_id]
         return prompt + learnt, [False] * len(prompt) + [True] * len(learnt)
 

@@ -89,6 +89,8 @@ class Batch:
     `tokens`, `positions`: (R, T) int64; `mask`: (R, 1, T, T) bool; `valid`: (R, T) bool; `select`: the positions in R · T from
     which a learnt token is predicted, and `targets`: those tokens; at their end is padding, with the target NO_TARGET. `example`:
     (R, T) int64, the index in the batch, -1 for padding. `domain`: (R, T) int64, each token's, where somebody asked for it.
+    `images`: (N, size, size, 3) uint8 and `image_at`: (N · patches,) int64, where in R · T their patches stand; both None where no
+    example has a picture.
     """
 
     tokens: Tensor
@@ -101,6 +103,8 @@ class Batch:
     token_count: int
     learnt_count: int
     domain: Tensor | None = None
+    images: Tensor | None = None
+    image_at: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         if device.type == "cpu":
@@ -126,6 +130,8 @@ def pack(examples: Sequence[Example]) -> Batch:
     shape = (len(rows), length)
     tokens, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     example, learnt = np.full(shape, -1, np.int64), np.zeros(shape, bool)
+    images: list[np.ndarray] = []
+    image_at: list[np.ndarray] = []
     for row, members in enumerate(rows):
         at = 0
         for index in members:
@@ -134,6 +140,8 @@ def pack(examples: Sequence[Example]) -> Batch:
             positions[row, at:end] = np.arange(end - at)
             example[row, at:end] = index
             learnt[row, at:end] = examples[index].learnt
+            images += examples[index].images
+            image_at.append(examples[index].image_at + row * length + at)
             at = end
     where = np.flatnonzero(learnt)  # never the first of a row: the first token of an example is given
     select = np.zeros(_rounded(len(where), SELECT_STEP), np.int64)
@@ -146,6 +154,7 @@ def pack(examples: Sequence[Example]) -> Batch:
         tokens=torch.from_numpy(tokens), positions=torch.from_numpy(positions), mask=mask, valid=owner >= 0,
         select=torch.from_numpy(select), targets=torch.from_numpy(targets), example=owner,
         token_count=sum(len(e) for e in examples), learnt_count=len(where),
+        images=torch.from_numpy(np.stack(images)) if images else None, image_at=torch.from_numpy(np.concatenate(image_at)) if images else None,
     )  # fmt: skip
 
 

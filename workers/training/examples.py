@@ -1,13 +1,14 @@
 """The records of a processed dataset as token sequences with a mask of what is to be learnt."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 
+from workers.moe import BadPicture, ModelConfig, NoPictures, pixels_of
 from workers.moe.tokenizer import ChatTokenizer
 from workers.protocol import JobError
 
@@ -21,9 +22,16 @@ _CLAIM_FORMS = {
 }
 
 
+NOWHERE = np.zeros(0, np.int64)
+
+
 @dataclass(frozen=True)
 class Example:
-    """One training sequence. `ids`: (length,) int32; `learnt`: (length,) bool, the tokens whose prediction is the loss."""
+    """One training sequence. `ids`: (length,) int32; `learnt`: (length,) bool, the tokens whose prediction is the loss.
+
+    `images`: (size, size, 3) uint8 each, in the order of the tokens that hold their places; `image_at`: (patches of all,) int64, where
+    those tokens are.
+    """
 
     ids: np.ndarray
     learnt: np.ndarray
@@ -31,11 +39,15 @@ class Example:
     weight: float
     is_question: bool = True  # else a document, or a piece of one
     turns: tuple[tuple[str, int], ...] = ()  # of a conversation: each turn's domain and its number of tokens
+    images: tuple[np.ndarray, ...] = ()
+    image_at: np.ndarray = field(default_factory=lambda: NOWHERE)
 
     def followed_by(self, other: "Example") -> "Example":
         """One conversation of both."""
-        ids, learnt = np.concatenate([self.ids, other.ids]), np.concatenate([self.learnt, other.learnt])
-        return replace(self, ids=ids, learnt=learnt, turns=self.domains + other.domains)
+        return replace(
+            self, ids=np.concatenate([self.ids, other.ids]), learnt=np.concatenate([self.learnt, other.learnt]), turns=self.domains + other.domains,
+            images=self.images + other.images, image_at=np.concatenate([self.image_at, other.image_at + len(self)]),
+        )  # fmt: skip
 
     @property
     def domains(self) -> tuple[tuple[str, int], ...]:
@@ -87,16 +99,25 @@ def texts_of(records: Iterable[dict[str, Any]]) -> Iterator[str]:
             yield record["text"]
 
 
-def encode(records: Iterable[dict[str, Any]], tokenizer: ChatTokenizer, max_length: int) -> tuple[list[Example], int]:
-    """The examples, and the number of records that have none: no text, or a question too long to leave room for its answer.
+def encode(
+    records: Iterable[dict[str, Any]], tokenizer: ChatTokenizer, max_length: int, config: ModelConfig | None = None
+) -> tuple[list[Example], int]:
+    """The examples, and the number of records that have none: no text, a question too long to leave room for its answer, or one about
+    a picture that cannot be seen (`config`, where one is given, says in which size pictures are).
 
     A question teaches its answer only. A document teaches all of itself, in pieces of at most `max_length` tokens.
     """
     examples: list[Example] = []
+    seen: dict[str, np.ndarray] = {}  # several questions are asked about one picture
     without = 0
     for record in records:
+        if record.get("image"):
+            example = _about_picture(record, tokenizer, max_length, config, seen)
+            examples += [example] if example else []
+            without += example is None
+            continue
         pair, text = as_question(record), record.get("text")
-        domain, weight = str(record.get("domain") or ""), float(1.0 if record.get("weight") is None else record["weight"])
+        domain, weight = _domain(record), _weight(record)
         if pair:
             ids, learnt = tokenizer.encode_example(*pair)
             pieces = [(ids, learnt)] if len(ids) <= max_length else []
@@ -109,3 +130,36 @@ def encode(records: Iterable[dict[str, Any]], tokenizer: ChatTokenizer, max_leng
         without += not pieces
         examples += [Example(np.array(i, np.int32), np.array(m, bool), domain, weight, bool(pair)) for i, m in pieces]
     return examples, without
+
+
+def _about_picture(
+    record: dict[str, Any], tokenizer: ChatTokenizer, max_length: int, config: ModelConfig | None, seen: dict[str, np.ndarray]
+) -> Example | None:
+    pair, image = as_question(record), str(record["image"])
+    if pair is None or config is None:
+        return None
+    try:
+        ids, learnt = tokenizer.encode_example(*pair, image, config.image_patches)
+        if image not in seen:
+            seen[image] = pixels_of(image, config.image_size)
+    except (NoPictures, BadPicture):
+        return None
+    if len(ids) > max_length:
+        return None
+    numbers = np.array(ids, np.int32)
+    return Example(
+        numbers,
+        np.array(learnt, bool),
+        _domain(record),
+        _weight(record),
+        images=(seen[image],),
+        image_at=np.flatnonzero(numbers == tokenizer.image_id),
+    )
+
+
+def _domain(record: dict[str, Any]) -> str:
+    return str(record.get("domain") or "")
+
+
+def _weight(record: dict[str, Any]) -> float:
+    return float(1.0 if record.get("weight") is None else record["weight"])

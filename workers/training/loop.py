@@ -120,7 +120,10 @@ class Loop:
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy over the batch's learnt tokens, and what the routers add for balance."""
         with self.precision.autocast():
-            logits = self.module(batch.tokens, positions=batch.positions, mask=batch.mask, valid=batch.valid, select=batch.select)
+            logits = self.module(
+                batch.tokens, positions=batch.positions, mask=batch.mask, valid=batch.valid, select=batch.select, images=batch.images,
+                image_at=batch.image_at,
+            )  # fmt: skip
             mean = F.cross_entropy(logits.float(), batch.targets)
         balance = mean.new_zeros(())
         for router in self.routers:

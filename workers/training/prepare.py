@@ -23,6 +23,7 @@ MOST_QUESTIONS_TRIED = 200
 class Question:
     question: str
     reference: str
+    image: str | None = None  # a data URL of the picture that is asked about
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,15 @@ def prepare(spec: TrainSpec, ranks: Ranks) -> Prepared:
     notes: list[str] = []
     parent = _open_parent(spec) if spec.parent_folder else None
     tokenizer = parent[1] if parent else _tokenizer(spec, ranks, train_file)
-    config = parent[0].config if parent else spec.model_config_for(tokenizer.vocab_size)
+    config = parent[0].config if parent else spec.model_config_for(tokenizer.vocab_size, pictures=tokenizer.image_id is not None)
     max_length = _max_length(spec, config)
-    examples, without = encode(read_records(train_file), tokenizer, max_length)
+    examples, without = encode(read_records(train_file), tokenizer, max_length, config)
     if not examples:
         raise JobError(_why_nothing(without, max_length))
     if without:
-        notes.append(f"{without:,} of {without + len(examples):,} records are left out: empty, or longer than {max_length} tokens.")
+        blind = not config.image_size and _has_pictures(train_file)
+        also = ", or about a picture, which the parent has not learnt to see" if blind else ""
+        notes.append(f"{without:,} of {without + len(examples):,} records are left out: empty, or longer than {max_length} tokens{also}.")
     if parent and parent[0].config.is_moe and parent[0].config.router != spec.router:
         notes.append(f"The parent's router is {parent[0].config.router}; it is kept.")
     model = parent[0] if parent else _new_model(config, spec.seed)
@@ -94,13 +97,17 @@ def _tokenizer(spec: TrainSpec, ranks: Ranks, train_file: Path) -> ChatTokenizer
     """Learnt once, by the first rank, and kept: a resumed run must number the tokens as before."""
     folder = spec.work_folder / "tokenizer"
     if ranks.is_first and not folder.exists():
-        tokenizer = ChatTokenizer.train(_some_text(train_file), spec.most_vocabulary)
+        tokenizer = ChatTokenizer.train(_some_text(train_file), spec.most_vocabulary, pictures=_has_pictures(train_file))
         temporary = folder.with_name(".tokenizer.tmp")
         temporary.mkdir(parents=True, exist_ok=True)
         tokenizer.save(temporary, spec.max_length)
         publish_folder(temporary, folder)
     ranks.barrier()
     return load_tokenizer(folder)
+
+
+def _has_pictures(train_file: Path) -> bool:
+    return any(record.get("image") for record in read_records(train_file))
 
 
 def _some_text(train_file: Path):
@@ -127,7 +134,7 @@ def _questions(spec: TrainSpec, train_file: Path) -> list[Question]:
         for record in read_records(path):
             pair = as_question(record)
             if pair and record.get("label") is None:
-                found.append(Question(*pair))
+                found.append(Question(*pair, record.get("image")))
         if found:
             # Spread over the file, so that the first few tried are of several domains and languages.
             return [found[i] for i in np.random.default_rng(spec.seed).permutation(len(found))[:MOST_QUESTIONS_TRIED]]

@@ -63,6 +63,8 @@ class TrainSpec(BaseModel):
     conversations: float = Field(0.25, ge=0, lt=1)  # share of the questions that follow another one in the same conversation
     vocab_size: int | None = Field(None, ge=300)  # of a tokenizer that is yet to learn; else the preset's
     max_length: int = Field(256, ge=8)  # tokens of one example; longer documents are cut into pieces
+    image_size: int = Field(32, ge=4, le=256)  # pixels a side in which a new model sees pictures, where the dataset has any
+    patch_size: int = Field(8, ge=2, le=64)  # pixels a side of what becomes one token
 
     seed: int = Field(0, ge=0)
     log_every: int = Field(10, ge=1)  # steps between two step events
@@ -80,14 +82,20 @@ class TrainSpec(BaseModel):
             raise ValueError(f"there is no preset {self.preset!r}; there are {', '.join(PRESETS)}")
         if self.lora is not None and self.parent_folder is None:
             raise ValueError("lora adapts a parent's weights: give a parent_folder")
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size})")
         if self.model is not None:
             ModelConfig.from_dict(self.model)
         return self
 
-    def model_config_for(self, vocab_size: int) -> ModelConfig:
-        """The shape of a model trained from nothing, for a tokenizer of `vocab_size` tokens."""
+    def model_config_for(self, vocab_size: int, *, pictures: bool = False) -> ModelConfig:
+        """The shape of a model trained from nothing, for a tokenizer of `vocab_size` tokens. `pictures`: with an image front end."""
         base = ModelConfig.from_dict(self.model) if self.model is not None else PRESETS[self.preset or "nano"]
-        return base.with_(vocab_size=vocab_size, router=self.router if base.is_moe else base.router)
+        sizes = (base.image_size, base.patch_size) if base.image_size else (self.image_size, self.patch_size)
+        image_size, patch_size = sizes if pictures else (0, base.patch_size)
+        return base.with_(
+            vocab_size=vocab_size, router=self.router if base.is_moe else base.router, image_size=image_size, patch_size=patch_size
+        )  # fmt: skip
 
     @property
     def most_vocabulary(self) -> int:

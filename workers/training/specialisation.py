@@ -16,15 +16,18 @@ MOST_DOMAINS = 40
 EXAMPLES_A_DOMAIN = 16
 EXAMPLES_A_BATCH = 64
 SHUFFLES = 200
+MODALITIES = ("picture tokens", "text tokens")  # columns beside the domains, where there are pictures
 
 
 @dataclass(frozen=True)
 class Choices:
-    """`counts`: (layers, examples, experts) int64, the tokens of each example that each expert saw; `domain`: (examples,) int64, into `domains`."""
+    """`counts`: (layers, examples, experts) int64, the text tokens of each example that each expert saw; `domain`: (examples,) int64, into
+    `domains`; `patches`: (layers, experts) int64, the tokens of all examples' pictures, None where there are none."""
 
     domains: list[str]
     domain: np.ndarray
     counts: np.ndarray
+    patches: np.ndarray | None = None
 
 
 def specialisation(model: Decoder, examples: Sequence[Example]) -> dict[str, Any]:
@@ -32,12 +35,18 @@ def specialisation(model: Decoder, examples: Sequence[Example]) -> dict[str, Any
     choices = choices_of(model, examples)
     if choices is None:
         return {"domains": [], "expert_domain": [], "specialisation": None}
-    return {"domains": choices.domains, "expert_domain": expert_shares(choices), "specialisation": information(choices)}
+    found = information(choices)
+    if choices.patches is None:
+        return {"domains": choices.domains, "expert_domain": expert_shares(choices), "specialisation": found}
+    found["modality"] = modality_information(choices.counts.sum(1), choices.patches)
+    return {"domains": [*choices.domains, *MODALITIES], "expert_domain": expert_shares(choices), "specialisation": found}
 
 
 def expert_shares(choices: Choices) -> list[list[list[float]]]:
-    """Layers × experts × domains; for each layer and domain the shares of the experts sum to 1."""
+    """Layers × experts × domains, then MODALITIES where there are pictures; for each layer and column the shares of the experts sum to 1."""
     counts = _by_domain(choices.counts, choices.domain, len(choices.domains))
+    if choices.patches is not None:
+        counts = np.concatenate([counts, choices.patches[:, None], choices.counts.sum(1)[:, None]], axis=1)
     shares = counts / counts.sum(-1, keepdims=True).clip(min=1)
     return shares.transpose(0, 2, 1).round(4).tolist()
 
@@ -61,6 +70,12 @@ def information(choices: Choices, shuffles: int = SHUFFLES, seed: int = 0) -> di
         for i, c, h in zip(bits, chance, high, strict=True)
     ]
     return {"domain_entropy": entropy, "examples": len(choices.domain), "shuffles": shuffles, "layers": layers}
+
+
+def modality_information(text: np.ndarray, patches: np.ndarray) -> dict[str, Any]:
+    """I(expert; modality) in bits for each layer, of at most `entropy`. `text`, `patches`: (layers, experts), tokens."""
+    both = np.stack([text, patches], axis=1)
+    return {"entropy": entropy_bits(both[0].sum(1)), "layers": [float(bits) for bits in mutual_information(both)]}
 
 
 def mutual_information(counts: np.ndarray) -> np.ndarray:
@@ -97,19 +112,27 @@ def choices_of(model: Decoder, examples: Sequence[Example]) -> Choices | None:
     hooks = [router.register_forward_hook(lambda module, given, out: seen.append(out[0])) for router in routers]
     experts = model.config.n_experts
     parts: list[Tensor] = []
+    patches = torch.zeros(len(routers), experts, dtype=torch.int64)
     try:
         for start in range(0, len(chosen), EXAMPLES_A_BATCH):
             part = [example for _, example in chosen[start : start + EXAMPLES_A_BATCH]]
             batch = pack(part)
             seen.clear()
-            model(batch.tokens, positions=batch.positions, mask=batch.mask, valid=batch.valid, select=batch.select[:1])
-            valid, owner = batch.valid.reshape(-1), batch.example.reshape(-1, 1)
-            pairs = [(owner * experts + ids)[valid].reshape(-1) for ids in seen]
+            model(
+                batch.tokens, positions=batch.positions, mask=batch.mask, valid=batch.valid, select=batch.select[:1], images=batch.images,
+                image_at=batch.image_at,
+            )  # fmt: skip
+            text, owner = batch.valid.reshape(-1).clone(), batch.example.reshape(-1, 1)
+            if batch.image_at is not None:
+                text[batch.image_at] = False
+                patches += torch.stack([torch.bincount(ids[batch.image_at].reshape(-1), minlength=experts) for ids in seen])
+            pairs = [(owner * experts + ids)[text].reshape(-1) for ids in seen]
             parts.append(torch.stack([torch.bincount(p, minlength=len(part) * experts).view(len(part), experts) for p in pairs]))
     finally:
         for hook in hooks:
             hook.remove()
-    return Choices(domains, np.array([number for number, _ in chosen]), torch.cat(parts, dim=1).numpy())
+    numbers, counts = np.array([number for number, _ in chosen]), torch.cat(parts, dim=1).numpy()
+    return Choices(domains, numbers, counts, patches.numpy() if patches.any() else None)
 
 
 def _by_domain(counts: np.ndarray, domain: np.ndarray, number: int) -> np.ndarray:

@@ -83,7 +83,7 @@ class Teller:
             asked = self._questions[self._tried % len(self._questions)]
             self._tried += 1
             answering.eval()
-            answer = generate(answering, self._tokenizer, asked.question, LONGEST_ANSWER)
+            answer = generate(answering, self._tokenizer, asked.question, LONGEST_ANSWER, asked.image)
             model.train()
             emit("sample", step=step, question=asked.question, answer=answer, reference=asked.reference)
         took = self._clock() - began

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from workers.corpus.folder import SCHEMA
 from workers.corpus.pipeline import process
 from workers.corpus.records import STAGES
 from workers.corpus.spec import ProcessSpec
+from workers.moe import as_data_url
 
 ENTRIES = [
     ("Gold", "Gold is a metal that does not rust.", "chemistry"),
@@ -198,3 +200,31 @@ def test_files_of_several_formats_are_one_data_set_and_equal_ids_stay_apart(tmp_
 
     kept = [row["id"] for row in pq.read_table(tmp_path / "out/records.parquet").to_pylist() if row["reason"] is None]
     assert kept == ["x", "x-2"]
+
+
+def test_pictures_are_carried_as_they_came_and_bad_ones_are_dropped_with_their_reason(tmp_path):
+    red, blue = (as_data_url(Image.new("RGB", (8, 8), colour)) for colour in ("red", "blue"))
+    asked = {"question": "What colour is it?", "domain": "colour", "lang": "en"}
+    rows = [
+        {**asked, "answer": "It is red.", "image": red, "split": "train"},
+        {**asked, "answer": "It is blue.", "image": blue, "split": "train"},
+        {**asked, "answer": "It is blue.", "image": blue, "split": "train"},
+        {**asked, "answer": "It is red.", "image": blue.replace("data:image/png", "data:image/bmp"), "split": "train"},
+        {**asked, "answer": "It is red.", "image": "https://example.org/red.png", "split": "train"},
+        {**asked, "question": "Which colour?", "answer": "It is red.", "image": red, "split": "eval"},
+        {"question": "Which colour is it?", "answer": "It is red.", "image": red, "rating": 5, "domain": "colour"},
+        {"title": "Red", "text": "Red is the colour of blood and of ripe tomatoes.", "domain": "colour", "lang": "en"},
+    ]
+    source = tmp_path / "pictures.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = process(ProcessSpec(version=1, inputs=[source], output_folder=tmp_path / "out", work_folder=tmp_path / "work"), lambda share, said: None)
+
+    assert report["reasons"]["bad_image"] == 2
+    assert report["reasons"]["exact_duplicate"] == 1
+    train, held_out = ([json.loads(line) for line in (tmp_path / "out" / f"{s}.jsonl").read_text().splitlines()] for s in ("train", "eval"))
+    assert [(r["image"], r["answer"]) for r in train if r["question"] == "What colour is it?"] == [(red, "It is red."), (blue, "It is blue.")]
+    assert [r["image"] for r in held_out if r["question"] == "Which colour?"] == [red]
+    assert [r["image"] for r in train if r["question"] == "Which colour is it?"] == [red]
+    assert not any(r.get("image") for r in train + held_out if r["source"])  # what is made of an entry is text
+    table = pq.read_table(tmp_path / "out" / "records.parquet").to_pylist()
+    assert not any("base64" in (row["text"] or "") for row in table)  # nor in the excerpt of a dropped row
