@@ -9,7 +9,7 @@ def applicable(kind: str, method: str) -> str | None:
 
     `kind`: of the version (moe, dense, pruned, distilled, int8, onnx); `method`: one of METHODS.
     """
-    if kind in _FINISHED:
+    if kind in _FINISHED and (kind, method) != ("int8", "onnx"):
         return f"{_FINISHED[kind]} version is compressed already; compress its parent instead."
     if kind == "pruned" and method == "prune":
         return "This version is pruned already; prune its parent with another threshold or sparsity instead."

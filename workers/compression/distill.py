@@ -1,6 +1,8 @@
 """Distillation: a small student learns what its teacher would say (Hinton et al. 2015), and the right answers beside it.
 
-Loss: α · T² · KL(teacher ‖ student) of logits divided by the temperature T, plus (1 - α) · cross-entropy, over the answers' tokens.
+Loss: α · T² · KL(teacher ‖ student) of logits divided by the temperature T, plus (1 - α) · cross-entropy, over the answers' tokens. The answers are
+the dataset's and, at sequence level (Kim & Rush 2016), those that the teacher itself gives to questions which the dataset does not ask
+(`workers.compression.questions`).
 """
 
 from typing import Any
@@ -10,18 +12,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workers.compression.folders import describe_result, load_parent, model_card
-from workers.compression.learning import Length, Objective, learn, read_examples
+from workers.compression.learning import Length, Objective, Rates, learn, read_examples
 from workers.compression.measure import compare, sample_prompts
+from workers.compression.questions import taught_by
 from workers.compression.spec import CompressSpec
-from workers.compression.students import student_config
+from workers.compression.students import new_student, student_config
 from workers.compression.telling import tell
 from workers.moe import Decoder, count_parameters, save_model
-from workers.training import Batch, pack
+from workers.training import MOST_TURNS, Batch, pack
 
 TEMPERATURE = 2.0
 ALPHA = 0.5
-LR = 5e-3
-DEFAULT_MINUTES = 2.0
+RATES = Rates(lr=5e-3, matrix_lr=0.02)
+DEFAULT_MINUTES = 4.0
 HELD_BACK = 32  # examples on which the divergence is told before and after
 
 
@@ -30,13 +33,14 @@ def run_distill(spec: CompressSpec) -> dict[str, Any]:
     teacher, tokenizer = load_parent(spec.model_folder)
     config = student_config(teacher.config, spec.student)
     examples = read_examples(spec.dataset_folder, tokenizer, config.max_seq_len)
-    student = Decoder(config)
-    student.initialise(torch.Generator().manual_seed(spec.seed))
     probe = pack(examples[:HELD_BACK])
+    tell(0.01, "The teacher answers questions that the dataset does not ask", eta_seconds=20.0)
+    taught = taught_by(spec, tokenizer, config.max_seq_len)
+    student = new_student(teacher, config, spec.seed)
     before = divergence(teacher, student.eval(), probe)
     learnt = learn(
-        student, examples, distillation(teacher, student), length=Length.of(spec, DEFAULT_MINUTES), lr=LR, seed=spec.seed, share=(0.02, 0.9),
-        message="The student learns",
+        student, [*examples, *taught], distillation(teacher, student), length=Length.of(spec, DEFAULT_MINUTES), rates=RATES, seed=spec.seed,
+        share=(0.05, 0.9), message="The student learns", work_folder=spec.work_folder,
     )  # fmt: skip
     card = model_card(spec.model_folder, "Distilled", "A smaller model that learnt its teacher's answers.")
     save_model(spec.output_folder, student, tokenizer, card)
@@ -45,7 +49,8 @@ def run_distill(spec: CompressSpec) -> dict[str, Any]:
     parameters = count_parameters(config)[0] / count_parameters(teacher.config)[0]
     details = {
         **measured, "parameter_ratio": parameters, "temperature": TEMPERATURE, "alpha": ALPHA, "steps": learnt.steps, "seconds": learnt.seconds,
-        "loss": learnt.figures, "divergence_before": before, "divergence_after": divergence(teacher, student, probe),
+        "questions_answered_by_teacher": len(taught), "loss": learnt.figures, "curve": learnt.curve, "divergence_before": before,
+        "divergence_after": divergence(teacher, student, probe), "turns": MOST_TURNS,
     }  # fmt: skip
     return describe_result("distilled", config, details)
 
@@ -57,7 +62,7 @@ def distillation(teacher: Decoder, student: Decoder, alpha: float = ALPHA) -> Ob
         with torch.no_grad():
             wanted = _logits(teacher, batch)
         found = _logits(student, batch)
-        kl = _divergence(wanted / TEMPERATURE, found / TEMPERATURE)
+        kl = _divergence(wanted[: batch.learnt_count] / TEMPERATURE, found[: batch.learnt_count] / TEMPERATURE)  # padding lies at the end
         hard = F.cross_entropy(found, batch.targets)
         loss = alpha * TEMPERATURE**2 * kl + (1 - alpha) * hard
         return loss, {"loss": float(loss.detach()), "kl": float(kl.detach()), "cross_entropy": float(hard.detach())}
@@ -68,12 +73,13 @@ def distillation(teacher: Decoder, student: Decoder, alpha: float = ALPHA) -> Ob
 @torch.no_grad()
 def divergence(teacher: Decoder, student: Decoder, batch: Batch) -> float:
     """Mean KL(teacher ‖ student) over the learnt tokens, at temperature 1, in nats."""
-    return float(_divergence(_logits(teacher, batch), _logits(student, batch)))
+    count = batch.learnt_count
+    return float(_divergence(_logits(teacher, batch)[:count], _logits(student, batch)[:count]))
 
 
 def _logits(model: Decoder, batch: Batch) -> Tensor:
     """(learnt tokens, vocab)"""
-    return model(batch.tokens, positions=batch.positions, mask=batch.mask, valid=batch.valid, select=batch.select)
+    return model(batch.tokens, positions=batch.positions, mask=batch.mask, valid=batch.valid, select=batch.select).float()
 
 
 def _divergence(wanted: Tensor, found: Tensor) -> Tensor:

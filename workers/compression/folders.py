@@ -8,9 +8,9 @@ from workers.moe import BrokenModel, ChatTokenizer, Decoder, ModelConfig, Unsupp
 from workers.protocol import JobError
 
 
-def load_parent(folder: Path) -> tuple[Decoder, ChatTokenizer]:
-    """The model in FP32 and its tokenizer. JobError where it is damaged, or INT8 already."""
-    if storage_of(folder).get("format") == "int8":
+def load_parent(folder: Path, *, int8: bool = False) -> tuple[Decoder, ChatTokenizer]:
+    """The model in FP32 and its tokenizer. JobError where it is damaged, or INT8 already; with `int8`, such a one is decoded."""
+    if not int8 and storage_of(folder).get("format") == "int8":
         raise JobError("This model is INT8 already; compress its parent instead.")
     try:
         return load_model(folder)

@@ -7,7 +7,7 @@ lose is lost for every token.
 import torch
 from torch import Tensor
 
-from workers.moe import Decoder, ModelConfig
+from workers.moe import Decoder
 
 Masks = dict[str, Tensor]  # parameter name → bool, True where a weight is kept
 
@@ -36,6 +36,16 @@ def smallest_share(weights: dict[str, Tensor], sparsity: float) -> tuple[Masks, 
     threshold = float(sizes[order[count - 1]]) if count else 0.0
     parts = keep.split([weight.numel() for weight in weights.values()])
     return {name: part.view_as(weight) for (name, weight), part in zip(weights.items(), parts, strict=True)}, threshold
+
+
+def smallest_of_each(weights: dict[str, Tensor], sparsity: float) -> Masks:
+    """The smallest share of each matrix by itself: no layer is emptied for another's sake. Of equal weights the first ones go."""
+    masks = {}
+    for name, weight in weights.items():
+        keep = torch.ones(weight.numel(), dtype=torch.bool)
+        keep[weight.abs().flatten().argsort(stable=True)[: round(sparsity * weight.numel())]] = False
+        masks[name] = keep.view_as(weight)
+    return masks
 
 
 def two_of_four(weights: dict[str, Tensor]) -> Masks:
@@ -68,56 +78,3 @@ def sparsity_of(model: Decoder) -> tuple[float, float, list[dict[str, object]]]:
     ]  # fmt: skip
     zeros = sum(weight.numel() - int(weight.count_nonzero()) for weight in weights.values())
     return zeros / sum(w.numel() for w in weights.values()), zeros / sum(p.numel() for p in model.parameters()), rows
-
-
-# -- whole hidden units
-
-
-def unit_importance(gate_up: Tensor, down: Tensor) -> Tensor:
-    """Mean absolute weight of each hidden unit: its gate and up columns and its down row. `down`: (…, hidden, d_model) → (…, hidden)."""
-    gate, up = gate_up.abs().chunk(2, dim=-1)
-    total = gate.sum(-2) + up.sum(-2) + down.abs().sum(-1)
-    return total / (2 * gate_up.shape[-2] + down.shape[-1])
-
-
-def networks(model: Decoder) -> dict[str, tuple[Tensor, Tensor]]:
-    """Each layer's gate_up and down, by their common name."""
-    state = dict(model.named_parameters())
-    prefixes = [name.removesuffix(".gate_up") for name in state if name.endswith(".gate_up")]
-    return {prefix: (state[f"{prefix}.gate_up"].detach(), state[f"{prefix}.down"].detach()) for prefix in prefixes}
-
-
-def units_below(model: Decoder, threshold: float) -> int:
-    """How many of an expert's units are below `threshold`, where fewest are: all experts keep the same width."""
-    return min(int((unit_importance(*pair) < threshold).sum(-1).min()) for pair in networks(model).values())
-
-
-def without_units(model: Decoder, sparsity: float) -> Decoder:
-    """A narrower model: of each network, the least important share of hidden units is gone. Experts keep one width, at least 1."""
-    config = model.config
-
-    def narrowed(width: int) -> int:
-        return max(1, round(width * (1 - sparsity))) if width else 0
-
-    smaller = config.with_(d_expert=narrowed(config.d_expert), d_dense=narrowed(config.d_dense))
-    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    for prefix, (gate_up, down) in networks(model).items():
-        width = _width(prefix, smaller)
-        kept = unit_importance(gate_up, down).topk(width, dim=-1).indices.sort(dim=-1).values  # …, width
-        gate, up = gate_up.chunk(2, dim=-1)
-        columns = kept.unsqueeze(-2).expand(*gate.shape[:-1], width)
-        state[f"{prefix}.gate_up"] = torch.cat([gate.gather(-1, columns), up.gather(-1, columns)], dim=-1)
-        state[f"{prefix}.down"] = down.gather(-2, kept.unsqueeze(-1).expand(*kept.shape, down.shape[-1]))
-    with torch.device("meta"):
-        narrow = Decoder(smaller)
-    narrow.load_state_dict(state, assign=True)
-    if smaller.tie_embeddings:
-        narrow.head.weight = narrow.embedding.weight
-    narrow.rebuild_tables()
-    return narrow.eval()
-
-
-def _width(prefix: str, config: ModelConfig) -> int:
-    if prefix.endswith(".dense"):
-        return config.d_dense
-    return config.d_expert * (config.n_shared_experts if prefix.endswith(".shared") else 1)

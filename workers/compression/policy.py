@@ -1,174 +1,211 @@
 """One button: try the methods in the order of what they cost, and keep the first that is good enough.
 
 1. INT8: seconds, and a quarter of the bytes.
-2. Pruning with recovery, then INT8: minutes.
-3. Distillation, then INT8: minutes, and the least bytes.
+2. Mixed precision: where INT8 loses too much of the quality only, its most sensitive matrices stay FP32.
+3. Distillation, and the student's INT8: minutes, and the least bytes.
+4. Pruning of neurons with recovery, and its INT8: minutes.
 
-Good enough: held-out BLEU at most so far below the parent's, and no more bytes than allowed. Every attempt leaves a row in the trail
-with its measured figures and why it was kept or not. Where none is good enough, the one that comes nearest is handed on, and the trail
-says so: the gate then decides.
+Good enough: every constraint holds (BLEU, bytes, P99, speed). Each attempt leaves a row in the trail with its measured figures and why it was kept
+or not. Where none is good enough, the one that keeps most of the quality is handed on, and the trail says so: the gate then decides.
+
+What is finished is written down in the work folder: a policy that is cut off goes on after its last finished attempt, and a distillation within it
+from its own checkpoint.
 """
 
+import json
 import shutil
-import time
 from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from workers.compression.constraints import Constraints, Figures, pareto
 from workers.compression.distill import run_distill
 from workers.compression.int8 import run_int8
 from workers.compression.measure import compare, sample_prompts, weight_bytes
+from workers.compression.onnx_export import run_onnx
 from workers.compression.prune import run_prune
+from workers.compression.quality import evaluate, held_out
+from workers.compression.sensitivity import run_mixed
 from workers.compression.spec import CompressSpec
-from workers.compression.telling import span, tell
-from workers.engine import open_engine
-from workers.evaluation.evaluate import ask, figures
-from workers.evaluation.questions import QUESTION, HeldOut, read_held_out, sample
+from workers.compression.telling import span
+from workers.evaluation.questions import HeldOut
 from workers.moe import load_tokenizer
 from workers.moe.checkpoint import publish_folder
-from workers.protocol import JobError
 
-ANSWER_TOKENS = 64
-SPARSITY = 0.3
-MINUTES = 1.0  # of recovery, and of distillation, each
+SPARSITY = 0.5  # of the hidden units
+DISTILL_MINUTES, RECOVERY_MINUTES = 3.0, 1.0
+BASELINE = "baseline"
 
 Row = dict[str, Any]
+Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A tried child. `result`: as a job's own."""
+    """A tried child. `result`: as a job's own; `above`: results of the models between it and the parent, each with its `folder`."""
 
+    step: str
     folder: Path
-    result: dict[str, Any]
-    bleu: float
-    good: bool
+    result: Result
+    above: list[Result]
+    figures: Figures
 
 
 @dataclass(frozen=True)
-class Limits:
-    bleu: float  # at least
-    bytes: int | None  # at most
+class Attempt:
+    """`make` gives a child of the model in `model_folder`; `of`: the attempt whose child that model is, else the parent."""
 
-    def shortfalls(self, bleu: float, size: int) -> list[str]:
-        """What is not good enough, in words."""
-        short = []
-        if bleu < self.bleu:
-            short.append(f"BLEU {bleu:.1f} is below the least of {self.bleu:.1f}")
-        if self.bytes is not None and size > self.bytes:
-            short.append(f"{size:,} bytes are more than the {self.bytes:,} allowed")
-        return short
+    step: str
+    method: str
+    make: Callable[[CompressSpec], Result]
+    share: float  # of the job's progress
+    of: str | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+    only_for_quality: bool = False  # it makes INT8 larger and no faster: worth trying only where quality is all that lacks
 
 
-def run_policy(spec: CompressSpec) -> dict[str, Any]:
-    rows = _held_out(spec)
-    trail: list[Row] = []
-    with span(0.0, 0.1, "Parent: "):
-        parent = _evaluate(spec.model_folder, rows, spec)
-    limits = _limits(spec, parent["bleu"])
-    wanted = f"at least {limits.bleu:.1f} BLEU" + (f" and at most {limits.bytes:,} bytes" if limits.bytes else "")
-    trail.append(_row("baseline", "measured", parent | {"bytes": weight_bytes(spec.model_folder)}, f"Wanted: {wanted}."))
-    variants: list[Variant] = []
-    for number, (name, attempt) in enumerate(_ATTEMPTS.items()):
-        begin = 0.1 + 0.3 * number
-        with span(begin, begin + 0.25, f"{name}: "):
-            folder, result = attempt(spec, spec.work_folder / f"policy-{number}")
-        with span(begin + 0.25, begin + 0.3, f"{name}: "):
-            measured = _evaluate(folder, rows, spec)
-        size = weight_bytes(folder)
-        short = limits.shortfalls(measured["bleu"], size)
-        variants.append(Variant(folder, result, measured["bleu"], not short))
-        told = measured | {"bytes": size, "size_ratio": size / weight_bytes(spec.model_folder), "speed_ratio": result["details"]["speed_ratio"]}
-        reason = f"{short[0] if len(short) == 1 else ' and '.join(short)}." if short else f"It keeps {wanted}; nothing dearer need be tried."
-        trail.append(_row(name, "refused" if short else "chosen", told, reason[:1].upper() + reason[1:]))
+def attempts(spec: CompressSpec) -> list[Attempt]:
+    """In order. For onnxruntime, every 8-bit model is an INT8 graph, and mixed precision, which only our engine reads, is left out."""
+    small: dict[str, Any]
+    if spec.target == "onnx":
+        small = {"method": "onnx", "make": run_onnx, "options": (("weights", "int8"),)}
+    else:
+        small = {"method": "int8", "make": run_int8}
+    name = "INT8 ONNX" if spec.target == "onnx" else "INT8"
+    learning = (("steps", spec.steps), ("minutes", None if spec.steps else spec.minutes or DISTILL_MINUTES), ("student", spec.student))
+    mending = (("steps", spec.steps), ("minutes", None if spec.steps else min(spec.minutes or RECOVERY_MINUTES, RECOVERY_MINUTES)))
+    removing = (("sparsity", SPARSITY), ("structure", "neuron"))
+    every = [
+        Attempt(name, share=0.1, **small),
+        Attempt("mixed precision", "int8", run_mixed, 0.1, only_for_quality=True),
+        Attempt("distillation", "distill", run_distill, 0.4, options=learning),
+        Attempt(f"distillation and {name}", of="distillation", share=0.1, **small),
+        Attempt("pruning", "prune", run_prune, 0.2, options=(*removing, *mending)),
+        Attempt(f"pruning and {name}", of="pruning", share=0.05, **small),
+    ]
+    return [attempt for attempt in every if spec.target != "onnx" or attempt.make is not run_mixed]
+
+
+def run_policy(spec: CompressSpec) -> Result:
+    policy = _Policy(spec, held_out(spec))
+    with span(0.0, 0.05, "Parent: "):
+        parent = policy.baseline()
+    limits = Constraints.of(spec, parent.bleu)
+    trail: list[Row] = [_row(BASELINE, "measured", parent, f"Wanted: {limits.wanted}.", parent)]
+    begin, chosen = 0.05, None
+    for attempt in attempts(spec):
+        if why := policy.hopeless(attempt, limits):
+            trail.append({"step": attempt.step, "decision": "skipped", "figures": {}, "reason": why})
+            begin += attempt.share
+            continue
+        with span(begin, begin + attempt.share, f"{attempt.step}: "):
+            variant = policy.try_out(attempt)
+        begin += attempt.share
+        short = limits.shortfalls(variant.figures, servable=_is_servable(attempt, spec))
+        reason = f"{' and '.join(short)}." if short else f"It keeps {limits.wanted}; nothing dearer need be tried."
+        trail.append(_row(attempt.step, "refused" if short else "chosen", variant.figures, reason[:1].upper() + reason[1:], parent))
         if not short:
+            chosen = variant
             break
-    chosen = _choose(variants, trail)
-    publish_folder(chosen.folder, spec.output_folder)
-    for variant in variants:
-        shutil.rmtree(variant.folder, ignore_errors=True)
-    return chosen.result | {"details": chosen.result["details"] | {"trail": trail, "bleu": chosen.bleu, "parent_bleu": parent["bleu"]}}
+    chosen = chosen or _least_bad(policy.variants, trail, spec)
+    return policy.hand_on(chosen, trail, parent)
 
 
-def _choose(variants: list[Variant], trail: list[Row]) -> Variant:
-    if variants[-1].good:
-        return variants[-1]
-    best = max(variants, key=lambda variant: variant.bleu)
-    trail[variants.index(best) + 1]["decision"] = "chosen"
-    trail[variants.index(best) + 1]["reason"] += " It is handed on because the others lose more; the gate will say whether it may go live."
+def _is_servable(attempt: Attempt, spec: CompressSpec) -> bool:
+    """For onnxruntime, a model that is no graph yet is a step on the way only."""
+    return spec.target != "onnx" or attempt.method == "onnx"
+
+
+def _least_bad(variants: list[Variant], trail: list[Row], spec: CompressSpec) -> Variant:
+    candidates = [v for v in variants if spec.target != "onnx" or v.result["kind"] == "onnx"]
+    best = max(candidates, key=lambda variant: variant.figures.bleu)
+    row = next(row for row in trail if row["step"] == best.step)
+    row["decision"] = "chosen"
+    row["reason"] += " It is handed on because the others lose more; the gate will say whether it may go live."
     return best
 
 
-def _limits(spec: CompressSpec, parent_bleu: float) -> Limits:
-    least = parent_bleu * spec.min_bleu_ratio if spec.min_bleu_ratio is not None else parent_bleu - spec.max_bleu_loss
-    return Limits(least, spec.max_bytes)
+def _row(step: str, decision: str, figures: Figures, reason: str, parent: Figures) -> Row:
+    told: dict[str, Any] = asdict(figures)
+    if step != BASELINE:
+        told |= {"size_ratio": figures.bytes / parent.bytes}
+    return {"step": step, "decision": decision, "figures": told, "reason": reason}
 
 
-def _row(step: str, decision: str, measured: dict[str, Any], reason: str) -> Row:
-    return {"step": step, "decision": decision, "figures": measured, "reason": reason}
+class _Policy:
+    """Makes and measures variants, and remembers them in the work folder."""
 
+    def __init__(self, spec: CompressSpec, rows: list[HeldOut]):
+        self.spec, self.rows = spec, rows
+        self.variants: list[Variant] = []
+        self._parent_bytes = weight_bytes(spec.model_folder)
 
-# -- the attempts
+    def baseline(self) -> Figures:
+        measured = evaluate(self.spec.model_folder, self.rows, self.spec)
+        return Figures(**measured, bytes=self._parent_bytes, speed_ratio=1.0)
 
+    def hopeless(self, attempt: Attempt, limits: Constraints) -> str | None:
+        """Why it need not be tried: nothing of it would help."""
+        if attempt.only_for_quality:
+            last = self.variants[-1].figures
+            if limits.shortfalls(last) != limits.shortfalls_of_quality(last):
+                return "INT8 with some matrices left FP32 is larger than INT8 and no faster, and quality is not all that lacked."
+        if attempt.of and not any(variant.step == attempt.of for variant in self.variants):
+            return f"There is no model from {attempt.of} to go on from."
+        return None
 
-def _int8(spec: CompressSpec, folder: Path) -> tuple[Path, dict[str, Any]]:
-    return folder, run_int8(_part(spec, "int8", spec.model_folder, folder))
+    def try_out(self, attempt: Attempt) -> Variant:
+        folder = self.spec.work_folder / f"policy-{attempt.step.replace(' ', '-').lower()}"
+        variant = self._remembered(folder) or self._make(attempt, folder)
+        self.variants.append(variant)
+        return variant
 
+    def _make(self, attempt: Attempt, folder: Path) -> Variant:
+        origin = next((variant for variant in self.variants if variant.step == attempt.of), None)
+        part = self.spec.model_copy(
+            update={
+                "method": attempt.method, "model_folder": origin.folder if origin else self.spec.model_folder, "output_folder": folder,
+                "work_folder": folder.with_name(f"{folder.name}-work"), "threshold": None, "sparsity": None, "steps": None, "minutes": None,
+                **dict(attempt.options),
+            }
+        )  # fmt: skip
+        with span(0.0, 0.8):
+            result = attempt.make(part)
+        with span(0.8, 1.0):
+            measured = evaluate(folder, self.rows, self.spec)
+        prompts = sample_prompts(self.spec.dataset_folder, load_tokenizer(folder), self.spec.seed)
+        against = compare(self.spec.model_folder, folder, prompts)  # the first parent, not the model between
+        figures = Figures(**measured, bytes=weight_bytes(folder), speed_ratio=against["speed_ratio"]["batch_8"])
+        above = [*origin.above, origin.result | {"folder": origin.folder.name}] if origin else []
+        variant = Variant(attempt.step, folder, result | {"details": result["details"] | against}, above, figures)
+        kept = folder.with_suffix(".json")
+        temporary = kept.with_suffix(".tmp")
+        temporary.write_text(json.dumps({**asdict(variant), "folder": folder.name}))
+        temporary.rename(kept)
+        shutil.rmtree(part.work_folder, ignore_errors=True)
+        return variant
 
-def _prune(spec: CompressSpec, folder: Path) -> tuple[Path, dict[str, Any]]:
-    return _then_int8(spec, folder, lambda part: run_prune(part.model_copy(update={"sparsity": SPARSITY, "structure": "neuron"})), "prune")
+    def _remembered(self, folder: Path) -> Variant | None:
+        """What an earlier start of this job finished."""
+        try:
+            found = json.loads(folder.with_suffix(".json").read_text())
+        except (OSError, ValueError):
+            return None
+        if not (folder / "config.json").exists():
+            return None
+        return Variant(**(found | {"folder": folder, "figures": Figures(**found["figures"])}))
 
-
-def _distill(spec: CompressSpec, folder: Path) -> tuple[Path, dict[str, Any]]:
-    return _then_int8(spec, folder, lambda part: run_distill(part.model_copy(update={"student": spec.student})), "distill")
-
-
-def _then_int8(spec: CompressSpec, folder: Path, method: Callable[[CompressSpec], dict[str, Any]], name: str) -> tuple[Path, dict[str, Any]]:
-    """The method's model, rounded to 8 bits as well."""
-    between = folder.with_name(f"{folder.name}-{name}")
-    learning = {"steps": spec.steps, "minutes": None if spec.steps else spec.minutes or MINUTES}
-    first = method(_part(spec, name, spec.model_folder, between).model_copy(update=learning))
-    result = run_int8(_part(spec, "int8", between, folder))
-    shutil.rmtree(between, ignore_errors=True)
-    prompts = sample_prompts(spec.dataset_folder, load_tokenizer(folder), spec.seed)
-    against_parent = compare(spec.model_folder, folder, prompts)  # not against the model between
-    return folder, result | {"details": {**first["details"], **result["details"], **against_parent, "before_int8": first["kind"]}}
-
-
-def _part(spec: CompressSpec, method: str, model: Path, output: Path) -> CompressSpec:
-    update = {"method": method, "model_folder": model, "output_folder": output, "threshold": None, "sparsity": None, "steps": None, "minutes": None}
-    return spec.model_copy(update=update)
-
-
-_ATTEMPTS: dict[str, Callable[[CompressSpec, Path], tuple[Path, dict[str, Any]]]] = {
-    "INT8": _int8,
-    "pruning and INT8": _prune,
-    "distillation and INT8": _distill,
-}
-
-
-# -- quality
-
-
-def _held_out(spec: CompressSpec) -> list[HeldOut]:
-    if spec.dataset_folder is None:
-        raise JobError("The policy compares answers with held-out ones, and this model was not trained here. Choose a method yourself.")
-    try:
-        rows = [row for row in sample(read_held_out(spec.dataset_folder / "eval.jsonl"), spec.max_questions, spec.seed) if row.kind == QUESTION]
-    except (OSError, ValueError, KeyError) as error:
-        raise JobError(f"The dataset's held-out questions cannot be read ({error}). Process it again.") from error
-    if not rows:
-        raise JobError("The dataset holds no held-out question, so that quality cannot be measured. Process one with questions or knowledge entries.")
-    return rows
-
-
-def _evaluate(folder: Path, rows: list[HeldOut], spec: CompressSpec) -> dict[str, Any]:
-    def report(done: int, seconds: float) -> None:
-        tell(done / len(rows), f"{done} of {len(rows)} held-out questions answered", seconds / done * (len(rows) - done))
-
-    tell(0.0, "Answering held-out questions")
-    with closing(open_engine(folder, threads=spec.threads)) as engine:
-        found = figures(rows, ask(engine, rows, ANSWER_TOKENS, time.monotonic, report), spec.seed)
-    return {name: found[name] for name in ("bleu", "bleu_low", "bleu_high", "questions", "tokens_per_second")}
+    def hand_on(self, chosen: Variant, trail: list[Row], parent: Figures) -> Result:
+        """The chosen model goes to the output folder; those above it stay in the work folder, where their names in `above` find them."""
+        publish_folder(chosen.folder, self.spec.output_folder)
+        chosen.folder.with_suffix(".json").unlink(missing_ok=True)
+        needed = {result["folder"] for result in chosen.above}
+        for variant in self.variants:
+            if variant is not chosen and variant.folder.name not in needed:
+                shutil.rmtree(variant.folder, ignore_errors=True)
+        best = pareto([parent, *(variant.figures for variant in self.variants)])
+        for row in trail:
+            row["front"] = any(row["figures"].get("bleu") == f.bleu and row["figures"].get("bytes") == f.bytes for f in best)
+        details = chosen.result["details"] | {"trail": trail, "bleu": chosen.figures.bleu, "parent_bleu": parent.bleu, "step": chosen.step}
+        return chosen.result | {"details": details, "above": chosen.above}

@@ -1,22 +1,31 @@
-"""Pruning by L1 magnitude: single weights, two of four, or whole hidden units. Only the last makes a model faster."""
+"""Pruning: single weights, two of four, whole hidden units or whole experts. Zeros make the file smaller; only removed structure makes it faster."""
 
+import copy
+from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
-from torch import Tensor
-
-from workers.compression import magnitude, sparse
+from workers.compression import magnitude, sparse, structure
+from workers.compression.distill import distillation
 from workers.compression.folders import describe_result, load_parent, model_card
-from workers.compression.learning import Learnt, Length, learn, read_examples
+from workers.compression.learning import Learnt, Length, Rates, learn, read_examples
 from workers.compression.measure import compare, sample_prompts
-from workers.compression.spec import CompressSpec
-from workers.compression.telling import tell
+from workers.compression.pruning_curve import draw
+from workers.compression.quality import evaluate, held_out_if_any
+from workers.compression.spec import NARROWING, CompressSpec
+from workers.compression.telling import span, tell
 from workers.moe import ChatTokenizer, Decoder, count_parameters, describe, export_tensors, save_tensors
 from workers.protocol import JobError
-from workers.training import Batch
+from workers.training import pack
 
-RECOVERY_LR = 5e-4
+RECOVERY_RATES = Rates(lr=2e-3, matrix_lr=0.01)  # half of what a model begins with: it is to be mended, not to be moved
 RECOVERY_MINUTES = 1.0
+USE_EXAMPLES, USE_BATCH = 512, 64  # on which the use of units and experts is counted
+
+_CARDS = {
+    "neuron": "Hidden units that matter least were removed.", "expert": "Experts that matter least were removed, with their rows of the router.",
+    "2:4": "Of every four weights the two smallest are zero.", "layer": "The smallest weights of each matrix are zero, and stored as a bit each.",
+    "unstructured": "The smallest weights are zero, and stored as a bit each.",
+}  # fmt: skip
 
 
 def run_prune(spec: CompressSpec) -> dict[str, Any]:
@@ -24,34 +33,62 @@ def run_prune(spec: CompressSpec) -> dict[str, Any]:
         raise JobError("Give a threshold (weights smaller than it become zero) or a sparsity (the share of weights that become zero).")
     tell(0.0, "Loading the model")
     parent, tokenizer = load_parent(spec.model_folder)
-    tell(0.05, "Choosing the weights that matter least")
-    model, masks, chosen = prune(parent, spec)
-    learnt = _recover(model, masks, tokenizer, spec)
-    _save(model, tokenizer, spec)
-    tell(0.8, "Measuring speed against the parent", eta_seconds=8.0)
+    tell(0.02, "Choosing the weights that matter least")
+    worth = worth_of(parent, tokenizer, spec)
+    model, masks, chosen = prune(copy.deepcopy(parent), spec, worth)
+    rows = held_out_if_any(spec)
+    with span(0.05, 0.25):
+        curve = draw(lambda sparsity, folder: save_at(parent, tokenizer, spec, worth, sparsity, folder), rows, spec)
+    learnt = _recover(parent, model, masks, tokenizer, spec)
+    save_pruned(model, tokenizer, spec)
+    with span(0.8, 0.85):
+        quality = {"after": evaluate(spec.output_folder, rows, spec)} if rows else {}
+    tell(0.85, "Measuring speed against the parent", eta_seconds=8.0)
     measured = compare(spec.model_folder, spec.output_folder, sample_prompts(spec.dataset_folder, tokenizer, spec.seed))
-    share, of_all, layers = magnitude.sparsity_of(model)
-    removed = count_parameters(parent.config)[0] - count_parameters(model.config)[0]
-    if removed:
-        of_all = removed / count_parameters(parent.config)[0]
-        share = removed / (removed + sum(weight.numel() for weight in magnitude.prunable(model).values()))
     details = {
-        **measured, **chosen, "structure": spec.structure, "sparsity": share, "sparsity_of_all": of_all, "layers": layers,
-        "removed_parameters": removed, "recovery_steps": learnt.steps if learnt else 0, "recovery": learnt.figures if learnt else {},
+        **measured, **chosen, **_shares(parent, model), "structure": spec.structure, "importance": spec.importance,
+        "recovery_steps": learnt.steps if learnt else 0, "recovery": learnt.figures if learnt else {}, **curve, **quality,
     }  # fmt: skip
     return describe_result("pruned", model.config, details)
 
 
-def prune(model: Decoder, spec: CompressSpec) -> tuple[Decoder, magnitude.Masks, dict[str, Any]]:
-    """The pruned model, what is kept of its weights, and what the choice came to. JobError where nothing, or nothing useful, is left."""
-    if spec.structure == "neuron":
-        return _narrow(model, spec)
+def _shares(parent: Decoder, model: Decoder) -> dict[str, Any]:
+    """The share of weights that are gone, whether they are zero or removed."""
+    share, of_all, layers = magnitude.sparsity_of(model)
+    before = count_parameters(parent.config)[0]
+    if removed := before - count_parameters(model.config)[0]:
+        of_all = removed / before
+        share = removed / (removed + sum(weight.numel() for weight in magnitude.prunable(model).values()))
+    return {"sparsity": share, "sparsity_of_all": of_all, "layers": layers, "removed_parameters": removed}
+
+
+def worth_of(model: Decoder, tokenizer: ChatTokenizer, spec: CompressSpec) -> structure.Importance | None:
+    """What units and experts are worth; None where single weights go. JobError where it is asked by use, and there is no text."""
+    if spec.structure not in NARROWING:
+        return None
+    if spec.importance == "magnitude":
+        return structure.by_weight(model)
+    examples = read_examples(spec.dataset_folder, tokenizer, model.config.max_seq_len)
+    step = max(1, len(examples) // USE_EXAMPLES)
+    spread = examples[::step][:USE_EXAMPLES]  # over the file: neighbours are of one entry
+    return structure.by_use(model, [pack(spread[start : start + USE_BATCH]) for start in range(0, len(spread), USE_BATCH)])
+
+
+def prune(model: Decoder, spec: CompressSpec, worth: structure.Importance | None = None) -> tuple[Decoder, magnitude.Masks, dict[str, Any]]:
+    """The pruned model (`model` itself where weights become zero), what is kept of its weights, and what the choice came to.
+
+    JobError where nothing, or nothing useful, is left.
+    """
+    if spec.structure in NARROWING:
+        return _narrow(model, spec, worth)
     weights = magnitude.prunable(model)
     threshold = spec.threshold
     if spec.structure == "2:4":
         masks = magnitude.two_of_four(weights)
     elif threshold is not None:
         masks = magnitude.below_threshold(weights, threshold)
+    elif spec.structure == "layer":
+        masks = magnitude.smallest_of_each(weights, spec.sparsity or 0.0)
     else:
         masks, threshold = magnitude.smallest_share(weights, spec.sparsity or 0.0)
     if not any(bool(mask.any()) for mask in masks.values()):
@@ -61,11 +98,20 @@ def prune(model: Decoder, spec: CompressSpec) -> tuple[Decoder, magnitude.Masks,
     return model, masks, {"threshold": threshold}
 
 
-def _narrow(model: Decoder, spec: CompressSpec) -> tuple[Decoder, magnitude.Masks, dict[str, Any]]:
-    width = model.config.d_expert or model.config.d_dense
-    share = spec.sparsity
+def _narrow(model: Decoder, spec: CompressSpec, worth: structure.Importance | None) -> tuple[Decoder, magnitude.Masks, dict[str, Any]]:
+    config, share = model.config, spec.sparsity or 0.0
+    if spec.structure == "expert":
+        if not config.is_moe:
+            raise JobError("This model is dense: it has no experts to remove. Remove neurons instead.")
+        narrow = structure.without_experts(model, share, worth)
+        if narrow.config == config:
+            raise JobError(
+                f"A sparsity of {share} removes not one of {config.n_experts} experts, of which {config.top_k} see a token. Give a larger one."
+            )
+        return narrow, {}, {"experts_before": config.n_experts, "experts_after": narrow.config.n_experts}
+    width = config.d_expert or config.d_dense
     if spec.threshold is not None:
-        count = magnitude.units_below(model, spec.threshold)
+        count = structure.units_below(model, spec.threshold)
         if not 0 < count < width:
             what = "every" if count else "no"
             raise JobError(
@@ -73,42 +119,42 @@ def _narrow(model: Decoder, spec: CompressSpec) -> tuple[Decoder, magnitude.Mask
                 "or a sparsity (the share of units to remove)."
             )
         share = count / width
-    narrow = magnitude.without_units(model, share or 0.0)
-    if narrow.config == model.config:
+    narrow = structure.without_units(model, share, worth)
+    if narrow.config == config:
         raise JobError(f"A sparsity of {share} removes not one of {width} hidden units. Give a larger one.")
-    return (
-        narrow,
-        {},
-        {"threshold": spec.threshold, "hidden_units_before": width, "hidden_units_after": narrow.config.d_expert or narrow.config.d_dense},
-    )
+    after = narrow.config.d_expert or narrow.config.d_dense
+    return narrow, {}, {"threshold": spec.threshold, "hidden_units_before": width, "hidden_units_after": after}
 
 
-def _recover(model: Decoder, masks: magnitude.Masks, tokenizer: ChatTokenizer, spec: CompressSpec) -> Learnt | None:
-    """Where steps or minutes are given, train what is left to make up for what is gone."""
+def save_at(parent: Decoder, tokenizer: ChatTokenizer, spec: CompressSpec, worth: structure.Importance | None, sparsity: float, folder: Path) -> bool:
+    """Write the model of another sparsity, without recovery, into a folder; False where so small a share removes nothing."""
+    at = spec.model_copy(update={"sparsity": sparsity or None, "threshold": None, "output_folder": folder})
+    model = copy.deepcopy(parent)
+    if sparsity:
+        try:
+            model, _, _ = prune(model, at, worth)
+        except JobError:
+            return False
+    save_pruned(model, tokenizer, at)
+    return True
+
+
+def _recover(parent: Decoder, model: Decoder, masks: magnitude.Masks, tokenizer: ChatTokenizer, spec: CompressSpec) -> Learnt | None:
+    """Where steps or minutes are given, what is left learns from the model as it was to make up for what is gone. What is zero stays so."""
     if spec.steps is None and spec.minutes is None:
         return None
     examples = read_examples(spec.dataset_folder, tokenizer, model.config.max_seq_len)
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-
-    def objective(batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        logits = model(batch.tokens, positions=batch.positions, mask=batch.mask, valid=batch.valid, select=batch.select)
-        loss = F.cross_entropy(logits, batch.targets)
-        return loss, {"loss": float(loss.detach())}
-
     return learn(
-        model, examples, objective, length=Length.of(spec, RECOVERY_MINUTES), lr=RECOVERY_LR, seed=spec.seed, share=(0.1, 0.8),
-        message="Recovering", after_step=lambda: magnitude.apply(model, masks),
+        model, examples, distillation(parent, model), length=Length.of(spec, RECOVERY_MINUTES), rates=RECOVERY_RATES, seed=spec.seed,
+        share=(0.25, 0.8), message="Recovering", work_folder=spec.work_folder, after_step=lambda: magnitude.apply(model, masks),
     )  # fmt: skip
 
 
-def _save(model: Decoder, tokenizer: ChatTokenizer, spec: CompressSpec) -> None:
+def save_pruned(model: Decoder, tokenizer: ChatTokenizer, spec: CompressSpec) -> None:
     """Sparse where that is smaller; a narrower model without zeros is a model like any other."""
     tensors = export_tensors(model.config, {name: tensor.detach() for name, tensor in model.state_dict().items()})
     described = describe(model.config, tokenizer)
-    if spec.structure != "neuron":
+    if spec.structure not in NARROWING:
         tensors, storage = sparse.encode(tensors)
         described |= {"storage": storage}
-    text = {"neuron": "Hidden units with the smallest weights were removed.", "2:4": "Of every four weights the two smallest are zero."}
-    card = model_card(spec.model_folder, "Pruned", text.get(spec.structure, "The smallest weights are zero, and stored as a bit each."))
-    save_tensors(spec.output_folder, described, tensors, tokenizer, card)
+    save_tensors(spec.output_folder, described, tensors, tokenizer, model_card(spec.model_folder, "Pruned", _CARDS[spec.structure]))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 FORMAT = "int8"
+MIXED = "mixed"  # some matrices stay floating point (`sensitivity`): read like the other, computed in FP32
 SCALE = "_scale"
 LARGEST = 127
 

@@ -5,7 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Structure = Literal["unstructured", "neuron", "2:4"]
+Structure = Literal["unstructured", "layer", "neuron", "expert", "2:4"]
+NARROWING = ("neuron", "expert")  # the structures whose result is a smaller model, not one with zeros
 
 
 class CompressSpec(BaseModel):
@@ -27,16 +28,23 @@ class CompressSpec(BaseModel):
     threshold: float | None = Field(None, gt=0)
     sparsity: float | None = Field(None, gt=0, lt=1)
     structure: Structure = "unstructured"
+    importance: Literal["magnitude", "use"] = "magnitude"  # of neurons and experts: their weights, or what the dataset's tokens make of them
 
     # distill: the student's preset, else a shape derived from the teacher's; how long it learns
     student: str | None = None
     steps: int | None = Field(None, ge=1)
     minutes: float | None = Field(None, gt=0)
 
+    # onnx
+    weights: Literal["fp32", "int8"] = "fp32"
+
     # policy
     max_bleu_loss: float = Field(1.0, ge=0)  # BLEU points below the parent
     min_bleu_ratio: float | None = Field(None, gt=0, le=1)  # of the parent's BLEU, in place of max_bleu_loss
     max_bytes: int | None = Field(None, ge=1)  # of the weights file
+    max_p99_ms: float | None = Field(None, gt=0)  # of one answer on one core
+    min_speed_ratio: float | None = Field(None, gt=0)  # tokens a second next to the parent's, answers given eight at a time
+    target: Literal["cpu", "onnx"] = "cpu"  # what is to run it: this portal's engine, or onnxruntime on any device
     max_questions: int = Field(100, ge=1)  # asked of each variant
 
     @model_validator(mode="after")
@@ -45,6 +53,10 @@ class CompressSpec(BaseModel):
             raise ValueError("give a threshold or a sparsity, not both")
         if self.steps is not None and self.minutes is not None:
             raise ValueError("give steps or minutes, not both")
+        if self.importance == "use" and self.structure not in NARROWING:
+            raise ValueError("importance by use is for whole neurons and experts; single weights go by their magnitude")
+        if self.structure == "expert" and self.threshold is not None:
+            raise ValueError("experts are removed by their share: give a sparsity, not a threshold")
         if self.structure == "2:4" and (self.threshold is not None or self.sparsity not in (None, 0.5)):
             raise ValueError("2:4 pruning zeroes two of every four weights: it takes neither a threshold nor another sparsity than 0.5")
         return self

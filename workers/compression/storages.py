@@ -5,3 +5,4 @@ from workers.moe import register_storage
 
 register_storage(quantization.FORMAT, quantization.decode)
 register_storage(sparse.FORMAT, sparse.decode)
+register_storage(quantization.MIXED, quantization.decode)

@@ -1,15 +1,18 @@
-"""The shape of a student: a preset, or the teacher's made smaller until it has at most a fifth of the parameters."""
+"""The shape of a student: a preset, or the teacher's made smaller until it has at most a fifth of the parameters; and with what it begins."""
 
-from workers.moe import PRESETS, ModelConfig, count_parameters
+import torch
+
+from workers.moe import PRESETS, Decoder, ModelConfig, count_parameters
 from workers.protocol import JobError
 
 MOST_PARAMETERS = 0.2  # of the teacher's, for a shape derived from it
 
-# Tried in this order, each a share of the teacher's: width, layers, experts. Width goes first, since it counts twice; layers last,
-# since a model of one layer cannot look up what it read (induction heads take two: Olsson et al. 2022).
+# Tried in this order, each a share of the teacher's: width, layers, experts, an expert's width next to the model's. Width goes first, since it
+# counts twice, and since a small model's largest part is its vocabulary; experts stay as many, since they cost a token nothing; layers last, since
+# a model of one layer cannot look up what it read (induction heads take two: Olsson et al. 2022).
 _SHARES = (
-    (1.0, 1.0, 0.5), (0.75, 1.0, 0.5), (0.5, 1.0, 1.0), (0.5, 1.0, 0.5), (0.5, 0.67, 0.5), (0.5, 0.67, 0.25), (0.38, 0.67, 0.5), (0.38, 0.67, 0.25),
-    (0.25, 0.67, 0.5), (0.25, 0.67, 0.25), (0.25, 0.5, 0.25),
+    (1.0, 1.0, 0.5, 1.0), (0.75, 1.0, 0.5, 1.0), (0.5, 1.0, 1.0, 1.0), (0.5, 0.67, 1.0, 0.75), (0.5, 0.67, 0.5, 1.0), (0.38, 0.67, 1.0, 1.33),
+    (0.38, 0.67, 0.5, 1.0), (0.38, 0.67, 0.25, 1.0), (0.25, 0.67, 0.5, 1.0), (0.25, 0.67, 0.25, 1.0), (0.25, 0.5, 0.25, 1.0),
 )  # fmt: skip
 
 
@@ -42,12 +45,12 @@ def _derive(teacher: ModelConfig) -> ModelConfig:
     return max(fitting, key=lambda config: count_parameters(config)[0])
 
 
-def _shrink(teacher: ModelConfig, width: float, layers: float, experts: float) -> ModelConfig:
+def _shrink(teacher: ModelConfig, width: float, layers: float, experts: float, hidden: float) -> ModelConfig:
     n_layers = max(1, round(teacher.n_layers * layers))
     n_experts = max(2, round(teacher.n_experts * experts)) if teacher.is_moe else 0
     n_heads, n_kv_heads = _heads(teacher, width)
     d_model = n_heads * teacher.head_dim
-    scaled = d_model / teacher.d_model
+    scaled = d_model / teacher.d_model * hidden
     return teacher.with_(
         d_model=d_model, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_kv_heads, n_experts=n_experts, top_k=min(teacher.top_k, n_experts),
         d_expert=_multiple(teacher.d_expert * scaled), d_dense=_multiple(teacher.d_dense * scaled),
@@ -64,3 +67,16 @@ def _heads(teacher: ModelConfig, width: float) -> tuple[int, int]:
 
 def _multiple(width: float, of: int = 16) -> int:
     return max(of, round(width / of) * of) if width else 0
+
+
+def new_student(teacher: Decoder, config: ModelConfig, seed: int) -> Decoder:
+    """Random blocks, and the teacher's embeddings along their principal directions: what is alike to the teacher is alike to the student from the
+    first step on (the best approximation of their products in so few dimensions, Eckart & Young 1936)."""
+    student = Decoder(config)
+    student.initialise(torch.Generator().manual_seed(seed))
+    known = teacher.embedding.weight.detach().float()
+    if config.vocab_size == len(known) and config.d_model <= known.shape[1]:
+        directions = torch.linalg.svd(known, full_matrices=False).Vh[: config.d_model]  # d_model, the teacher's
+        with torch.no_grad():
+            student.embedding.weight.copy_(known @ directions.T)
+    return student

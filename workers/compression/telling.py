@@ -28,8 +28,10 @@ def tell(progress: float, message: str, eta_seconds: float | None = None) -> Non
 
 @contextmanager
 def span(begin: float, end: float, prefix: str = "") -> Iterator[None]:
-    """What is told inside is from `begin` to `end` of the job."""
-    token = _span.set(_Span(begin, end, prefix))
+    """What is told inside is from `begin` to `end` of the span that is open, and behind its prefix."""
+    outer = _span.get(_WHOLE)
+    width = outer.end - outer.begin
+    token = _span.set(_Span(outer.begin + width * begin, outer.begin + width * end, outer.prefix + prefix))
     try:
         yield
     finally:

@@ -7,23 +7,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from workers.training.batches import Batch, Sampler, pack, sampling_weights
+    from workers.training.batches import MOST_TURNS, Batch, Sampler, as_conversations, pack, sampling_weights
     from workers.training.examples import Example, as_question, encode, read_records, texts_of
+    from workers.training.muon import Muon, muon_groups
     from workers.training.precision import Precision
+    from workers.training.ranks import Ranks
     from workers.training.schedule import learning_rate, progress_of
     from workers.training.spec import TrainSpec
+    from workers.training.state import Checkpoints, Progress
 
 __all__ = [
-    "Batch", "Example", "Precision", "Sampler", "TrainSpec", "as_question", "encode", "learning_rate", "pack", "progress_of", "read_records",
-    "sampling_weights", "texts_of",
+    "MOST_TURNS", "Batch", "Checkpoints", "Example", "Muon", "Precision", "Progress", "Ranks", "Sampler", "TrainSpec", "as_conversations",
+    "as_question", "encode", "learning_rate", "muon_groups", "pack", "progress_of", "read_records", "sampling_weights", "texts_of",
 ]  # fmt: skip
 
 _HOMES = {
-    **dict.fromkeys(("Batch", "Sampler", "pack", "sampling_weights"), "batches"),
+    **dict.fromkeys(("MOST_TURNS", "Batch", "Sampler", "as_conversations", "pack", "sampling_weights"), "batches"),
     **dict.fromkeys(("Example", "as_question", "encode", "read_records", "texts_of"), "examples"),
+    **dict.fromkeys(("Muon", "muon_groups"), "muon"),
     "Precision": "precision",
+    "Ranks": "ranks",
     **dict.fromkeys(("learning_rate", "progress_of"), "schedule"),
     "TrainSpec": "spec",
+    **dict.fromkeys(("Checkpoints", "Progress"), "state"),
 }
 
 

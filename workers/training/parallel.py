@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.moe.model import Decoder
-from workers.training.muon import Muon
+from workers.training.muon import Muon, muon_groups
 from workers.training.ranks import Ranks
 from workers.training.spec import TrainSpec
 
@@ -45,25 +45,14 @@ def parallelize(model: Decoder, stage: int, ranks: Ranks) -> nn.Module:
 
 def make_optimizer(module: nn.Module, spec: TrainSpec, ranks: Ranks) -> torch.optim.Optimizer:
     """Over the parameters as this rank sees them. Matrices decay, norms and biases do not. Each group's `peak_lr` is its own."""
-    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    hidden = [p for name, p in named if spec.optimizer == "muon" and _is_hidden_matrix(name, p)]
-    rest = [p for _, p in named if not any(p is h for h in hidden)]
-    groups: list[dict[str, Any]] = [
-        {"params": hidden, "peak_lr": spec.matrix_lr, "weight_decay": spec.weight_decay, "muon": True},
-        {"params": [p for p in rest if p.dim() > 1], "peak_lr": spec.lr, "weight_decay": spec.weight_decay, "muon": False},
-        {"params": [p for p in rest if p.dim() <= 1], "peak_lr": spec.lr, "weight_decay": 0.0, "muon": False},
-    ]
-    groups = [group for group in groups if group["params"]]
+    groups = muon_groups(
+        module.named_parameters(), lr=spec.lr, matrix_lr=spec.matrix_lr, weight_decay=spec.weight_decay, matrices=spec.optimizer == "muon"
+    )
     if ranks.size > 1 and spec.zero_stage == 1:
         from torch.distributed.optim import ZeroRedundancyOptimizer
 
         return ZeroRedundancyOptimizer(groups, optimizer_class=Muon, lr=spec.lr)
     return Muon(groups, lr=spec.lr)
-
-
-def _is_hidden_matrix(name: str, parameter: Tensor) -> bool:
-    """Muon is for matrices between hidden states; embeddings, heads and routers go by AdamW (Jordan 2024)."""
-    return parameter.dim() > 1 and "blocks." in name and ".router." not in name
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def test_every_method_applies_to_a_full_model(kind, method):
 
 
 @pytest.mark.parametrize(("kind", "method", "applies"), [
-    ("pruned", "int8", True), ("pruned", "onnx", True), ("pruned", "prune", False), ("int8", "int8", False), ("onnx", "distill", False),
+    ("pruned", "int8", True), ("pruned", "onnx", True), ("pruned", "prune", False), ("int8", "int8", False), ("int8", "onnx", True), ("onnx", "distill", False),
 ])  # fmt: skip
 def test_a_compressed_model_takes_what_still_makes_sense(kind, method, applies):
     assert (applicable(kind, method) is None) == applies

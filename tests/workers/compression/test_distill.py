@@ -1,24 +1,31 @@
+import json
+
 import pytest
 import torch
 
+from workers.compression import learning
+from workers.compression import questions as questions_module
 from workers.compression.distill import distillation, divergence, run_distill
-from workers.compression.learning import Length, learn
+from workers.compression.learning import Length, Rates, learn
+from workers.compression.questions import mentioned, rephrased
 from workers.compression.students import MOST_PARAMETERS, student_config
 from workers.moe import PRESETS, Decoder, count_parameters, load_model
 from workers.protocol import JobError
 from workers.training import encode, pack
 
+RATES = Rates(lr=5e-3, matrix_lr=0.02)
+
 
 def test_a_student_comes_to_speak_like_its_teacher(make_model, tokenizer, pairs):
     examples, _ = encode([{"question": q, "answer": a} for q, a in pairs], tokenizer, 96)
-    teacher, length = make_model(), Length(40, None)
+    teacher, length = make_model(), Length(25, None)
     told = distillation(teacher, teacher, alpha=0.0)  # the right answers only
-    learn(teacher, examples, told, length=length, lr=5e-3, seed=0, share=(0.0, 1.0), message="learns")
+    learn(teacher, examples, told, length=length, rates=RATES, seed=0, share=(0.0, 1.0), message="learns")
     student = Decoder(teacher.config.with_(n_layers=1, n_experts=2))
     student.initialise(torch.Generator().manual_seed(1))
     probe = pack(examples)
     before = divergence(teacher, student.eval(), probe)
-    learn(student, examples, distillation(teacher, student), length=length, lr=5e-3, seed=0, share=(0.0, 1.0), message="learns")
+    learn(student, examples, distillation(teacher, student), length=length, rates=RATES, seed=0, share=(0.0, 1.0), message="learns")
     assert divergence(teacher, student, probe) < 0.5 * before
 
 
@@ -27,7 +34,7 @@ def test_the_divergence_is_that_of_the_probabilities(make_model, tokenizer, pair
     batch = pack(encode([{"question": q, "answer": a} for q, a in pairs[:3]], tokenizer, 96)[0])
     with torch.no_grad():
         p, q = (
-            m(batch.tokens, positions=batch.positions, mask=batch.mask, valid=batch.valid, select=batch.select).softmax(-1)
+            m(batch.tokens, positions=batch.positions, mask=batch.mask, valid=batch.valid, select=batch.select)[: batch.learnt_count].softmax(-1)
             for m in (teacher, student)
         )
     assert divergence(teacher, student, batch) == pytest.approx(float((p * (p.log() - q.log())).sum(-1).mean()), rel=1e-4)
@@ -61,3 +68,66 @@ def test_a_dataset_without_a_training_file_is_refused(make_model, save, spec, da
     (dataset / "train.jsonl").unlink()
     with pytest.raises(JobError, match=r"no train\.jsonl"):
         run_distill(spec("distill", save(make_model(d_model=96, head_dim=24)), steps=1, dataset_folder=dataset))
+
+
+THINGS = ("a hammer", "a chisel", "the Moon", "a plane", "a saw", "a rasp")
+
+
+def test_a_thing_is_asked_about_in_the_phrasings_that_others_are_asked_in():
+    def asked(number: int, *phrasings: str) -> list[dict]:
+        return [{"question": phrasing.format(THINGS[number]), "answer": "…", "source": str(number), "lang": "en"} for phrasing in phrasings]
+
+    everything = "What is {}?", "Describe {}.", "Tell me about {}."
+    records = [row for number in range(5) for row in asked(number, *everything)] + asked(5, *everything[:2])
+    assert [row["question"] for row in rephrased(records)] == ["Tell me about a rasp."]
+
+
+@pytest.mark.parametrize(("questions", "mention"), [
+    (["What is a clock?", "Tell me about a clock.", "what is a clock"], "a clock"), (["什么是民主？", "民主是什么？", "请解释民主。"], "民主"),
+    (["What is rain?", "Describe training."], ""),
+])  # fmt: skip
+def test_what_questions_speak_of_is_what_they_share_in_whole_words(questions, mention):
+    assert mentioned(questions) == mention
+
+
+def test_what_the_evaluation_asks_is_not_taught(tmp_path):
+    folder = tmp_path / "asked"
+    folder.mkdir()
+    phrasings = "What is {}?", "Tell me about {}.", "Describe {}."
+    rows = [
+        {"kind": "question", "question": phrasing.format(f"a thing{i}x"), "answer": "It is.", "source": str(i)}
+        for i in range(8)
+        for phrasing in phrasings[: 3 if i < 6 else 2]
+    ]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "eval.jsonl").write_text(json.dumps({"kind": "question", "question": "Describe a thing6x.", "answer": "It is."}) + "\n")
+    assert [row["question"] for row in questions_module._asked(folder, 0)] == ["Describe a thing7x."]
+
+
+def test_a_student_that_was_cut_off_ends_as_if_it_had_not_been(make_model, tokenizer, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(learning, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("workers.training.state.LARGEST_SHARE", 1e9)
+    examples, _ = encode([{"question": q, "answer": a} for q, a in pairs], tokenizer, 96)
+
+    def train(folder, cut_after: int | None = None):
+        student, teacher = make_model(1), make_model(0)
+        steps = []
+
+        def after_step():
+            steps.append(1)
+            if len(steps) == cut_after:
+                raise KeyboardInterrupt
+
+        learn(
+            student, examples, distillation(teacher, student), length=Length(6, None), rates=RATES, seed=0, share=(0.0, 1.0), message="learns",
+            work_folder=folder, after_step=after_step,
+        )  # fmt: skip
+        return student.state_dict(), len(steps)
+
+    whole, _ = train(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", cut_after=4)
+    resumed, steps = train(tmp_path / "cut")
+    assert steps == 3
+    for name, tensor in whole.items():
+        torch.testing.assert_close(resumed[name], tensor, rtol=1e-4, atol=1e-5)

@@ -1,10 +1,18 @@
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
+from workers.compression.int8 import run_int8
 from workers.compression.onnx_export import run_onnx
 from workers.compression.runners import open_runner
 from workers.engine import Chunk, UnusableModel, open_engine
@@ -32,6 +40,61 @@ def test_greedy_answers_through_the_engine_are_the_parents(make_model, save, spe
             texts.append([c.text for c in engine.generate_all(prompts, max_tokens=16)])
     assert texts[0] == texts[1]
     assert result["details"]["greedy_agreement"] == 1.0
+
+
+def test_int8_is_a_quarter_of_the_bytes_and_nearly_the_same_logits(any_model, save, spec):
+    parent = save(any_model)
+    details = run_onnx(made := spec("onnx", parent, weights="int8"))["details"]
+    assert details["size_ratio"] < 0.5  # tiny matrices: scales and the graph itself weigh
+    assert details["mean_abs_error"] < 0.15 * details["logit_deviation"]
+    stored = onnx.load(made.output_folder / "model.onnx").graph.initializer
+    names = {tensor.name: tensor.data_type for tensor in stored}
+    assert all(
+        kind == onnx.TensorProto.UINT8 for name, kind in names.items() if name.endswith((".gate_up", ".down", "qkv.weight", "embedding.weight"))
+    )
+
+
+def test_an_int8_version_becomes_an_int8_graph(make_model, save, spec, tmp_path):
+    run_int8(made := spec("int8", save(make_model())))
+    result = run_onnx(spec("onnx", made.output_folder).model_copy(update={"output_folder": tmp_path / "grandchild"}))
+    assert result["details"]["weights"] == "int8"
+    assert result["kind"] == "onnx"
+
+
+NODE_MODULES = Path(tempfile.gettempdir()) / "dsportal-onnxruntime-node"
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """onnxruntime-node, installed once on a machine. Its install script would fetch CUDA libraries."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        pytest.skip("Node.js and npm are not installed")
+    if not (NODE_MODULES / "node_modules" / "onnxruntime-node" / "package.json").exists():
+        install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(NODE_MODULES), "onnxruntime-node@1.30.0"]
+        try:
+            subprocess.run(install, check=True, capture_output=True, timeout=60)
+        except (subprocess.SubprocessError, OSError) as error:
+            pytest.skip(f"npm cannot install onnxruntime-node here: {error}")
+    return NODE_MODULES
+
+
+@pytest.mark.parametrize("weights", ["fp32", "int8"])
+def test_it_answers_from_node_by_the_program_on_its_model_card(make_model, save, spec, tokenizer, prompts, node_modules, weights):
+    run_onnx(made := spec("onnx", save(make_model()), weights=weights))
+    (program,) = re.findall(r"```js\n(.*?)```", (made.output_folder / "README.md").read_text(), re.DOTALL)
+    script = node_modules / f"answer-{os.getpid()}.mjs"
+    script.write_text(program)
+    ids = tokenizer.encode_prompt(prompts[0])
+    command = ["node", str(script), str(made.output_folder / "model.onnx"), *map(str, ids)]
+    try:
+        said = subprocess.run(
+            command, check=True, capture_output=True, text=True, timeout=60, env={**os.environ, "END": str(tokenizer.end_id), "MOST": "12"}
+        )
+    finally:
+        script.unlink()
+    with closing(open_engine(made.output_folder)) as engine:
+        (ours,) = engine.generate_all([prompts[0]], max_tokens=12)
+    assert tokenizer.decode(json.loads(said.stdout)).strip() == ours.text
 
 
 def test_a_damaged_file_is_named(make_model, save, spec):

@@ -1,8 +1,16 @@
-import pytest
+from dataclasses import replace
 
-from workers.compression.policy import run_policy
-from workers.moe import load_model
+import pytest
+import torch
+
+from workers.compression import policy
+from workers.compression.constraints import Constraints, Figures, pareto
+from workers.compression.policy import attempts, run_policy
+from workers.compression.quantization import dequantize, is_quantized, quantize
+from workers.compression.sensitivity import sensitivities
+from workers.moe import export_tensors, import_tensors, layout_named, load_model
 from workers.protocol import JobError
+from workers.training import encode, pack
 
 
 def test_int8_is_chosen_where_it_keeps_the_quality(make_model, save, spec, dataset):
@@ -15,12 +23,104 @@ def test_int8_is_chosen_where_it_keeps_the_quality(make_model, save, spec, datas
 def test_dearer_methods_are_tried_where_int8_is_too_large_and_each_leaves_its_figures(make_model, save, spec, dataset):
     parent = save(make_model(d_model=96, head_dim=24))
     limit = (parent / "model.safetensors").stat().st_size // 10
-    result = run_policy(spec("policy", parent, dataset_folder=dataset, max_questions=6, max_bleu_loss=100.0, max_bytes=limit, steps=2))
+    result = run_policy(made := spec("policy", parent, dataset_folder=dataset, max_questions=6, max_bleu_loss=100.0, max_bytes=limit, steps=2))
     trail = result["details"]["trail"]
-    assert [row["decision"] for row in trail] == ["measured", "refused", "refused", "chosen"]
+    assert [(row["step"], row["decision"]) for row in trail] == [
+        ("baseline", "measured"), ("INT8", "refused"), ("mixed precision", "skipped"), ("distillation", "refused"), ("distillation and INT8", "chosen"),
+    ]  # fmt: skip
     assert f"more than the {limit:,} allowed" in trail[1]["reason"]
-    assert all(row["figures"]["bytes"] > 0 and row["figures"]["questions"] == 6 for row in trail)
+    assert all(row["figures"]["bytes"] > 0 and row["figures"]["questions"] == 6 for row in trail if row["decision"] != "skipped")
     assert trail[-1]["figures"]["bytes"] <= limit
+    # The lineage: the student lies in the work folder, a model of its own.
+    (student,) = result["above"]
+    assert student["kind"] == "distilled"
+    model, _ = load_model(made.work_folder / student["folder"])
+    assert sum(p.numel() for p in model.parameters()) == result["total_parameters"]
+
+
+def test_where_only_quality_lacks_sensitive_matrices_stay_fp32(make_model, save, spec, dataset, monkeypatch):
+    monkeypatch.setattr(policy, "attempts", lambda spec: [a for a in attempts(spec) if a.step in ("INT8", "mixed precision")])
+    model = make_model()
+    made = spec("policy", save(model), dataset_folder=dataset, max_questions=6, min_bleu_ratio=1.0)
+    # An INT8 model that answers otherwise: the policy must not take it.
+    monkeypatch.setattr(policy, "evaluate", _losing_points_in_int8(policy.evaluate))
+    result = run_policy(made)
+    assert [row["decision"] for row in result["details"]["trail"]] == ["measured", "refused", "chosen"]
+    loaded, _ = load_model(made.output_folder)
+    kept = {row["name"] for row in result["details"]["sensitivity"] if row["kept"]}
+    exported, stored = (export_tensors(m.config, dict(m.state_dict())) for m in (model, loaded))
+    for name, tensor in exported.items():
+        assert torch.equal(stored[name], tensor) == (name in kept or not is_quantized(name)), name
+
+
+def _losing_points_in_int8(evaluate):
+    def measured(folder, rows, spec):
+        lost = 5.0 if folder.name == "policy-int8" else 0.0
+        found = evaluate(folder, rows, spec)
+        return found | {"bleu": 50.0 - lost}
+
+    return measured
+
+
+def test_a_matrix_is_as_sensitive_as_answers_change_when_it_alone_is_rounded(make_model, tokenizer, pairs):
+    model = make_model()
+    exported = export_tensors(model.config, {name: tensor.clone() for name, tensor in model.state_dict().items()})
+    name = "model.layers.1.self_attn.o_proj.weight"
+    for other in [other for other in exported if is_quantized(other) and other != name]:
+        exported[other] = dequantize(*quantize(exported[other]))  # rounding them again changes nothing
+    model.load_state_dict(import_tensors(layout_named("gpt_oss"), model.config, exported))
+    batch = pack(encode([{"question": q, "answer": a} for q, a in pairs[:8]], tokenizer, 96)[0])
+    ranked = sensitivities(model, "gpt_oss", exported, batch)
+    assert next(iter(ranked)) == name
+    assert ranked.pop(name) > 100 * abs(max(ranked.values()))
+
+
+def test_a_policy_that_was_cut_off_goes_on_after_what_it_finished(make_model, save, spec, dataset, monkeypatch):
+    parent = save(make_model(d_model=96, head_dim=24))
+    made = spec("policy", parent, dataset_folder=dataset, max_questions=4, max_bleu_loss=100.0, max_bytes=1, steps=2)
+    with monkeypatch.context() as cut:
+        cut.setattr(policy, "attempts", lambda spec: _broken(attempts(spec), "pruning"))
+        with pytest.raises(KeyboardInterrupt):
+            run_policy(made)
+    again = attempts(made)
+    with monkeypatch.context() as resumed:
+        resumed.setattr(policy, "attempts", lambda spec: [replace(a, make=_interrupted) if i < 4 else a for i, a in enumerate(again)])
+        result = run_policy(made)
+    assert [row["step"] for row in result["details"]["trail"]] == ["baseline", *(a.step for a in again)]
+    assert sum(row["decision"] == "chosen" for row in result["details"]["trail"]) == 1
+
+
+def _broken(found, step):
+    return [replace(attempt, make=_interrupted) if attempt.step == step else attempt for attempt in found]
+
+
+def _interrupted(spec):
+    raise KeyboardInterrupt
+
+
+def test_for_onnxruntime_the_chosen_model_is_a_graph(make_model, save, spec, dataset):
+    result = run_policy(made := spec("policy", save(make_model()), dataset_folder=dataset, max_questions=4, max_bleu_loss=100.0, target="onnx"))
+    assert result["kind"] == "onnx"
+    assert (made.output_folder / "model.onnx").exists()
+
+
+def _figures(**changes) -> Figures:
+    return Figures(**{"bleu": 90.0, "bleu_low": 89.0, "bleu_high": 91.0, "questions": 9, "tokens_per_second": 1.0, "p50_ms": 2.0, "p99_ms": 4.0,
+                      "bytes": 100, "speed_ratio": 1.0, **changes})  # fmt: skip
+
+
+@pytest.mark.parametrize(("limits", "says"), [
+    ({"bleu": 91.0}, "BLEU 90.0 is below the least of 91.0"), ({"bytes": 99}, "100 bytes are more than the 99 allowed"),
+    ({"p99_ms": 3.0}, "a P99 of 4.0 ms is more than the 3 ms allowed"), ({"speed_ratio": 2.0}, "1.00 times the parent's speed is less than the 2 wanted"),
+])  # fmt: skip
+def test_each_constraint_says_what_falls_short(limits, says):
+    assert Constraints(**{"bleu": 0.0, **limits}).shortfalls(_figures()) == [says]
+    assert Constraints(bleu=0.0).shortfalls(_figures()) == []
+
+
+def test_the_front_holds_what_no_other_beats():
+    whole, small, worse, fast = _figures(), _figures(bytes=25), _figures(bytes=30, bleu=80.0), _figures(bytes=50, speed_ratio=3.0, bleu=85.0)
+    assert pareto([whole, small, worse, fast]) == [small, fast]
 
 
 def test_without_held_out_questions_there_is_no_policy(make_model, save, spec):
