@@ -1,7 +1,7 @@
-"""The folder a processed dataset is (docs/architecture.md): records.parquet, train.jsonl, eval.jsonl, report.json."""
+"""The folder a processed dataset is (docs/architecture.md): records.parquet, train, eval and preferences.jsonl, report.json."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ ROW_GROUP_ROWS = 20_000
 TEXT_FIELDS = {DOCUMENT: ("text",), QUESTION: ("question", "answer"), CLAIM: ("question", "answer", "label")}
 
 
-def write_folder(folder: Path, records: list[Record], report: dict[str, Any]) -> None:
-    """Write all four files, each under a temporary name first, so that whoever finds one finds it whole."""
+def write_folder(folder: Path, records: list[Record], report: dict[str, Any], preferences: Sequence[dict[str, Any]] = ()) -> None:
+    """Write all files, each under a temporary name first, so that whoever finds one finds it whole."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_parquet(folder / "records.parquet", records)
     for split in ("train", "eval"):
         _write_lines(folder / f"{split}.jsonl", (line_of(record) for record in records if record.kept and goes_to(record) == split))
+    if preferences:
+        _write_lines(folder / "preferences.jsonl", preferences)
     _write(folder / "report.json", orjson.dumps(report, option=orjson.OPT_INDENT_2))
 
 

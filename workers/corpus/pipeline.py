@@ -13,6 +13,7 @@ from workers.corpus.definitions import entries_in
 from workers.corpus.folder import goes_to, write_folder
 from workers.corpus.mixture import weigh_documents
 from workers.corpus.negatives import ask_claim, make_claims
+from workers.corpus.preferences import Preferences, preferences_in
 from workers.corpus.ratings import apply_ratings
 from workers.corpus.reading import read_rows
 from workers.corpus.records import (
@@ -46,6 +47,7 @@ class Findings:
     pairs: int = 0
     well_formed: int = 0
     classifier: ClassifierReport = field(default_factory=ClassifierReport)
+    preferences: Preferences = field(default_factory=lambda: Preferences([], []))
     definitions: list[Record] = field(default_factory=list)  # entries found in a data set of documents alone
 
 
@@ -75,13 +77,15 @@ def process(spec: ProcessSpec, progress: Progress) -> dict[str, Any]:
     report = make_report(
         records, funnel, Augmentation(findings.pairs, findings.well_formed / findings.pairs if findings.pairs else 1.0), findings.classifier
     )
-    write_folder(spec.output_folder, records, report)
+    preferences = findings.preferences.without({normalised(r.question or "") for r in records if r.kept and goes_to(r) == "eval"})
+    report["preferences"] = preferences.counts()
+    write_folder(spec.output_folder, records, report, [*preferences.pairs, *preferences.judged])
     return report
 
 
 def pipeline(spec: ProcessSpec, findings: Findings) -> list[Step]:
     return [
-        Step(CLEANED, "Cleaning", lambda records: apply_ratings(clean(records)), 0.25),
+        Step(CLEANED, "Cleaning", lambda records: _clean(records, findings), 0.25),
         Step(DEDUPLICATED, "Looking for duplicates", deduplicate, 0.2),
         Step(CLASSIFIED, "Telling domains", lambda records: _classify(records, spec, findings), 0.25),
         Step(AUGMENTED, "Asking questions", lambda records: _augment(records, spec.seed, findings), 0.1),
@@ -115,6 +119,12 @@ def _record(row: int, fields: dict[str, Any] | None, error: str | None) -> Recor
         return Record(row=row, id=own if isinstance(own, str) and own else f"r{row}", kind="unreadable", text=excerpt or None).dropped(
             RAW, bad.reason
         )
+
+
+def _clean(records: list[Record], findings: Findings) -> list[Record]:
+    cleaned = clean(records)
+    findings.preferences = preferences_in(cleaned)
+    return apply_ratings(cleaned)
 
 
 def _classify(records: list[Record], spec: ProcessSpec, findings: Findings) -> list[Record]:

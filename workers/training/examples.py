@@ -41,6 +41,7 @@ class Example:
     turns: tuple[tuple[str, int], ...] = ()  # of a conversation: each turn's domain and its number of tokens
     images: tuple[np.ndarray, ...] = ()
     image_at: np.ndarray = field(default_factory=lambda: NOWHERE)
+    kind: str = ""  # of the record: question, claim or document
 
     def followed_by(self, other: "Example") -> "Example":
         """One conversation of both."""
@@ -128,7 +129,8 @@ def encode(
         else:
             pieces = []
         without += not pieces
-        examples += [Example(np.array(i, np.int32), np.array(m, bool), domain, weight, bool(pair)) for i, m in pieces]
+        kind = str(record.get("kind") or ("document" if pair is None else "question" if record.get("label") is None else "claim"))
+        examples += [Example(np.array(i, np.int32), np.array(m, bool), domain, weight, bool(pair), kind=kind) for i, m in pieces]
     return examples, without
 
 
@@ -154,6 +156,7 @@ def _about_picture(
         _weight(record),
         images=(seen[image],),
         image_at=np.flatnonzero(numbers == tokenizer.image_id),
+        kind=str(record.get("kind") or "question"),
     )
 
 

@@ -4,17 +4,16 @@ import math
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from workers.protocol import JobError
-from workers.training.batches import Batch, Sampler, as_conversations, pack
+from workers.training.batches import Batch, Sampler
+from workers.training.curriculum import Stage, stage_at, stages_of
 from workers.training.domain_routing import DomainRouting
-from workers.training.examples import Example
 from workers.training.parallel import gradients_stay_here, make_optimizer, parallelize
 from workers.training.precision import Precision
 from workers.training.prepare import Prepared
@@ -45,14 +44,16 @@ class Outcome:
 
 class Loop:
     def __init__(self, spec: TrainSpec, ranks: Ranks, prepared: Prepared):
-        self.spec, self.ranks, self.examples = spec, ranks, prepared.examples
+        self.spec, self.ranks = spec, ranks
         self.model = prepared.model
+        self.stages = stages_of(spec, prepared, ranks, min(spec.max_length, self.model.config.max_seq_len))
         self.module = parallelize(self.model, spec.zero_stage, ranks)
         self.optimizer = make_optimizer(self.module, spec, ranks)
         self.precision = Precision(spec.precision, ranks.device)
-        self.sampler = Sampler(prepared.weights, spec.seed)
+        self.stage: Stage | None = None  # the one that this process has begun
+        self.sampler = Sampler(self.stages[0].weights, spec.seed)
         self.routers = self.model.routers()
-        self.domain_routing = DomainRouting(spec.domain_routing, self.examples, self.routers)
+        self.domain_routing = DomainRouting(spec.domain_routing, prepared.examples, self.routers)
         self.checkpoints = Checkpoints(spec.work_folder, ranks, spec.zero_stage, spec.checkpoint_every_seconds)
         self.teller = Teller(spec, ranks, prepared)
         self.progress = Progress()
@@ -86,16 +87,17 @@ class Loop:
     def step(self) -> Outcome:
         """`accum_steps` micro-batches on each rank, one step of the optimizer. Raises Diverged."""
         spec, done = self.spec, self.share_done
-        share = learning_rate(self.progress.lr_factor, done, spec.warmup, spec.schedule)
+        stage = self._stage_at(done)
+        share = learning_rate(self.progress.lr_factor, done, spec.warmup, spec.schedule) * stage.lr
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * share
-        batches, learnt, all_tokens = self._batches()
+        batches, learnt, all_tokens = self._batches(stage)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         load = [torch.zeros(r.n_experts, dtype=torch.float64, device=self.ranks.device) for r in self.routers]
         domains: list[Tensor] = []
         for number, batch in enumerate(batches, start=1):
             with gradients_stay_here(self.module) if number < len(batches) else nullcontext():
-                mean, balance = self.losses(batch)
+                mean, balance = self.losses(stage, batch)
                 # Ranks are averaged over, micro-batches divided by their number; a micro-batch with more learnt tokens than
                 # others weighs more, so that the sum is the mean over all tokens, as of one large batch.
                 parts = spec.accum_steps * self.ranks.size
@@ -117,32 +119,48 @@ class Loop:
             self.domain_routing.remember(self.progress, domain_rows)
         return Outcome(loss, all_tokens, grad_norm, spec.lr * share, taken)
 
-    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy over the batch's learnt tokens, and what the routers add for balance."""
+    def logits(self, batch: Batch) -> Tensor:
         with self.precision.autocast():
-            logits = self.module(
+            return self.module(
                 batch.tokens, positions=batch.positions, mask=batch.mask, valid=batch.valid, select=batch.select, images=batch.images,
                 image_at=batch.image_at,
             )  # fmt: skip
-            mean = F.cross_entropy(logits.float(), batch.targets)
+
+    def losses(self, stage: Stage, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The objective's mean over what the batch teaches (learnt tokens, or pairs), and what the routers add for balance."""
+        mean = stage.objective.mean(self.logits(batch), batch)
         balance = mean.new_zeros(())
         for router in self.routers:
             balance = balance + self.spec.aux_loss * cast(Tensor, router.aux_loss) + self.spec.z_loss * cast(Tensor, router.z_loss)
         return mean, balance
 
-    def _batches(self) -> tuple[list[Batch], int, int]:
+    def _stage_at(self, done: float) -> Stage:
+        """The stage that the run is in. One that this process has not begun begins here: at its start, or where the run was resumed."""
+        number, progress = stage_at(self.stages, done), self.progress
+        if self.stage is not self.stages[number]:
+            fresh = number != progress.stage or not progress.step
+            if number != progress.stage:
+                progress.stage, progress.sampler = number, (0, 0)
+            self.stage = self.stages[number]
+            self.sampler = Sampler(self.stage.weights, self.spec.seed + number)
+            self.sampler.position = progress.sampler
+            self.stage.objective.begin(self.logits, fresh)
+            if len(self.stages) > 1 and fresh:
+                self.teller.note(f"Stage {number + 1} of {len(self.stages)} begins: {self.stage.kind}.", step=progress.step)
+        return self.stage
+
+    def _batches(self, stage: Stage) -> tuple[list[Batch], int, int]:
         """This rank's micro-batches, and the numbers of learnt and of all tokens in those of all ranks: each draws the same examples."""
         spec, size = self.spec, self.ranks.size
-        chosen = [self.examples[i] for i in self.sampler.take(spec.micro_batch * spec.accum_steps * size)]
+        chosen = [stage.units[i] for i in self.sampler.take(spec.micro_batch * spec.accum_steps * size)]
         learnt, tokens = sum(e.learnt_count for e in chosen), sum(len(e) for e in chosen)
         parts = [chosen[start : start + spec.micro_batch] for start in range(0, len(chosen), spec.micro_batch)]
-        mine = [self._conversations(parts[number], number) for number in range(self.ranks.rank, len(parts), size)]
-        return [self.domain_routing.mark(pack(part), part).to(self.ranks.device) for part in mine], learnt, tokens
+        return [self._batch(stage, parts[number], number) for number in range(self.ranks.rank, len(parts), size)], learnt, tokens
 
-    def _conversations(self, part: list[Example], number: int) -> list[Example]:
-        """The same for the same step and micro-batch, however many ranks share the work, and when a run is resumed."""
-        generator = np.random.default_rng((self.spec.seed, self.progress.step, number))
-        return as_conversations(part, self.spec.conversations, generator, min(self.spec.max_length, self.model.config.max_seq_len))
+    def _batch(self, stage: Stage, part: list[Any], number: int) -> Batch:
+        """Chance is the same for the same step and micro-batch, however many ranks share the work, and when a run is resumed."""
+        batch, packed = stage.objective.batch(part, np.random.default_rng((self.spec.seed, self.progress.step, number)))
+        return self.domain_routing.mark(batch, packed).to(self.ranks.device)
 
     def _over_ranks(self, loss_sum: Tensor, counts: list[Tensor], learnt: int) -> tuple[float, list[list[float]]]:
         """One exchange for all that a step's ranks must know of each other: the mean loss, and each of `counts` summed."""
@@ -190,8 +208,7 @@ class Loop:
         self.checkpoints.save(self.progress, self.model, self.optimizer, self.precision)
 
     def _take_up(self, progress: Progress) -> None:
-        self.progress = progress
-        self.sampler.position = progress.sampler
+        self.progress, self.stage = progress, None
 
     def _go_back(self, diverged: Diverged) -> None:
         """Once, to the last checkpoint, at half the learning rate; time that passed has passed."""

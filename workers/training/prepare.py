@@ -12,6 +12,7 @@ from workers.protocol import JobError
 from workers.training.batches import sampling_weights
 from workers.training.examples import EVAL_FILE, TRAIN_FILE, Example, as_question, encode, read_records, texts_of
 from workers.training.lora import adapt
+from workers.training.preference import Unit, read_units
 from workers.training.ranks import Ranks
 from workers.training.spec import TrainSpec
 
@@ -32,6 +33,7 @@ class Prepared:
     model: Decoder  # with the weights to begin from
     examples: list[Example]
     weights: np.ndarray  # (examples,) how often each comes in an epoch
+    preferences: list[Unit]  # what preference training learns from; empty where the run has none
     questions: list[Question]  # held out where the dataset has such, to be answered while the model trains
     notes: list[str]  # for people
 
@@ -45,7 +47,8 @@ def prepare(spec: TrainSpec, ranks: Ranks) -> Prepared:
     config = parent[0].config if parent else spec.model_config_for(tokenizer.vocab_size, pictures=tokenizer.image_id is not None)
     max_length = _max_length(spec, config)
     examples, without = encode(read_records(train_file), tokenizer, max_length, config)
-    if not examples:
+    preferences = read_units(spec.dataset_folder, spec.preference_method, tokenizer, max_length, spec.seed) if spec.preference_method else []
+    if not examples and not preferences:
         raise JobError(_why_nothing(without, max_length))
     if without:
         blind = not config.image_size and _has_pictures(train_file)
@@ -57,8 +60,9 @@ def prepare(spec: TrainSpec, ranks: Ranks) -> Prepared:
     if spec.lora:
         adapt(model, spec.lora, spec.seed)
     return Prepared(
-        tokenizer, model.to(ranks.device).train(), examples, sampling_weights(examples, spec.domain_weights), _questions(spec, train_file), notes
-    )
+        tokenizer, model.to(ranks.device).train(), examples, sampling_weights(examples, spec.domain_weights), preferences,
+        _questions(spec, train_file), notes,
+    )  # fmt: skip
 
 
 def _new_model(config: ModelConfig, seed: int) -> Decoder:

@@ -21,6 +21,16 @@ class LoraSpec(BaseModel):
     train_router: bool = False
 
 
+class StageSpec(BaseModel):
+    """A part of a run that learns from one kind of the dataset's rows (`workers.training.curriculum`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["text", "questions", "adversarial", "preference"]
+    share: float = Field(gt=0)  # of the run, next to the other stages'
+    rehearsal: float = Field(0.0, ge=0, lt=1)  # share of its examples that are of the kinds of the stages before it
+
+
 class TrainSpec(BaseModel):
     """Paths are folders; `output_folder` appears when the job is done, `work_folder` keeps the checkpoint to resume from."""
 
@@ -35,6 +45,8 @@ class TrainSpec(BaseModel):
     model: dict[str, Any] | None = None  # a ModelConfig, in place of a preset
     parent_folder: Path | None = None  # go on from this model, with its tokenizer and configuration
     lora: LoraSpec | None = None  # learn adapters beside the parent's matrices, in place of the matrices
+    objective: Literal["sft", "dpo", "kto"] = "sft"  # likelihood of the answers, or preference against the parent as reference
+    stages: tuple[StageSpec, ...] = ()  # none: the dataset's mixture from beginning to end
     router: Literal["softmax", "sigmoid"] = "softmax"
 
     steps: int | None = Field(None, ge=1)
@@ -51,6 +63,9 @@ class TrainSpec(BaseModel):
     optimizer: Literal["muon", "adamw"] = "muon"
     lr: float = Field(5e-3, gt=0)  # AdamW's; with Muon of embeddings, routers and norms only
     matrix_lr: float = Field(0.02, gt=0)  # Muon's, of attention and experts
+    preference_lr: float = Field(0.1, gt=0)  # of both rates, in preference training: the policy is to stay near its reference
+    beta: float = Field(0.1, gt=0)  # how dearly DPO and KTO pay for leaving the reference
+    chosen_likelihood: float = Field(0.0, ge=0)  # weight of the chosen answer's likelihood beside DPO (RPO, Pang et al. 2024, eq. 1)
     warmup: float = Field(0.05, ge=0, lt=1)  # share of the run over which the learning rate rises
     schedule: Literal["linear", "cosine", "wsd", "constant"] = "linear"
     weight_decay: float = Field(0.0, ge=0)
@@ -84,9 +99,20 @@ class TrainSpec(BaseModel):
             raise ValueError("lora adapts a parent's weights: give a parent_folder")
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size})")
+        if self.objective != "sft" and self.parent_folder is None and not self.stages:
+            raise ValueError(f"{self.objective} learns against a parent as reference: give a parent_folder")
+        if self.objective != "sft" and self.stages and not self.preference_method:
+            raise ValueError(f"objective {self.objective} goes with a stage of kind preference, and the stages have none")
         if self.model is not None:
             ModelConfig.from_dict(self.model)
         return self
+
+    @property
+    def preference_method(self) -> Literal["dpo", "kto"] | None:
+        """How preferences are learnt from, where they are at all."""
+        if self.stages and not any(stage.kind == "preference" for stage in self.stages):
+            return None
+        return self.objective if self.objective != "sft" else "dpo" if self.stages else None
 
     def model_config_for(self, vocab_size: int, *, pictures: bool = False) -> ModelConfig:
         """The shape of a model trained from nothing, for a tokenizer of `vocab_size` tokens. `pictures`: with an image front end."""

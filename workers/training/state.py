@@ -36,7 +36,8 @@ class Progress:
     elapsed: float = 0.0  # seconds of training, over all of its starts
     skipped_steps: int = 0
     lr_factor: float = 1.0  # halved when the run diverged
-    sampler: tuple[int, int] = (0, 0)
+    stage: int = 0  # of the curriculum
+    sampler: tuple[int, int] = (0, 0)  # in the stage's examples
     scaler: dict[str, Any] = field(default_factory=dict)
     recent_loss: float = 0.0  # decayed sums over the steps: workers.training.recent
     recent_weight: float = 0.0

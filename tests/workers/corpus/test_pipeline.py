@@ -73,7 +73,9 @@ def test_a_run_writes_the_folder_and_speaks_the_protocol(tmp_path):
     assert [e["event"] for e in events[:-1]] == ["progress"] * (len(events) - 1)
     assert events[-1]["event"] == "done"
     assert [stage["stage"] for stage in events[-1]["result"]["funnel"]] == list(STAGES)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["eval.jsonl", "records.parquet", "report.json", "train.jsonl"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "eval.jsonl", "preferences.jsonl", "records.parquet", "report.json", "train.jsonl",
+    ]  # fmt: skip
 
 
 def test_a_file_that_cannot_be_read_ends_the_run_with_one_clear_line(tmp_path):
