@@ -39,7 +39,7 @@ SAYINGS = (
     _("p99 latency"), _("error rate"), _("no inference worker"),
     # why the number of inference workers changed
     _("no load"), _("%(n)s answers in flight, at most %(most)s a replica"), _("%(n)s answers asked for a second, %(each)s a replica"),
-    _("P99 %(value)s ms, above %(limit)s ms for %(n)s s"), _("%(rate)s answers a second and %(queue)s in flight need no more"),
+    _("%(n)s answers asked for a second and %(queue)s in flight, %(each)s a replica"), _("P99 %(value)s ms, above %(limit)s ms for %(n)s s"), _("%(rate)s answers a second and %(queue)s in flight need no more"),
     # why a method does not apply to a version
     _("An INT8 version is compressed already; compress its parent instead."),
     _("An ONNX version is compressed already; compress its parent instead."),

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
 from apps.monitoring import names
 
@@ -15,6 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DEPLOY = REPOSITORY / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"
 KUBERNETES = DEPLOY / "kubernetes"
+MANIFESTS = sorted(path for path in KUBERNETES.glob("base/*.yaml") if path.name != "kustomization.yaml")
 DASHBOARDS = sorted((DEPLOY / "grafana/dashboards").glob("*.json"))
 METRICS = {value for name, value in vars(names).items() if name.isupper() and isinstance(value, str) and value.startswith("dsportal_")}
 SUFFIX = re.compile(r"_(bucket|count|sum)$")
@@ -68,6 +71,43 @@ def test_every_panel_of_a_dashboard_reads_metrics_that_exist(dashboard):
     assert not {name for expression in found for name in metrics_in(expression)} - METRICS
 
 
-@pytest.mark.skipif(not KUBERNETES.exists(), reason="there are no Kubernetes manifests")
+def documents(*, of: str | None = None) -> list[dict]:
+    found = [each for path in MANIFESTS for each in yaml.safe_load_all(path.read_text()) if each]
+    return [each for each in found if of in (None, each["kind"])]
+
+
 def test_kubernetes_accepts_the_manifests():
-    run(tool("kubernetes-validate"), "--strict", *map(str, sorted(KUBERNETES.rglob("*.yaml"))))
+    run(tool("kubernetes-validate"), "--strict", *map(str, MANIFESTS))
+
+
+@pytest.mark.parametrize("scaled", documents(of="ScaledObject"), ids=lambda each: each["metadata"]["name"])
+def test_keda_accepts_its_objects(scaled):
+    jsonschema.validate(scaled, json.loads(Path(__file__).with_name("keda_scaledobject.json").read_text()))
+    assert scaled["spec"]["scaleTargetRef"]["name"] in {each["metadata"]["name"] for each in documents(of="Deployment")}
+
+
+@needs_promtool
+def test_what_keda_asks_prometheus_is_promql_over_metrics_that_exist(tmp_path):
+    queries = [trigger["metadata"]["query"] for each in documents(of="ScaledObject") for trigger in each["spec"]["triggers"]]
+    rules = {"groups": [{"name": "keda", "rules": [{"record": f"keda:{number}", "expr": query} for number, query in enumerate(queries)]}]}
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump(rules))
+    run("promtool", "check", "rules", str(tmp_path / "rules.yml"))
+    assert {name for query in queries for name in metrics_in(query)} <= METRICS
+
+
+def test_kustomize_finds_every_file_and_no_file_is_forgotten():
+    for folder in (KUBERNETES / "base", KUBERNETES / "gpu"):
+        kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+        named = {*kustomization["resources"], *(patch["path"] for patch in kustomization.get("patches", []))}
+        assert {name for name in named if name.endswith(".yaml")} == {path.name for path in folder.glob("*.yaml")} - {"kustomization.yaml"}
+
+
+def test_every_pod_runs_as_nobody_in_particular_on_a_disk_it_cannot_write():
+    pods = [each["spec"]["template"]["spec"] for each in documents() if each["kind"] in ("Deployment", "Job")]
+    assert len(pods) == 5
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        for container in pod["containers"]:
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert "memory" in container["resources"]["limits"]

@@ -25,7 +25,8 @@ class Policy:
     most: int = 1
     capacity: float | None = None
     load: float = 0.7  # of its capacity that a replica should carry, so that a burst does not reach the P99
-    queue_per_replica: float = 16.0  # answers in flight that one replica carries without a queue building up
+    queue_per_replica: float = 16.0  # answers in flight for one replica, where its capacity is not known
+    drain_seconds: float = 5.0  # a backlog is to be gone in this time, where it is
     p99_limit_ms: float = 500.0
     breach_seconds: float = 10.0  # a P99 above its limit for so long asks for half as many again, at least one
     out_cooldown: float = 3.0  # between two steps up
@@ -54,14 +55,18 @@ class Decision:
 def replicas_for(seen: Observation, policy: Policy, load: float | None = None) -> tuple[int, str]:
     """Replicas that rate and queue ask for, without limits, and what asks for them. `load` replaces the policy's."""
     wanted, reason = 1 if seen.qps or seen.queue else 0, "no load"
-    by_queue = math.ceil(seen.queue / policy.queue_per_replica)
-    if by_queue > wanted:
-        wanted, reason = by_queue, f"{seen.queue:.0f} answers in flight, at most {policy.queue_per_replica:.0f} a replica"
-    if policy.capacity is not None:
-        each = policy.capacity * (load or policy.load)
-        by_rate = math.ceil(seen.qps / each - 1e-9)
-        if by_rate > wanted:
-            wanted, reason = by_rate, f"{seen.qps:.1f} answers asked for a second, {each:.1f} a replica"
+    if policy.capacity is None:
+        by_queue = math.ceil(seen.queue / policy.queue_per_replica)
+        if by_queue > wanted:
+            wanted, reason = by_queue, f"{seen.queue:.0f} answers in flight, at most {policy.queue_per_replica:.0f} a replica"
+        return wanted, reason
+    each = policy.capacity * (load or policy.load)
+    by_rate = math.ceil(seen.qps / each - 1e-9)
+    if by_rate > wanted:
+        wanted, reason = by_rate, f"{seen.qps:.1f} answers asked for a second, {each:.1f} a replica"
+    by_backlog = math.ceil((seen.qps + seen.queue / policy.drain_seconds) / policy.capacity - 1e-9)
+    if by_backlog > wanted:
+        wanted, reason = by_backlog, f"{seen.qps:.1f} answers asked for a second and {seen.queue:.0f} in flight, {policy.capacity:.1f} a replica"
     return wanted, reason
 
 

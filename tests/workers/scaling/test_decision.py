@@ -10,10 +10,11 @@ def seen(at: float, qps: float = 0.0, queue: float = 0.0, p99_ms: float | None =
 
 
 def test_rate_and_queue_each_ask_for_what_they_need():
-    policy = Policy(most=100, capacity=50.0, load=0.5, queue_per_replica=10)
-    assert replicas_for(seen(0, qps=100), policy)[0] == 4
-    assert replicas_for(seen(0, qps=10, queue=95), policy)[0] == 10
-    assert replicas_for(seen(0), policy)[0] == 0
+    known, unknown = Policy(most=100, capacity=50.0, load=0.5, drain_seconds=5), Policy(most=100, queue_per_replica=10)
+    assert replicas_for(seen(0, qps=100), known)[0] == 4
+    assert replicas_for(seen(0, qps=100, queue=2000), known)[0] == 10  # 100 a second, and 400 more for five seconds
+    assert replicas_for(seen(0, qps=10, queue=95), unknown)[0] == 10
+    assert replicas_for(seen(0), known)[0] == 0
 
 
 def test_one_step_is_enough_and_what_starts_counts():
