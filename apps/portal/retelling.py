@@ -45,6 +45,7 @@ SAYINGS = (
     _("An ONNX version is compressed already; compress its parent instead."),
     _("This version is pruned already; prune its parent with another threshold or sparsity instead."),
     _("The policy starts from a full model; run it on this version's parent, or quantize this one to INT8."),
+    _("INT8 and ONNX do not express what this model has (%(names)s); prune or distil it instead."),
     # why its options do not go together
     _("give a threshold or a sparsity, not both"), _("give steps or minutes, not both"),
     _("2:4 pruning zeroes two of every four weights: it takes neither a threshold nor another sparsity than 0.5"),

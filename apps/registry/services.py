@@ -218,7 +218,7 @@ def compress(*, version: ModelVersion, method: str, options: dict, actor: User |
             _("There is no method %(name)s; choose one of %(names)s.") % {"name": repr(method), "names": ", ".join(CompressionJob.Method.values)},
             field="method",
         )
-    if why := applicable(version.kind, method):
+    if why := applicable(version.kind, method, version.config):
         raise Conflict(retold(why))
     _check_options(method, options)
     if method in ("distill", "policy") and version.run is None:

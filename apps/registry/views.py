@@ -91,7 +91,7 @@ def version(request: HttpRequest, pk: str) -> HttpResponse:
         "domains": domain_lines(own, theirs), "answers": pairs(own, theirs)[:ANSWERS_SHOWN] if own else [], "active": active, "seen": seen,
         "failed": next((job for job in recent if job.status == Job.Status.FAILED and not _is_stale(job, own)), None),
         "nodes": lineage_nodes(lineage(row), list(row.children.order_by("-id")[:CHILDREN_SHOWN])), "deployments": deployments, "decisions": decisions,
-        "methods": [(m, m.label) for m in METHODS_AT_ONCE if applicable(row.kind, m) is None], "compressible": applicable(row.kind, "prune") is None,
+        "methods": [(m, m.label) for m in METHODS_AT_ONCE if applicable(row.kind, m, row.config) is None], "compressible": applicable(row.kind, "prune") is None,
     }  # fmt: skip
     return render(request, "registry/version.html", values)
 

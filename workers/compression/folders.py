@@ -4,15 +4,21 @@ import json
 from pathlib import Path
 from typing import Any
 
-from workers.moe import BrokenModel, ChatTokenizer, Decoder, ModelConfig, UnsupportedModel, count_parameters, load_model
+from workers.compression.applicable import applicable
+from workers.moe import BrokenModel, ChatTokenizer, Decoder, ModelConfig, UnsupportedModel, count_parameters, load_model, read_config
 from workers.protocol import JobError
 
 
-def load_parent(folder: Path, *, int8: bool = False) -> tuple[Decoder, ChatTokenizer]:
-    """The model in FP32 and its tokenizer. JobError where it is damaged, or INT8 already; with `int8`, such a one is decoded."""
+def load_parent(folder: Path, method: str = "", *, int8: bool = False) -> tuple[Decoder, ChatTokenizer]:
+    """The model in FP32 and its tokenizer; with `int8`, such a one is decoded.
+
+    JobError where it is damaged, or INT8 already, or has what `method` does not express.
+    """
     if not int8 and storage_of(folder).get("format") == "int8":
         raise JobError("This model is INT8 already; compress its parent instead.")
     try:
+        if why := applicable("", method, read_config(folder).as_dict()):
+            raise JobError(why)
         return load_model(folder)
     except (BrokenModel, UnsupportedModel) as error:
         raise JobError(f"The model cannot be opened: {error}") from error

@@ -17,7 +17,7 @@ from workers.moe import describe, export_tensors, save_tensors
 
 def run_int8(spec: CompressSpec) -> dict[str, Any]:
     tell(0.0, "Loading the model")
-    model, tokenizer = load_parent(spec.model_folder)
+    model, tokenizer = load_parent(spec.model_folder, "int8")
     tell(0.05, "Rounding the weights to 8 bits")
     exported = export_tensors(model.config, {k: v.detach() for k, v in model.state_dict().items()})
     stored = quantization.encode(exported)

@@ -73,7 +73,7 @@ def _read(config: ModelConfig, model_type: str, tensors: dict[str, Array]) -> In
     return Int8Weights(config, layers, np.ascontiguousarray(tensors["model.norm.weight"], np.float32), embedding, head)
 
 
-# -- the three architectures as which our decoder is stored (workers.moe.huggingface)
+# -- the three architectures as which our decoder is stored (workers.moe.layouts)
 
 
 def _gpt_oss(config: ModelConfig, tensors: dict[str, Array], prefix: str) -> _FeedForward:

@@ -27,7 +27,7 @@ LARGEST_SHARE = 0.5  # mean error of a logit in INT8, as a share of their deviat
 
 def run_onnx(spec: CompressSpec) -> dict[str, Any]:
     tell(0.0, "Loading the model")
-    model, tokenizer = load_parent(spec.model_folder, int8=True)
+    model, tokenizer = load_parent(spec.model_folder, "onnx", int8=True)
     int8 = spec.weights == "int8" or storage_of(spec.model_folder).get("format") == "int8"
     tell(0.1, "Writing the graph", eta_seconds=8.0)
     graph = build_graph(model, int8=int8)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from workers.moe import Decoder, ModelConfig
+from workers.protocol import JobError
 from workers.training import Batch
 
 Importance = dict[str, Tensor]  # network's prefix → (…, hidden) of its units, or router's prefix → (experts,)
@@ -101,6 +102,9 @@ def without_units(model: Decoder, sparsity: float, worth: Importance | None = No
             gate, up = gate_up.chunk(2, dim=-1)
             columns = kept.unsqueeze(-2).expand(*gate.shape[:-1], width)
             state[f"{prefix}.gate_up"] = torch.cat([gate.gather(-1, columns), up.gather(-1, columns)], dim=-1)
+            if f"{prefix}.gate_up_bias" in state:
+                halves = state[f"{prefix}.gate_up_bias"].chunk(2, dim=-1)
+                state[f"{prefix}.gate_up_bias"] = torch.cat([half.gather(-1, kept) for half in halves], dim=-1)
             state[f"{prefix}.down"] = down.gather(-2, kept.unsqueeze(-1).expand(*kept.shape, down.shape[-1]))
 
     return _rebuilt(model, smaller, change)
@@ -109,13 +113,15 @@ def without_units(model: Decoder, sparsity: float, worth: Importance | None = No
 def without_experts(model: Decoder, sparsity: float, worth: Importance | None = None) -> Decoder:
     """A model with fewer experts: in each layer the least important share is gone, with the router's rows. At least as many as see a token stay."""
     config, worth = model.config, worth or by_weight(model)
+    if config.router_groups > 1:
+        raise JobError("This model's experts stand in groups, from which whole experts cannot be taken. Remove neurons instead.")
     smaller = config.with_(n_experts=max(config.top_k, round(config.n_experts * (1 - sparsity))))
 
     def change(state: dict[str, Tensor]) -> None:
         for prefix in [prefix for prefix in networks(model) if prefix.endswith(".experts")]:
             kept = worth[prefix].mean(-1).topk(smaller.n_experts).indices.sort().values
             router = prefix.removesuffix("experts") + "router"
-            for name in (f"{prefix}.gate_up", f"{prefix}.down", f"{router}.weight", f"{router}.bias"):
+            for name in [name for name in state if name.startswith((f"{prefix}.", f"{router}."))]:
                 state[name] = state[name][kept]
 
     return _rebuilt(model, smaller, change)

@@ -1,9 +1,15 @@
 """The shape of a student: a preset, or the teacher's made smaller until it has at most a fifth of the parameters; and with what it begins."""
 
+from dataclasses import fields
+
 import torch
 
 from workers.moe import PRESETS, Decoder, ModelConfig, count_parameters
+from workers.moe.families import OPTIONAL
 from workers.protocol import JobError
+
+# A student need not have what its teacher's family is peculiar for: all methods then apply to it.
+_PLAIN = {f.name: f.default for f in fields(ModelConfig) if f.name in OPTIONAL}
 
 MOST_PARAMETERS = 0.2  # of the teacher's, for a shape derived from it
 
@@ -51,10 +57,12 @@ def _shrink(teacher: ModelConfig, width: float, layers: float, experts: float, h
     n_heads, n_kv_heads = _heads(teacher, width)
     d_model = n_heads * teacher.head_dim
     scaled = d_model / teacher.d_model * hidden
+    sigmoid = teacher.router == "sigmoid"
     return teacher.with_(
+        **_PLAIN, n_shared_experts=teacher.n_shared_experts if sigmoid else 0,
         d_model=d_model, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_kv_heads, n_experts=n_experts, top_k=min(teacher.top_k, n_experts),
         d_expert=_multiple(teacher.d_expert * scaled), d_dense=_multiple(teacher.d_dense * scaled),
-        first_dense_layers=min(teacher.first_dense_layers, n_layers - 1), tie_embeddings=True,
+        first_dense_layers=min(teacher.first_dense_layers, n_layers - 1) if sigmoid else 0, tie_embeddings=True,
     )  # fmt: skip
 
 

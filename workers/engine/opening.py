@@ -8,7 +8,7 @@ from typing import Any
 from workers.engine.engine import Engine
 from workers.engine.errors import UnusableModel
 from workers.engine.runner import Runner
-from workers.moe import ChatTokenizer
+from workers.moe import ChatTokenizer, ModelConfig, UnsupportedModel, layout_named
 
 KV_BYTES = 512 * 1024**2  # what keys and values of all slots may take together
 ONNX_FILE = "model.onnx"
@@ -24,20 +24,20 @@ def open_engine(
     """
     described = _read_config(folder)
     tokenizer = _load_tokenizer(folder)
-    try:
-        length = min(max_seq_len, described.get("max_position_embeddings", max_seq_len))
-        slots = max(1, min(max_batch, KV_BYTES // (length * _bytes_a_token(described))))
-    except (KeyError, TypeError, ZeroDivisionError) as error:
-        raise UnusableModel(f"The config.json of {folder.name} does not describe a model: {error}.") from error
-    runner = _open_runner(folder, described, device, threads=threads, max_batch=slots, max_seq_len=length)
+    config = _understand(folder, described)
+    length = min(max_seq_len, config.max_seq_len)
+    slots = max(1, min(max_batch, KV_BYTES // (length * config.cached_numbers_a_token * 4)))
+    runner = _open_runner(folder, described, config, device, threads=threads, max_batch=slots, max_seq_len=length)
     if tokenizer.vocab_size > runner.vocab_size:  # compiled code looks ids up without asking
         runner.close()
         raise UnusableModel(f"The tokenizer of {folder.name} has {tokenizer.vocab_size:,} tokens, its model only {runner.vocab_size:,}.")
     return Engine(runner, tokenizer, max_waiting=max_waiting)
 
 
-def _open_runner(folder: Path, described: dict[str, Any], device: str, *, threads: int, max_batch: int, max_seq_len: int) -> Runner:
-    """The imports are here because each runner's are its own: torch, onnxruntime and numba take up to 200 MB and a second."""
+def _open_runner(
+    folder: Path, described: dict[str, Any], config: ModelConfig, device: str, *, threads: int, max_batch: int, max_seq_len: int
+) -> Runner:
+    """Compiled code only for what it expresses: it would give wrong answers to the rest. The imports are here because each runner's are its own: torch, onnxruntime and numba take up to 200 MB and a second."""
     is_onnx = (folder / ONNX_FILE).exists()
     if is_onnx or described.get("storage"):
         own: Runner | None = import_module("workers.compression").open_runner(folder, threads=threads, max_batch=max_batch, max_seq_len=max_seq_len)
@@ -45,7 +45,7 @@ def _open_runner(folder: Path, described: dict[str, Any], device: str, *, thread
             return own
         if is_onnx:
             raise UnusableModel(f"The {ONNX_FILE} of {folder.name} cannot be served.")
-    if device != "cpu":
+    if device != "cpu" or config.special_features:
         from workers.engine.torch_runner import open_torch_runner
 
         return open_torch_runner(folder, device, threads=threads, max_batch=max_batch, max_seq_len=max_seq_len)
@@ -56,12 +56,13 @@ def _open_runner(folder: Path, described: dict[str, Any], device: str, *, thread
     return FusedRunner(weights, threads=threads, max_batch=max_batch, max_seq_len=max_seq_len)
 
 
-def _bytes_a_token(described: dict[str, Any]) -> int:
-    """FP32 keys and values of all layers for one token."""
-    heads = described["num_attention_heads"]
-    head_dim = described.get("head_dim") or described["hidden_size"] // heads
-    kv_heads: int = described.get("num_key_value_heads") or heads
-    return int(2 * described["num_hidden_layers"] * kv_heads * head_dim * 4)
+def _understand(folder: Path, described: dict[str, Any]) -> ModelConfig:
+    try:
+        return layout_named(described.get("model_type")).read_config(described)
+    except UnsupportedModel as error:
+        raise UnusableModel(str(error)) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnusableModel(f"The config.json of {folder.name} does not describe a model: {error}.") from error
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""The model as PyTorch modules over a static cache, for GPUs; on a CPU `fused_runner.py` is three to twenty times as quick."""
+"""The model as PyTorch modules over a static cache: for GPUs, and on a CPU for what the compiled decoder does not express.
+
+There `fused_runner.py`, where it can be used, is three to twenty times as quick.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from workers.engine.errors import UnusableModel
 from workers.engine.runner import Chunk, Logits
-from workers.moe import BrokenModel, Decoder, KVCache, UnsupportedModel, load_model
+from workers.moe import BrokenModel, Decoder, KVCache, LayerCache, UnsupportedModel, load_model
 
 
 def open_torch_runner(folder: Path, device: str = "cpu", *, threads: int, max_batch: int, max_seq_len: int) -> "TorchRunner":
@@ -36,46 +38,67 @@ class TorchRunner:
         self._blocks: list[Any] = list(model.blocks)
         self._device = model.embedding.weight.device
         self._cache = KVCache(model.config, max_batch, self.max_seq_len, device=self._device)
-        self._gqa = model.config.n_heads != model.config.n_kv_heads
+        self._window = model.config.sliding_window if model.config.sliding_layers else 0
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> Logits:
-        model, batch = self._model, _Batch(chunks, self._device)
+        model, batch = self._model, _Batch(chunks, self._device, self._window)
         x = model.embedding(batch.tokens)  # rows, d_model
-        cos, sin = (table[batch.positions][:, None, None] for table in self._tables)  # rows, 1, 1, head_dim / 2
+        cos, sin = (table[batch.positions][:, None, None] for table in self._tables)  # rows, 1, 1, rotary_width / 2
         for layer, block in enumerate(self._blocks):
             q, k, v = block.attention.project(block.attention_norm(x).unsqueeze(1), cos, sin)
-            x = x + block.attention.out(self._attend(layer, batch, q.squeeze(2), k.squeeze(2), v.squeeze(2)))
+            heads = self._attend(block.attention, self._cache.layers[layer], batch, q.squeeze(2), k.squeeze(2), v.squeeze(2))
+            x = x + block.attention.finish(heads)
             x = x + block.feed_forward(block.feed_forward_norm(x), None)
         logits = model.head(model.norm(x.index_select(0, batch.last)))
         array: np.ndarray = logits.float().cpu().numpy()
         return array
 
-    def _attend(self, layer: int, batch: "_Batch", q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """`q`: (rows, H, head_dim), `k`, `v`: (rows, KV, head_dim) → (rows, H · head_dim). Keys and values go into the cache first."""
-        keys, values = self._cache.layers[layer].keys, self._cache.layers[layer].values
+    def _attend(self, attention: Any, cache: LayerCache, batch: "_Batch", q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """`q`: (rows, H, width), `k`, `v`: (rows, cached heads, …) → (rows, H, …). Keys and values go into the cache first."""
+        keys, values = cache.keys, cache.values
         keys[batch.slots, :, batch.positions] = k
         values[batch.slots, :, batch.positions] = v
-        out = torch.empty_like(q)
+        out = q.new_empty(*q.shape[:2], v.shape[-1])
+        seen = batch.sliding if attention.slides else batch.full
         if batch.decoding is not None:
-            rows, slots, mask = batch.decoding
+            rows, slots = batch.decoding
+            mask = seen.decoding
             k, v = (kv[:, :, : mask.shape[-1]].index_select(0, slots) for kv in (keys, values))
-            alone = F.scaled_dot_product_attention(q[rows].unsqueeze(2), k, v, attn_mask=mask, enable_gqa=self._gqa)
-            out[rows] = alone.squeeze(2)
-        for rows_of, slot, mask in batch.reading:
-            k, v = (kv[slot, :, : mask.shape[-1]] for kv in (keys, values))
-            together = F.scaled_dot_product_attention(q[rows_of].transpose(0, 1), k, v, attn_mask=mask, enable_gqa=self._gqa)
-            out[rows_of] = together.transpose(0, 1)
-        return out.reshape(len(q), -1)
+            out[rows] = attention.attend(q[rows].unsqueeze(2), k, v, mask).squeeze(2)
+        for (rows_of, slot), mask in zip(batch.reading, seen.reading, strict=True):
+            k, v = (kv[slot : slot + 1, :, : mask.shape[-1]] for kv in (keys, values))
+            together = attention.attend(q[rows_of].transpose(0, 1).unsqueeze(0), k, v, mask[None, None])
+            out[rows_of] = together.squeeze(0).transpose(0, 1)
+        return out
 
     def close(self) -> None:
         del self._model, self._blocks, self._cache
 
 
-class _Batch:
-    """The chunks as rows, and what attention needs to know of them."""
+class _Masks:
+    """Who sees whom, True where a query sees a key. `decoding`: (sequences, 1, 1, longest); `reading`: (length, start + length) of each chunk."""
 
-    def __init__(self, chunks: Sequence[Chunk], device: torch.device):
+    def __init__(self, chunks: Sequence[Chunk], device: torch.device, window: int):
+        """`window`: tokens that a query sees, itself included; 0 for all."""
+        seen = torch.tensor([c.start + 1 for c in chunks if len(c.tokens) == 1], device=device)[:, None]
+        at = torch.arange(int(seen.max()) if len(seen) else 0, device=device)
+        decoding = at < seen
+        if window:
+            decoding &= at >= seen - window
+        self.decoding = decoding[:, None, None]
+        self.reading = [self._read(len(c.tokens), c.start, device, window) for c in chunks if len(c.tokens) > 1]
+
+    @staticmethod
+    def _read(length: int, start: int, device: torch.device, window: int) -> Tensor:
+        mask = torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)
+        return mask.triu(start + 1 - window) if window else mask
+
+
+class _Batch:
+    """The chunks as rows, and what attention needs to know of them. `window`: that of sliding layers, 0 where there are none."""
+
+    def __init__(self, chunks: Sequence[Chunk], device: torch.device, window: int):
         def ids(values: list[int]) -> Tensor:
             return torch.tensor(values, device=device)
 
@@ -85,15 +108,8 @@ class _Batch:
         self.positions = ids([c.start + i for c in chunks for i in range(len(c.tokens))])
         self.slots = ids([c.slot for c in chunks for _ in c.tokens])
         self.last = ids([end - 1 for end in ends])
-        self.decoding: tuple[Tensor, Tensor, Tensor] | None = None
-        self.reading: list[tuple[slice, int, Tensor]] = []
         single = [i for i, length in enumerate(lengths) if length == 1]
-        if single:
-            seen = ids([chunks[i].start + 1 for i in single])
-            longest = max(chunks[i].start + 1 for i in single)
-            mask = torch.arange(longest, device=device) < seen[:, None]
-            self.decoding = ids([ends[i] - 1 for i in single]), ids([chunks[i].slot for i in single]), mask[:, None, None]
-        for chunk, length, end in zip(chunks, lengths, ends, strict=True):
-            if length > 1:
-                mask = torch.ones(length, chunk.start + length, dtype=torch.bool, device=device).tril(chunk.start)
-                self.reading.append((slice(end - length, end), chunk.slot, mask))
+        self.decoding = (ids([ends[i] - 1 for i in single]), ids([chunks[i].slot for i in single])) if single else None
+        self.reading = [(slice(e - n, e), c.slot) for c, n, e in zip(chunks, lengths, ends, strict=True) if n > 1]
+        self.full = _Masks(chunks, device, 0)
+        self.sliding = _Masks(chunks, device, window) if window else self.full

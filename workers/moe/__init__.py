@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from workers.moe.config import PRESETS, VISION_FILE, ModelConfig, dense_twin
 
 if TYPE_CHECKING:
+    from workers.moe.cache import KVCache, LayerCache
     from workers.moe.checkpoint import (
         BrokenModel,
         describe,
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
         vision_of,
     )
     from workers.moe.generation import generate
-    from workers.moe.huggingface import UnsupportedModel, export_tensors, import_tensors, layout_named
-    from workers.moe.model import Decoder, KVCache
+    from workers.moe.layouts import UnsupportedModel, export_tensors, import_tensors, layout_named
+    from workers.moe.model import Decoder
     from workers.moe.parameters import count_parameters
     from workers.moe.pictures import BadPicture, as_data_url, check_picture, pixels_of, shrunk
     from workers.moe.tokenizer import ChatTokenizer, NoPictures, asking
 
 __all__ = [
-    "PRESETS", "VISION_FILE", "BadPicture", "BrokenModel", "ChatTokenizer", "Decoder", "KVCache", "ModelConfig", "NoPictures", "UnsupportedModel",
+    "PRESETS", "VISION_FILE", "BadPicture", "BrokenModel", "ChatTokenizer", "Decoder", "KVCache", "LayerCache", "ModelConfig", "NoPictures", "UnsupportedModel",
     "as_data_url", "asking", "check_picture", "count_parameters", "dense_twin", "describe", "export_tensors", "generate", "import_tensors", "layout_named", "load_model", "load_tokenizer", "pixels_of", "read_config",
     "register_storage",
     "save_model", "save_tensors", "shrunk", "vision_of",
@@ -40,8 +41,9 @@ _HOMES = {
         "checkpoint",
     ),
     "generate": "generation",
-    **dict.fromkeys(("UnsupportedModel", "export_tensors", "import_tensors", "layout_named"), "huggingface"),
-    **dict.fromkeys(("Decoder", "KVCache"), "model"),
+    **dict.fromkeys(("UnsupportedModel", "export_tensors", "import_tensors", "layout_named"), "layouts"),
+    "Decoder": "model",
+    **dict.fromkeys(("KVCache", "LayerCache"), "cache"),
     "count_parameters": "parameters",
     **dict.fromkeys(("BadPicture", "as_data_url", "check_picture", "pixels_of", "shrunk"), "pictures"),
     **dict.fromkeys(("ChatTokenizer", "NoPictures", "asking"), "tokenizer"),

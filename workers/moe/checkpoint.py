@@ -20,21 +20,22 @@ import importlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from workers.moe.config import VISION_FILE, ModelConfig
-from workers.moe.huggingface import Tensors, UnsupportedModel, export_tensors, import_tensors, layout_named, layout_of
+from workers.moe.layouts import Entry, Tensors, UnsupportedModel, import_each, layout_named, layout_of, stored
 from workers.moe.model import Decoder
+from workers.moe.shards import INDEX_FILE, WEIGHTS_FILE, Shards
 from workers.moe.tokenizer import ChatTokenizer
 
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
+SHARD_BYTES = 4 * 1024**3  # a larger model is written in several files, so that no more than this is held beside it
 
 Vision = tuple[Tensors, dict[str, str]]  # tensors under the decoder's names, and the file's metadata
 Decode = Callable[[Tensors, dict[str, Any]], Tensors]
@@ -57,7 +58,7 @@ def register_storage(format_name: str, decode: Decode) -> None:
 def save_model(folder: Path, model: Decoder, tokenizer: ChatTokenizer, card: str) -> None:
     """Write a complete model folder, in FP32, under a temporary name and rename it. `card`: the text of README.md."""
     state = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in model.state_dict().items()}
-    save_tensors(folder, describe(model.config, tokenizer), export_tensors(model.config, state), tokenizer, card, vision_of(model))
+    save_tensors(folder, describe(model.config, tokenizer), stored(model.config, state), tokenizer, card, vision_of(model))
 
 
 def vision_of(model: Decoder) -> Vision | None:
@@ -75,13 +76,18 @@ def describe(config: ModelConfig, tokenizer: ChatTokenizer) -> dict[str, Any]:
 
 
 def save_tensors(
-    folder: Path, config_json: dict[str, Any], tensors: Tensors, tokenizer: ChatTokenizer, card: str, vision: Vision | None = None
+    folder: Path,
+    config_json: dict[str, Any],
+    tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]],
+    tokenizer: ChatTokenizer,
+    card: str,
+    vision: Vision | None = None,
 ) -> None:
-    """Write a model folder from what its files say; the way for storages of one's own."""
+    """Write a model folder from what its files say; the way for storages of one's own. Tensors may be made as they are asked for."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_file(tensors, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+    _write_tensors(temporary, tensors.items() if isinstance(tensors, Mapping) else tensors)
     if vision is not None:
         save_file(vision[0], temporary / VISION_FILE, metadata=vision[1])
     _write_json(temporary / "config.json", config_json)
@@ -90,6 +96,37 @@ def save_tensors(
     tokenizer.save(temporary, config_json["max_position_embeddings"])
     (temporary / "README.md").write_text(card)
     publish_folder(temporary, folder)
+
+
+def _write_tensors(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """One file, or several with an index where they are more than SHARD_BYTES."""
+    parts: list[list[str]] = []
+    for shard in _shards_of(tensors):
+        save_file(shard, folder / f"part-{len(parts)}", metadata={"format": "pt"})
+        parts.append(list(shard))
+    if len(parts) == 1:
+        (folder / "part-0").rename(folder / WEIGHTS_FILE)
+        return
+    where: dict[str, str] = {}
+    total = 0
+    for number, names in enumerate(parts):
+        file = f"model-{number + 1:05}-of-{len(parts):05}.safetensors"
+        (folder / f"part-{number}").rename(folder / file)
+        where |= dict.fromkeys(names, file)
+        total += (folder / file).stat().st_size
+    _write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": where})
+
+
+def _shards_of(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[Tensors]:
+    shard: Tensors = {}
+    held = 0
+    for name, tensor in tensors:
+        if shard and held + tensor.nbytes > SHARD_BYTES:
+            yield shard
+            shard, held = {}, 0
+        shard[name] = tensor
+        held += tensor.nbytes
+    yield shard
 
 
 def publish_folder(temporary: Path, folder: Path) -> None:
@@ -160,23 +197,11 @@ def _read_vision(folder: Path) -> Tensors:
 
 
 def read_tensors(folder: Path) -> Tensors:
-    """The weights under the layout's names, dense and floating point, however they are stored."""
+    """The weights under the layout's names, dense and floating point, however they are stored. All at once: for conversions."""
     storage = read_config_json(folder).get("storage")
-    raw = _read_files(folder)
+    shards = Shards(folder)
+    raw = {name: shards.read(name).clone() for name in shards.names}
     return _decoder_of(storage)(raw, storage) if storage else raw
-
-
-def _read_files(folder: Path) -> Tensors:
-    try:
-        if (folder / INDEX_FILE).exists():
-            names = sorted(set(json.loads((folder / INDEX_FILE).read_text())["weight_map"].values()))
-            # A shard is a file of this folder: a path in the index must not lead out of it.
-            return {k: v for name in names for k, v in load_file(folder / Path(name).name).items()}
-        return load_file(folder / WEIGHTS_FILE)
-    except FileNotFoundError as error:
-        raise BrokenModel(f"{folder.name} has no {Path(error.filename or WEIGHTS_FILE).name}.") from error
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise BrokenModel(f"The weights of {folder.name} are damaged: {error}.") from error
 
 
 def _decoder_of(storage: dict[str, Any]) -> Decode:
@@ -196,17 +221,44 @@ def load_tokenizer(folder: Path) -> ChatTokenizer:
 
 
 def load_model(folder: Path) -> tuple[Decoder, ChatTokenizer]:
-    """Open a model folder of any storage: the decoder in FP32, in evaluation mode, and its tokenizer. BrokenModel, UnsupportedModel."""
+    """Open a model folder of any storage: the decoder in FP32, in evaluation mode, and its tokenizer. BrokenModel, UnsupportedModel.
+
+    Weights are read one by one into their places, from files in any floating-point type: beside the model, no more is held than one
+    of its tensors. Only storages of one's own are decoded as a whole.
+    """
+    described = read_config_json(folder)
     config = read_config(folder)
-    layout = layout_named(read_config_json(folder)["model_type"])
-    state = import_tensors(layout, config, read_tensors(folder)) | _read_vision(folder)
-    with torch.device("meta"):
-        model = Decoder(config)
     try:
-        model.load_state_dict({k: v.float() for k, v in state.items()}, strict=True, assign=True)
-    except RuntimeError as error:
-        raise BrokenModel(f"The weights of {folder.name} do not fit its config.json: {error}") from error
+        state = _read_state(folder, config, described) | _read_vision(folder)
+        with torch.device("meta"):
+            model = Decoder(config)
+        if config.tie_embeddings:
+            state["head.weight"] = state["embedding.weight"]
+        model.load_state_dict(state, strict=True, assign=True)
+    except UnsupportedModel:
+        raise
+    except FileNotFoundError as error:
+        raise BrokenModel(f"{folder.name} has no {Path(error.filename or WEIGHTS_FILE).name}.") from error
+    except (SafetensorError, KeyError) as error:
+        raise BrokenModel(f"The weights of {folder.name} are damaged: {error}.") from error
+    except (RuntimeError, ValueError) as error:
+        raise BrokenModel(f"The weights of {folder.name} do not fit its config.json, or are damaged: {error}") from error
     if config.tie_embeddings:
         model.head.weight = model.embedding.weight
     model.rebuild_tables()
     return model.eval(), load_tokenizer(folder)
+
+
+def _read_state(folder: Path, config: ModelConfig, described: dict[str, Any]) -> Tensors:
+    layout = layout_named(described["model_type"])
+
+    def empty(entry: Entry) -> Tensor:
+        return torch.empty(entry.shape)
+
+    if described.get("storage"):
+        return dict(import_each(layout, config, described, read_tensors(folder).__getitem__, empty))
+    shards, state = Shards(folder), {}
+    for name, tensor in import_each(layout, config, described, shards.read, empty):
+        state[name] = tensor
+        shards.close()  # what was read leaves the memory with the file's mapping
+    return state

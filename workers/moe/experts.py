@@ -18,6 +18,14 @@ def gated(gate_up: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
+def gated_within(gate_up: Tensor, alpha: float, limit: float, offset: float) -> Tensor:
+    """`gated` with gpt-oss's peculiarities: gate · sigmoid(alpha · gate) · (up + offset), both cut at `limit` (0: not)."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    if limit:
+        gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+    return gate * torch.sigmoid(gate * alpha) * (up + offset)
+
+
 class DenseNetwork(nn.Module):
     """One SwiGLU network. `gate_up`: (d_model, 2 · d_hidden), gate first; `down`: (d_hidden, d_model)."""
 
@@ -31,12 +39,21 @@ class DenseNetwork(nn.Module):
 
 
 class Experts(nn.Module):
-    """SwiGLU experts. `gate_up`: (E, d_model, 2 · d_expert), gate first; `down`: (E, d_expert, d_model)."""
+    """SwiGLU experts. `gate_up`: (E, d_model, 2 · d_expert), gate first; `down`: (E, d_expert, d_model).
+
+    Where they have biases: `gate_up_bias`: (E, 2 · d_expert), `down_bias`: (E, d_model).
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.gate_up = nn.Parameter(torch.empty(config.n_experts, config.d_model, 2 * config.d_expert))
         self.down = nn.Parameter(torch.empty(config.n_experts, config.d_expert, config.d_model))
+        self.gate_up_bias = self.down_bias = None
+        if config.expert_bias:
+            self.gate_up_bias = nn.Parameter(torch.zeros(config.n_experts, 2 * config.d_expert))
+            self.down_bias = nn.Parameter(torch.zeros(config.n_experts, config.d_model))
+        self.plain = (config.swiglu_alpha, config.swiglu_limit, config.swiglu_offset) == (1.0, 0.0, 0.0)
+        self.shape = config.swiglu_alpha, config.swiglu_limit, config.swiglu_offset
 
     def forward(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         """`x`: (tokens, d_model), `ids` and `weights`: (tokens, k) → (tokens, d_model). No token is dropped.
@@ -46,5 +63,14 @@ class Experts(nn.Module):
         """
         places = Places.of(ids, self.gate_up.shape[0], ROWS_STEP if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") else 1)
         rows = Dispatch.apply(x, places)
-        out = grouped_product(gated(grouped_product(rows, self.gate_up, places.counts)), self.down, places.counts)
+        hidden = _biased(grouped_product(rows, self.gate_up, places.counts), self.gate_up_bias, places.counts)
+        hidden = gated(hidden) if self.plain else gated_within(hidden, *self.shape)
+        out = _biased(grouped_product(hidden, self.down, places.counts), self.down_bias, places.counts)
         return Combine.apply(out, weights, places)
+
+
+def _biased(rows: Tensor, bias: Tensor | None, counts: list[int]) -> Tensor:
+    """Each expert's rows plus its bias. `rows`: (rows, width), `bias`: (E, width)."""
+    if bias is None:
+        return rows
+    return rows + bias.to(rows.dtype).repeat_interleave(torch.tensor(counts, device=rows.device), dim=0)

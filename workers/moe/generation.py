@@ -2,7 +2,8 @@
 
 import torch
 
-from workers.moe.model import Decoder, KVCache
+from workers.moe.cache import KVCache
+from workers.moe.model import Decoder
 from workers.moe.pictures import pixels_of
 from workers.moe.tokenizer import ChatTokenizer, asking
 

@@ -7,7 +7,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from workers.moe.checkpoint import BrokenModel, load_model, load_tokenizer, read_config, save_model
-from workers.moe.huggingface import UnsupportedModel
+from workers.moe.layouts import UnsupportedModel
 from workers.moe.model import Decoder
 from workers.moe.parameters import count_parameters
 from workers.moe.tokenizer import ChatTokenizer

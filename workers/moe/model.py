@@ -15,100 +15,36 @@ Parameters, for whoever reads the weights (an engine, an export):
     norm.weight                               (d_model,)
     head.weight                               (vocab, d_model); the embedding itself where they are tied
     vision.…                                  the image front end, where there is one (`workers.moe.vision`)
+
+and where `ModelConfig` asks for them:
+
+    blocks.I.attention.qkv.bias/out.bias      as long as the products
+    blocks.I.attention.q_norm/k_norm.weight   (head_dim,), or (heads · head_dim,)
+    blocks.I.attention.sinks                  (n_heads,)
+    blocks.I.feed_forward.experts.gate_up_bias/down_bias  (n_experts, 2 · d_expert) / (n_experts, d_model)
+
+With latent attention (kv_rank > 0), in place of qkv:
+
+    blocks.I.attention.q_down.weight          (q_rank, d_model), and q_norm.weight (q_rank,), where q_rank > 0
+    blocks.I.attention.q_up.weight            (n_heads · head_dim, q_rank or d_model); of a head, the last rope_head_dim are rotated
+    blocks.I.attention.kv_down.weight         (kv_rank + rope_head_dim, d_model), and kv_norm.weight (kv_rank,)
+    blocks.I.attention.kv_up.weight           (n_heads · (head_dim - rope_head_dim + value_head_dim), kv_rank)
+    blocks.I.attention.out.weight             (d_model, n_heads · value_head_dim)
 """
 
-from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workers.moe.attention import Step, make_attention, see, slide
+from workers.moe.cache import KVCache, LayerCache
 from workers.moe.config import ModelConfig
 from workers.moe.experts import DenseNetwork, Experts
 from workers.moe.norm import RMSNorm
-from workers.moe.rotary import rope_tables, rotate
+from workers.moe.rotary import rope_tables
 from workers.moe.router import Router
 from workers.moe.vision import PatchEmbedding
-
-
-@dataclass(frozen=True)
-class Step:
-    """What all layers share in one forward."""
-
-    cos: Tensor
-    sin: Tensor
-    mask: Tensor | None  # (B or 1, 1, T, past + T) bool, True where a query sees a key
-    bias: Tensor | None  # the same as float, 0 or minus infinity, where attention is written out (`attend_packed`)
-    valid: Tensor | None  # (B · T,) bool, False for padding
-    past: int  # tokens in the cache before this forward
-
-
-@dataclass
-class LayerCache:
-    """Keys and values of one layer, each (B, n_kv_heads, capacity, head_dim)."""
-
-    keys: Tensor
-    values: Tensor
-
-
-class KVCache:
-    """What a decoder remembers of `length` tokens, the same number for each of `batch` sequences."""
-
-    def __init__(self, config: ModelConfig, batch: int, capacity: int, *, dtype: torch.dtype = torch.float32, device: torch.device | None = None):
-        def zeros() -> Tensor:
-            return torch.zeros(batch, config.n_kv_heads, capacity, config.head_dim, dtype=dtype, device=device)
-
-        self.layers = [LayerCache(zeros(), zeros()) for _ in range(config.n_layers)]
-        self.length = 0
-
-
-# Packed training rows are short, and then PyTorch's CPU kernel in BF16 takes six times as long, backward, as its formula written
-# out (19 against 3.3 ms for 12 rows of 96 tokens, four heads of 32). Longer ones would not fit the memory.
-LONGEST_WRITTEN_OUT = 512
-
-
-def attend_packed(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """`q`: (B, H, T, head_dim), `k`, `v`: (B, KV, T, head_dim), `bias`: (B, 1, T, T) → (B, H, T, head_dim)."""
-    batch, heads, length, width = q.shape
-    groups = k.shape[1]
-    together = (q * width**-0.5).reshape(batch, groups, heads // groups * length, width)  # the queries of one key head
-    scores = (together @ k.transpose(-1, -2)).view(batch, heads, length, length)
-    weights = (scores.float() + bias).softmax(-1).to(v.dtype)
-    return (weights.view(batch, groups, -1, length) @ v).view(batch, heads, length, width)
-
-
-class Attention(nn.Module):
-    """Grouped-query attention. `qkv` holds the query, key and value matrices one above the other."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.heads, self.kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
-        self.qkv = nn.Linear(config.d_model, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=False)
-        self.out = nn.Linear(self.heads * self.head_dim, config.d_model, bias=False)
-
-    def forward(self, x: Tensor, step: Step, cache: LayerCache | None) -> Tensor:
-        batch, length, _ = x.shape
-        q, k, v = self.project(x, step.cos, step.sin)
-        if cache is not None:
-            end = step.past + length
-            cache.keys[:, :, step.past : end] = k
-            cache.values[:, :, step.past : end] = v
-            k, v = cache.keys[:, :, :end].to(q.dtype), cache.values[:, :, :end].to(q.dtype)
-        if step.bias is not None:
-            return self.out(attend_packed(q, k, v, step.bias).transpose(1, 2).reshape(batch, length, -1))
-        # Without a mask: causal from position 0, or a single new token, which sees everything.
-        causal = step.mask is None and length > 1
-        gqa = self.heads != self.kv_heads
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=step.mask, is_causal=causal, enable_gqa=gqa)
-        return self.out(out.transpose(1, 2).reshape(batch, length, -1))
-
-    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`x`: (B, T, d_model) → rotated queries (B, H, T, head_dim), rotated keys and values (B, KV, T, head_dim)."""
-        batch, length, _ = x.shape
-        heads = self.qkv(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
-        turned = rotate(heads[:, : self.heads + self.kv_heads], cos, sin)
-        return turned[:, : self.heads], turned[:, self.heads :], heads[:, self.heads + self.kv_heads :]
 
 
 class FeedForward(nn.Module):
@@ -139,7 +75,7 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.attention_norm = RMSNorm(config.d_model, config.norm_eps)
-        self.attention = Attention(config)
+        self.attention = make_attention(config, layer)
         self.feed_forward_norm = RMSNorm(config.d_model, config.norm_eps)
         self.feed_forward = FeedForward(config, layer)
 
@@ -178,7 +114,11 @@ class Decoder(nn.Module):
         smaller with depth, as there.
         """
         for name, parameter in self.named_parameters():
-            if parameter.dim() == 1 or name.startswith("vision."):
+            if name.startswith("vision."):
+                continue
+            if name.endswith(("bias", "sinks")):
+                nn.init.zeros_(parameter)
+            if parameter.dim() == 1 or name.endswith("_bias"):
                 continue
             std = 0.02
             if name.startswith("blocks.") and "router" not in name:
@@ -215,10 +155,13 @@ class Decoder(nn.Module):
                 raise ValueError(f"{past + length} tokens are more than the model's {self.config.max_seq_len}")
             cos, sin = self.cos[past : past + length], self.sin[past : past + length]
         else:
-            cos, sin = self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)  # B, 1, T, head_dim / 2
+            cos, sin = self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)  # B, 1, T, rotary_width / 2
         if mask is None and past and length > 1:
             mask = torch.ones(length, past + length, dtype=torch.bool, device=tokens.device).tril(past)
-        step = Step(cos, sin, mask, None if cache else self._bias(mask, length), None if valid is None else valid.reshape(-1), past)
+        full = sliding = see(mask, length, cached=cache is not None)
+        if self.config.sliding_layers:
+            sliding = see(slide(mask, length, past, self.config.sliding_window, tokens.device), length, cached=cache is not None)
+        step = Step(cos, sin, full, sliding, None if valid is None else valid.reshape(-1), past)
         x = self.embedding(tokens)
         if self.vision is not None:
             x = self.vision.place(x, images, image_at)
@@ -229,12 +172,6 @@ class Decoder(nn.Module):
         if select is not None:
             x = x.reshape(-1, x.shape[-1]).index_select(0, select)
         return self.head(self.norm(x))
-
-    @staticmethod
-    def _bias(mask: Tensor | None, length: int) -> Tensor | None:
-        if mask is None or mask.device.type != "cpu" or not torch.is_grad_enabled() or length > LONGEST_WRITTEN_OUT:
-            return None
-        return torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf)
 
     def routers(self) -> list[Router]:
         """The routers, from the bottom layer up; dense layers have none."""

@@ -10,11 +10,32 @@ from workers.moe.config import ModelConfig
 
 
 def rope_tables(config: ModelConfig, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each (max_seq_len, head_dim / 2)."""
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=device) / config.head_dim
+    """Cosines and sines, each (max_seq_len, rotary_width / 2)."""
+    width = config.rotary_width
+    exponents = torch.arange(0, width, 2, dtype=torch.float32, device=device) / width
+    frequencies = config.rope_theta**-exponents
+    amplitude = 1.0
+    if config.rope_scaling is not None:
+        unscaled = [config.rope_theta ** (-i / width) for i in range(0, width, 2)]
+        frequencies = torch.tensor(config.rope_scaling.stretch(unscaled, config.rope_theta), dtype=torch.float32, device=device)
+        amplitude = config.rope_scaling.amplitude
     positions = torch.arange(config.max_seq_len, dtype=torch.float32, device=device)
-    angles = torch.outer(positions, config.rope_theta**-exponents)
-    return angles.cos(), angles.sin()
+    angles = torch.outer(positions, frequencies)
+    return angles.cos() * amplitude, angles.sin() * amplitude
+
+
+def rotate_first(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`rotate` of as much of each head as the tables are wide, from its beginning."""
+    width = 2 * cos.shape[-1]
+    if width == x.shape[-1]:
+        return rotate(x, cos, sin)
+    return torch.cat([rotate(x[..., :width], cos, sin), x[..., width:]], dim=-1)
+
+
+def rotate_last(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`rotate` of as much of each head as the tables are wide, up to its end."""
+    passed = x.shape[-1] - 2 * cos.shape[-1]
+    return torch.cat([x[..., :passed], rotate(x[..., passed:], cos, sin)], dim=-1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

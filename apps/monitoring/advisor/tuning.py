@@ -104,7 +104,7 @@ def _compression(version: ModelVersion, own: Evaluation | None) -> Iterator[Reco
     children = list(ModelVersion.objects.filter(parent=version, compression_job__isnull=False).order_by("artifact_bytes"))
     small = next((child for child in children if child.kind == ModelVersion.Kind.INT8), None)
     if small is None:
-        if applicable(version.kind, CompressionJob.Method.INT8) is None:
+        if applicable(version.kind, CompressionJob.Method.INT8, version.config) is None:
             yield Recommendation(
                 "compression", "consider", _("It is %(n)s MB and has no INT8 version.") % {"n": f"{version.artifact_bytes / 1e6:,.1f}"}, version.artifact_bytes, "bytes", None,
                 _("Quantize it first: it takes seconds and needs no training."),

@@ -3,8 +3,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from workers.compression import applicable
+from workers.compression.folders import load_parent
+from workers.compression.structure import without_experts, without_units
+from workers.compression.students import student_config
+from workers.moe import ModelConfig
+from workers.protocol import JobError
 
 
 def _run(tmp_path, **spec) -> tuple[int, list[dict]]:
@@ -53,6 +59,33 @@ def test_every_method_applies_to_a_full_model(kind, method):
 ])  # fmt: skip
 def test_a_compressed_model_takes_what_still_makes_sense(kind, method, applies):
     assert (applicable(kind, method) is None) == applies
+
+
+LATENT = {
+    "vocab_size": 300, "d_model": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 4, "head_dim": 12, "d_expert": 16, "n_experts": 4, "top_k": 2,
+    "router": "sigmoid", "kv_rank": 16, "rope_head_dim": 4, "value_head_dim": 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "applies"), [("int8", False), ("onnx", False), ("policy", False), ("prune", True), ("distill", True)])
+def test_what_compiled_code_does_not_express_is_refused_by_name(method, applies):
+    why = applicable("moe", method, LATENT)
+    assert (why is None) == applies
+    assert why is None or "kv_rank" in why
+
+
+def test_a_peculiar_model_is_refused_by_int8_and_can_be_pruned_and_distilled(make_model, save):
+    model = make_model(attention_sinks=True, expert_bias=True, swiglu_offset=1.0, swiglu_alpha=1.7, swiglu_limit=7.0)
+    folder = save(model)
+    with pytest.raises(JobError, match="attention_sinks"):
+        load_parent(folder, "int8")
+    parent, _ = load_parent(folder, "prune")
+    narrow, few = without_units(parent, 0.5), without_experts(parent, 0.5)
+    assert (narrow.config.d_expert, few.config.n_experts) == (model.config.d_expert // 2, model.config.n_experts // 2)
+    for smaller in (narrow, few):
+        assert smaller(torch.arange(20)[None]).isfinite().all()
+    big = ModelConfig.from_dict({**model.config.as_dict(), "n_layers": 8, "n_experts": 32, "d_model": 256})
+    assert student_config(big, None).special_features == ()
 
 
 def test_asking_what_applies_and_serving_int8_need_no_torch(tmp_path, make_model, save, spec):

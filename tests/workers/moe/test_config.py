@@ -22,5 +22,5 @@ def test_dense_twins_are_of_equal_total_size():
 
 
 def test_a_configuration_that_no_architecture_can_store_is_refused():
-    with pytest.raises(ValueError, match="shared experts"):
+    with pytest.raises(ValueError, match="n_shared_experts = 1"):
         PRESETS["nano"].with_(n_shared_experts=1)

@@ -1,9 +1,10 @@
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from workers.moe.checkpoint import BrokenModel, describe_files, load_model, read_config, save_model
-from workers.moe.huggingface import UnsupportedModel
+from workers.moe.checkpoint import BrokenModel, describe_files, load_model, save_model
+from workers.moe.layouts import UnsupportedModel
 
 SHAPES = {
     "gpt_oss": {},
@@ -36,13 +37,14 @@ def test_a_folder_read_back_is_the_same_model(make_model, tokenizer, tmp_path, s
         assert torch.equal(ours, theirs), name
 
 
-def test_a_gpt_oss_of_another_kind_is_refused(make_model, tokenizer, tmp_path):
+def test_sinks_that_config_json_does_not_announce_are_refused(make_model, tokenizer, tmp_path):
     folder = tmp_path / "model"
     save_model(folder, make_model(), tokenizer, "A test.")
-    config = (folder / "config.json").read_text()
-    (folder / "config.json").write_text(config.replace('"swiglu_alpha": 1.0', '"swiglu_alpha": 1.702'))
-    with pytest.raises(UnsupportedModel, match="swiglu_alpha"):
-        read_config(folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.self_attn.sinks"][2] = 0.5
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(UnsupportedModel, match="sinks"):
+        load_model(folder)
 
 
 def test_damaged_weights_are_named(make_model, tokenizer, tmp_path):

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 from tokenizers import Tokenizer, models
-from transformers import GptOssConfig, GptOssForCausalLM
+from transformers import GptOssForCausalLM
 
 from workers.moe.checkpoint import load_model, save_model
 
@@ -55,11 +55,12 @@ def test_an_architecture_we_cannot_read_is_refused_with_those_we_can(source, tmp
     assert not (tmp_path / "out").exists()
 
 
-def test_a_real_gpt_oss_says_what_differs(source, tmp_path):
-    GptOssConfig(num_hidden_layers=1).save_pretrained(source)
+def test_positions_of_a_kind_we_cannot_compute_are_refused_by_name(source, tmp_path):
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "rope_scaling": {"rope_type": "longrope", "factor": 4.0}}))
     event, code = run_import(source, tmp_path)
     assert code == 1
-    assert "not supported" in event["message"]
+    assert "'longrope' are not supported; default, linear, llama3, yarn are" in event["message"]
 
 
 def test_a_tokenizer_without_the_turns_of_a_conversation_is_refused(source, tmp_path):
