@@ -25,11 +25,13 @@ def applicable(kind: str, method: str, config: dict[str, Any] | None = None) -> 
         return "This version is pruned already; prune its parent with another threshold or sparsity instead."
     if kind == "pruned" and method == "policy":
         return "The policy starts from a full model; run it on this version's parent, or quantize this one to INT8."
-    return _beyond(method, ModelConfig.from_dict(config)) if config else None
+    return _beyond(method, config) if config and method in _PLAIN_ONLY else None
 
 
-def _beyond(method: str, config: ModelConfig) -> str | None:
-    if method not in _PLAIN_ONLY:
+def _beyond(method: str, described: dict[str, Any]) -> str | None:
+    try:
+        config = ModelConfig.from_dict(described)
+    except (TypeError, ValueError):  # a row that does not say what the model is; the job reads the folder, and says the same
         return None
     features = config.special_features
     if not features and method != "onnx" and config.family not in _INT8_FAMILIES:
