@@ -8,17 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workers.engine.errors import EngineClosed, EngineError, EngineFull, PromptTooLong
+from workers.engine.errors import EngineClosed, EngineError, EngineFull, PictureRefused, PromptTooLong
+from workers.engine.front_end import FrontEnd, Rows
 from workers.engine.runner import Logits, Runner
 from workers.engine.sampling import SamplingParams
 from workers.engine.scheduler import Scheduler, Work
-from workers.engine.sequence import Completion, OnToken, Sequence, Ticket
+from workers.engine.sequence import Completion, Embedded, OnToken, Sequence, Ticket
 from workers.engine.text import Vocabulary
-from workers.moe import ChatTokenizer
+from workers.moe import BadPicture, ChatTokenizer, NoPictures
 
 log = logging.getLogger(__name__)
 
-Message = dict[str, str]
+Message = dict[str, str]  # role, content, and image where there is one
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,11 @@ class EngineStats:
 class Engine:
     """A loaded model that answers many at once. All public methods may be called from any thread."""
 
-    def __init__(self, runner: Runner, tokenizer: ChatTokenizer, *, max_waiting: int = 256, prefill_tokens: int = 128):
+    def __init__(
+        self, runner: Runner, tokenizer: ChatTokenizer, *, max_waiting: int = 256, prefill_tokens: int = 128, front_end: FrontEnd | None = None
+    ):
         self._runner = runner
+        self._front_end = front_end
         self._tokenizer = tokenizer
         self._end_id: int = tokenizer.end_id
         self._vocabulary = Vocabulary(tokenizer)
@@ -52,7 +56,7 @@ class Engine:
     def submit(self, messages: Many[Message], sampling: SamplingParams, on_token: OnToken | None = None) -> Ticket:
         """Ask. `on_token` hears pieces of the answer, whole characters, from the engine's thread: it must be quick.
 
-        PromptTooLong; EngineFull where `max_waiting` wait already; EngineClosed; EngineError for a role that is none.
+        PromptTooLong; PictureRefused where a message's `image` cannot be read, or the model sees none; EngineFull where `max_waiting` wait already; EngineClosed; EngineError for a role that is none.
         """
         sequence = self._sequence(messages, sampling, on_token)
         with self._changed:
@@ -62,7 +66,8 @@ class Engine:
         return sequence.ticket
 
     def generate_all(self, prompts: Iterable[Many[Message]], max_tokens: int, temperature: float = 0.0) -> list[Completion]:
-        """Answers in the order of `prompts`, however many there are. A prompt that leaves no room has an empty one."""
+        """Answers in the order of `prompts`, however many there are. A prompt that leaves no room has an empty one, and so has a picture
+        that the model cannot see."""
         sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature)
         return [outcome if isinstance(outcome, Completion) else outcome.result() for outcome in [self._begin(p, sampling) for p in prompts]]
 
@@ -71,19 +76,32 @@ class Engine:
             sequence = self._sequence(messages, sampling, None)
         except PromptTooLong as refusal:
             return Completion("", 0, refusal.tokens, 0.0, "length")
+        except PictureRefused:
+            return Completion("", 0, 0, 0.0, "stop")
         with self._changed:
             self._enqueue(sequence)
         return sequence.ticket
 
     def _sequence(self, messages: Many[Message], sampling: SamplingParams, on_token: OnToken | None) -> Sequence:
+        pictures = [message["image"] for message in messages if message.get("image")]
         try:
-            prompt = self._tokenizer.encode_prompt(messages)
+            prompt = self._tokenizer.encode_prompt(messages, self._front_end.tokens if self._front_end else 0)
+            rows = [self._front_end.rows(picture) for picture in pictures] if self._front_end else []
         except KeyError as role:
             raise EngineError(f"A message has the role {role}; there are system, user and assistant.") from role
+        except (NoPictures, BadPicture) as refusal:
+            raise PictureRefused(str(refusal)) from refusal
         room = self._runner.max_seq_len - len(prompt)
         if room < 1:
             raise PromptTooLong(len(prompt), self._runner.max_seq_len - 1)
-        return Sequence(prompt, sampling, min(room, sampling.max_tokens), self._vocabulary, on_token)
+        return Sequence(prompt, sampling, min(room, sampling.max_tokens), self._vocabulary, on_token, self._places(prompt, rows))
+
+    def _places(self, prompt: list[int], pictures: list[Rows]) -> Embedded:
+        """Where in the prompt each picture's rows begin: the tokens that hold their places stand together."""
+        if not pictures:
+            return ()
+        held = np.flatnonzero(np.array(prompt) == self._tokenizer.image_id)
+        return list(zip(held[:: len(pictures[0])].tolist(), pictures, strict=True))
 
     def _enqueue(self, sequence: Sequence) -> None:
         if self._closed:

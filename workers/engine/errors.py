@@ -24,3 +24,7 @@ class PromptTooLong(EngineError):
         super().__init__(f"The conversation has {tokens:,} tokens; this model reads at most {limit:,}, so that there is room for an answer.")
         self.tokens = tokens
         self.limit = limit
+
+
+class PictureRefused(EngineError):
+    """The model sees no pictures, or this one cannot be read."""

@@ -177,10 +177,13 @@ def _feed_forward(x, layers, number, scratch):
 
 
 @njit(**INNER, fastmath=FAST)
-def _decode(tokens, slots, positions, last, layers, embedding, head, norm, keys, values, cos, sin, scratch, logits):
+def _decode(tokens, slots, positions, last, given, layers, embedding, head, norm, keys, values, cos, sin, scratch, logits):
     x = scratch.stream[: len(tokens)]
     for row in range(len(tokens)):
-        _copy(embedding[tokens[row]], x[row])
+        if tokens[row] < 0:
+            _copy(given[-1 - tokens[row]], x[row])
+        else:
+            _copy(embedding[tokens[row]], x[row])
     for number in range(len(layers.attention_norm)):
         _attention(x, slots, positions, layers, number, keys[number], values[number], cos, sin, scratch)
         _feed_forward(x, layers, number, scratch)
@@ -205,7 +208,7 @@ def _compile(sources: str) -> Callable[..., None]:
     return forward
 
 
-# forward(tokens, slots, positions, last, layers, embedding, head, norm, keys, values, cos, sin, scratch, logits): all of one forward.
-# tokens, slots, positions: (rows,) int64; last: int64, the rows whose logits are asked for; logits: (len(last), padded), written;
+# forward(tokens, slots, positions, last, given, layers, embedding, head, norm, keys, values, cos, sin, scratch, logits): all of one forward.
+# tokens, slots, positions: (rows,) int64, of which a token of -1 - n is row n of `given`, (n, d_model); last: int64, the rows whose logits are asked for; logits: (len(last), padded), written;
 # keys: (n_layers, slots, kv_heads, head_dim, capacity); values: (n_layers, slots, kv_heads, capacity, head_dim).
 forward = _compile(_sources())

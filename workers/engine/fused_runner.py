@@ -20,6 +20,8 @@ PIECE_TOKENS = 128
 class FusedRunner:
     """Compiled code over packed FP32 weights. With several threads the chunks are shared out: a sequence stays with one thread."""
 
+    takes_rows = True
+
     def __init__(self, weights: Weights, *, threads: int, max_batch: int, max_seq_len: int):
         config = weights.config
         self.max_batch, self.max_seq_len, self.vocab_size = max_batch, min(max_seq_len, config.max_seq_len), config.vocab_size
@@ -29,6 +31,7 @@ class FusedRunner:
         self._keys = np.zeros((*shape, config.head_dim, self.max_seq_len), np.float32)
         self._values = np.zeros((*shape, self.max_seq_len, config.head_dim), np.float32)
         self._logits = np.empty((max_batch, padded(config.vocab_size)), np.float32)
+        self._no_rows: Floats = np.zeros((0, config.d_model), np.float32)
         self._scratch = [_scratch(config, PIECE_TOKENS, self.max_seq_len) for _ in range(max(1, threads))]
         self._pool = ThreadPoolExecutor(threads, "engine") if threads > 1 else None
 
@@ -46,22 +49,26 @@ class FusedRunner:
         """Logits of `chunks` into the rows from `first` on."""
         rows: list[tuple[int, int, int]] = []  # token, slot, position
         last: list[int] = []
+        given = self._no_rows
         for chunk in chunks:
-            for at, token in enumerate(chunk.tokens):
+            tokens = chunk.tokens
+            if chunk.embedded:
+                tokens, given = _replaced(chunk, given)
+            for at, token in enumerate(tokens):
                 rows.append((token, chunk.slot, chunk.start + at))
-                if at == len(chunk.tokens) - 1:
+                if at == len(tokens) - 1:
                     last.append(len(rows) - 1)
                 if len(rows) == PIECE_TOKENS:
-                    first = self._forward(rows, last, first, scratch)
+                    first = self._forward(rows, last, given, first, scratch)
                     rows, last = [], []
         if rows:
-            self._forward(rows, last, first, scratch)
+            self._forward(rows, last, given, first, scratch)
 
-    def _forward(self, rows: list[tuple[int, int, int]], last: list[int], first: int, scratch: Scratch) -> int:
+    def _forward(self, rows: list[tuple[int, int, int]], last: list[int], given: Floats, first: int, scratch: Scratch) -> int:
         w, end = self._weights, first + len(last)
         tokens, slots, positions = np.array(rows, np.int64).T.copy()
         forward(
-            tokens, slots, positions, np.array(last, np.int64), w.layers, w.embedding, w.head, w.norm, self._keys, self._values,
+            tokens, slots, positions, np.array(last, np.int64), given, w.layers, w.embedding, w.head, w.norm, self._keys, self._values,
             self._cos, self._sin, scratch, self._logits[first:end],
         )  # fmt: skip
         return end
@@ -70,6 +77,15 @@ class FusedRunner:
         if self._pool:
             self._pool.shutdown()
         del self._weights, self._keys, self._values, self._logits, self._scratch
+
+
+def _replaced(chunk: Chunk, given: Floats) -> tuple[list[int], Floats]:
+    """The chunk's tokens, with those whose rows are given pointing into `given`, to which the rows are added."""
+    tokens = list(chunk.tokens)
+    for at, rows in chunk.embedded:
+        tokens[at : at + len(rows)] = range(-1 - len(given), -1 - len(given) - len(rows), -1)
+        given = np.ascontiguousarray(np.concatenate([given, rows]), np.float32)
+    return tokens, given
 
 
 def _share_out(chunks: Sequence[Chunk], threads: int) -> list[tuple[int, int]]:

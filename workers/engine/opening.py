@@ -7,6 +7,7 @@ from typing import Any
 
 from workers.engine.engine import Engine
 from workers.engine.errors import UnusableModel
+from workers.engine.front_end import read_front_end
 from workers.engine.runner import Runner
 from workers.moe import ChatTokenizer, ModelConfig, UnsupportedModel, layout_named
 
@@ -31,7 +32,9 @@ def open_engine(
     if tokenizer.vocab_size > runner.vocab_size:  # compiled code looks ids up without asking
         runner.close()
         raise UnusableModel(f"The tokenizer of {folder.name} has {tokenizer.vocab_size:,} tokens, its model only {runner.vocab_size:,}.")
-    return Engine(runner, tokenizer, max_waiting=max_waiting)
+    # INT8 and ONNX runners take tokens only: what they serve is a model of text.
+    front_end = read_front_end(folder, described["hidden_size"]) if getattr(runner, "takes_rows", False) else None
+    return Engine(runner, tokenizer, max_waiting=max_waiting, front_end=front_end)
 
 
 def _open_runner(

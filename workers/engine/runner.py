@@ -29,11 +29,16 @@ Logits = NDArray[np.float32]
 
 
 class Chunk(NamedTuple):
-    """Tokens of the sequence in `slot`, at the positions from `start` on. What the slot held before `start` is kept, the rest forgotten."""
+    """Tokens of the sequence in `slot`, at the positions from `start` on. What the slot held before `start` is kept, the rest forgotten.
+
+    `embedded`: rows (n, d_model) that take the place of the tokens' own embeddings from an index in `tokens` on: a picture's patches.
+    Only runners that say so (`takes_rows`) are given such.
+    """
 
     slot: int
     start: int
     tokens: Sequence[int]
+    embedded: Sequence[tuple[int, NDArray[np.float32]]] = ()
 
 
 class Runner(Protocol):

@@ -3,10 +3,12 @@
 import threading
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workers.engine.errors import EngineError
 from workers.engine.runner import Chunk
@@ -15,6 +17,7 @@ from workers.engine.text import TextStream, Vocabulary
 
 FinishReason = Literal["stop", "length", "cancelled"]
 OnToken = Callable[[str], None]
+Embedded = Many[tuple[int, NDArray[np.float32]]]
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,12 @@ class Ticket:
 class Sequence:
     """Tokens of one conversation: a prompt, then an answer that grows by one a step. Only the engine's thread touches it."""
 
-    def __init__(self, prompt: list[int], sampling: SamplingParams, room: int, vocabulary: Vocabulary, on_token: OnToken | None):
-        """`room`: the most tokens the answer may have, at least 1."""
+    def __init__(
+        self, prompt: list[int], sampling: SamplingParams, room: int, vocabulary: Vocabulary, on_token: OnToken | None,
+        embedded: Embedded = (),
+    ):  # fmt: skip
+        """`room`: the most tokens the answer may have, at least 1. `embedded`: rows of pictures, and where in the prompt they begin."""
+        self._embedded = embedded
         self.prompt_tokens = len(prompt)
         self.tokens = list(prompt)
         self.sampling = sampling
@@ -100,7 +107,11 @@ class Sequence:
 
     def next_chunk(self, most: int) -> Chunk:
         """The tokens the runner has not seen, at most `most` of them."""
-        return Chunk(self.slot, self.in_cache, self.tokens[self.in_cache : self.in_cache + most])
+        start, end = self.in_cache, min(self.in_cache + most, len(self.tokens))
+        if not self._embedded or start >= self.prompt_tokens:
+            return Chunk(self.slot, start, self.tokens[start:end])
+        parts = [(max(at, start), rows[max(start - at, 0) : max(end - at, 0)]) for at, rows in self._embedded]
+        return Chunk(self.slot, start, self.tokens[start:end], [(at - start, rows) for at, rows in parts if len(rows)])
 
     def choose(self, logits: np.ndarray, most_likely: int) -> int:
         return most_likely if self.sampling.temperature == 0.0 else draw(logits, self.sampling, self._random)

@@ -29,6 +29,8 @@ class TorchRunner:
     """`Runner` over a `Decoder`. All rows of all chunks share the products; attention runs once for all decoding slots and once for
     each longer chunk."""
 
+    takes_rows = True
+
     def __init__(self, model: Decoder, max_batch: int, max_seq_len: int):
         self.max_batch = max_batch
         self.max_seq_len = min(max_seq_len, model.config.max_seq_len)
@@ -44,6 +46,8 @@ class TorchRunner:
     def forward(self, chunks: Sequence[Chunk]) -> Logits:
         model, batch = self._model, _Batch(chunks, self._device, self._window)
         x = model.embedding(batch.tokens)  # rows, d_model
+        for at, rows in batch.embedded:
+            x[at : at + len(rows)] = torch.from_numpy(rows).to(x)
         cos, sin = (table[batch.positions][:, None, None] for table in self._tables)  # rows, 1, 1, rotary_width / 2
         for layer, block in enumerate(self._blocks):
             q, k, v = block.attention.project(block.attention_norm(x).unsqueeze(1), cos, sin)
@@ -104,6 +108,7 @@ class _Batch:
 
         lengths = [len(c.tokens) for c in chunks]
         ends = np.cumsum(lengths).tolist()
+        self.embedded = [(end - len(c.tokens) + at, rows) for c, end in zip(chunks, ends, strict=True) for at, rows in c.embedded]
         self.tokens = ids([t for c in chunks for t in c.tokens])
         self.positions = ids([c.start + i for c in chunks for i in range(len(c.tokens))])
         self.slots = ids([c.slot for c in chunks for _ in c.tokens])
