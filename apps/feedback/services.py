@@ -10,6 +10,7 @@ from apps.datasets import services as datasets
 from apps.datasets.models import Dataset
 from apps.feedback.models import Feedback
 from apps.serving.models import Answer
+from apps.serving.pictures import picture_of
 
 
 @transaction.atomic
@@ -66,6 +67,7 @@ def make_dataset(*, name: str = "", actor: User, source: str = "") -> Dataset:
             "answer": row.answer.text,
             "rating": row.rating,
             **({"correction": row.correction} if row.correction else {}),
+            **({"image": picture} if (picture := picture_of(row.answer.messages)) else {}),
         }
         for row in rows
     ]

@@ -31,6 +31,7 @@ SCRIPT_STRINGS = {
     "connection_lost": _("The portal cannot be reached; what you see is from {ago}. It is tried again by itself."),
     "chat_lost": _("The portal could not be reached. Ask again in a moment."),
     "chat_thanks": _("Thank you. The next version can learn from it."),
+    "no_picture": _("This is no picture that can be read. Choose a PNG or JPEG."),
     "updated": _("updated {ago}"),
     "now": _("just now"),
     "seconds_ago": _("{n} s ago"),

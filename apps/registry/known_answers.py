@@ -24,5 +24,5 @@ def _read(paths: tuple[str, ...]) -> dict[str, str]:
             for line in file:
                 row = json.loads(line)
                 if row["kind"] == "question":
-                    found[prompt_key(row["question"])] = row["answer"]
+                    found[prompt_key(row["question"], row.get("image"))] = row["answer"]
     return found

@@ -19,6 +19,8 @@ from apps.ids import new_id
 from apps.rest import AlwaysJSON, IdentField, Resource, actor_of, checked
 from apps.serving import chat, services
 from apps.serving.models import Answer, Conversation, ScalingDecision
+from apps.serving.pictures import MAX_CHARACTERS as MAX_PICTURE_CHARACTERS
+from apps.serving.pictures import accepted
 from apps.serving.questions import MAX_TOKENS, Question
 from apps.serving.services import Pending
 from apps.serving.streams import HEARTBEAT, event, event_stream
@@ -35,6 +37,14 @@ def subject_of(request: HttpRequest) -> str | None:
 # -- one question, one answer
 
 
+class ImageField(serializers.CharField):
+    """A picture that the question is about."""
+
+    def __init__(self, **given):
+        said = "a PNG or JPEG as a data: URL or in base64; for versions that were trained with pictures"
+        super().__init__(**{"default": None, "allow_null": True, "max_length": MAX_PICTURE_CHARACTERS, "help_text": said, **given})
+
+
 class GenerateInput(serializers.Serializer):
     prompt = serializers.CharField(trim_whitespace=False, max_length=None)
     max_tokens = serializers.IntegerField(default=64, min_value=1, max_value=MAX_TOKENS)
@@ -44,6 +54,7 @@ class GenerateInput(serializers.Serializer):
     seed = serializers.IntegerField(default=None, allow_null=True, min_value=0, max_value=2**31 - 1)
     stop = serializers.ListField(child=serializers.CharField(max_length=200, trim_whitespace=False), default=list, max_length=8)
     version = IdentField(default=None, allow_null=True, allow_blank=True, help_text="id or name of a model version; the live one where none is given")
+    image = ImageField()
 
 
 class UsageOutput(serializers.Serializer):
@@ -69,8 +80,9 @@ class GenerateView(APIView):
     @extend_schema(request=GenerateInput, responses=GenerateOutput, tags=["serving"], operation_id="generate")
     def post(self, request):
         given = checked(GenerateInput, request)
-        version = given.pop("version")
-        question = Question([{"role": "user", "content": given.pop("prompt")}], **given)
+        version, image = given.pop("version"), given.pop("image")
+        message = {"role": "user", "content": given.pop("prompt"), **({"image": accepted(image)} if image else {})}
+        question = Question([message], **given)
         pending = services.ask(question=question, user=request.user, channel="generate", version=version, subject=subject_of(request) or new_id())
         pending.whole()
         return Response(GenerateOutput(pending).data)
@@ -85,6 +97,7 @@ class ChatInput(serializers.Serializer):
     version = IdentField(default=None, allow_null=True, allow_blank=True, help_text="id or name; the live one where none is given")
     after = IdentField(default=None, allow_null=True, help_text="the answer that the message follows; the newest where none is given")
     replaces = IdentField(default=None, allow_null=True, help_text="the answer to make again, in place of a message")
+    image = ImageField()
     max_tokens = serializers.IntegerField(default=chat.MAX_TOKENS, min_value=1, max_value=MAX_TOKENS)
     temperature = serializers.FloatField(default=None, allow_null=True, min_value=0, max_value=2)
 

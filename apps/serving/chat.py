@@ -10,6 +10,7 @@ from apps.accounts.problems import Missing, Problem
 from apps.serving import services
 from apps.serving.context import within_limits
 from apps.serving.models import Answer, Conversation
+from apps.serving.pictures import accepted
 from apps.serving.questions import MAX_CHARACTERS, Question
 from apps.serving.services import Pending
 
@@ -47,15 +48,16 @@ def find_answer(*, pk: str, user: User | None, guest_ids=()) -> Answer:
 @transaction.atomic  # no conversation is left behind where no version can answer
 def say(
     *, user: User | None, message: str = "", conversation: Conversation | None = None, version: str | None = None, after: str | None = None,
-    replaces: str | None = None, max_tokens: int = MAX_TOKENS, temperature: float | None = None,
+    replaces: str | None = None, max_tokens: int = MAX_TOKENS, temperature: float | None = None, image: str | None = None,
 ) -> Pending:  # fmt: skip
-    """One more turn: `message` after the answer `after` (the newest where none is given), or the answer `replaces` made again."""
+    """One more turn: `message`, about a picture where one is given, after the answer `after` (the newest where none is given), or the answer `replaces` made again."""
     if replaces:
         messages = list(_answer_of(conversation, replaces, "replaces").messages)
         temperature = AGAIN_TEMPERATURE if temperature is None else temperature
     else:
-        Question([{"role": "user", "content": message}], max_tokens=max_tokens, temperature=temperature or 0.0)  # refuse before anything is written
-        messages = [*_history(conversation, after), {"role": "user", "content": message}]
+        asked = {"role": "user", "content": message, **({"image": accepted(image)} if image else {})}
+        Question([asked], max_tokens=max_tokens, temperature=temperature or 0.0)  # refuse before anything is written
+        messages = [*_history(conversation, after), asked]
     question = Question(within_limits(messages), max_tokens=max_tokens, temperature=temperature or 0.0)
     if conversation is None:
         conversation = services.start_conversation(user=user, first_question=message)

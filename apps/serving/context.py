@@ -6,6 +6,7 @@ from tokenizers import Tokenizer
 
 from apps import artifacts
 from apps.registry.models import ModelVersion
+from apps.serving.pictures import MAX_PICTURES, tokens_a_picture
 from apps.serving.questions import MAX_CHARACTERS, MAX_MESSAGES
 
 TOKENS_A_TURN = 2  # the role's token, and the end of an answer
@@ -29,10 +30,11 @@ def _length(version: ModelVersion, text: str) -> int:
 
 def within_limits(messages: list[dict]) -> list[dict]:
     """The newest messages, as many as any request may have; the last one is always there."""
-    kept, characters = [], 0
+    kept, characters, pictures = [], 0, 0
     for message in reversed(messages[-MAX_MESSAGES:]):
         characters += len(message["content"])
-        if kept and characters > MAX_CHARACTERS:
+        pictures += bool(message.get("image"))
+        if kept and (characters > MAX_CHARACTERS or pictures > MAX_PICTURES):
             break
         kept.insert(0, message)
     return _from_a_question(kept)
@@ -48,7 +50,7 @@ def fitted(messages: list[dict], version: ModelVersion, max_tokens: int) -> list
     window = window_of(version)
     left = window - min(max_tokens, window // 2)
     try:
-        lengths = [_length(version, message["content"]) for message in messages]
+        lengths = [_length(version, message["content"]) + (tokens_a_picture(version) if message.get("image") else 0) for message in messages]
     except FileNotFoundError:  # imported without a tokenizer.json: the engine decides
         return messages
     first = len(messages) - 1

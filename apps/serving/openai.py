@@ -42,7 +42,7 @@ def _code_of(error: Problem) -> str | None:
 
 
 def _param_of(error: Problem) -> str | None:
-    return "model" if error.field == "version" else "messages" if error.field == "prompt" else error.field
+    return "model" if error.field == "version" else "messages" if error.field in ("prompt", "image") else error.field
 
 
 def openai_errors(error: Exception, context: dict) -> Response | None:

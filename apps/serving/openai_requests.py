@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
 
+from apps.serving.pictures import MAX_CHARACTERS as MAX_PICTURE_CHARACTERS
+from apps.serving.pictures import accepted
 from apps.serving.questions import MAX_SEED, MAX_TOKENS, Question
 
 DEFAULT_MAX_TOKENS = 256
@@ -72,15 +74,43 @@ class TextPart(BaseModel):
     text: str
 
 
+class ImageUrl(BaseModel):
+    model_config = ConfigDict(extra="ignore")  # `detail` changes nothing: every picture is seen in the model's own size
+
+    url: str = Field(max_length=MAX_PICTURE_CHARACTERS)
+
+
+class ImagePart(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
 class Message(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart] | None = None
+    content: str | list[Part] | None = None
+
+    @model_validator(mode="after")
+    def _one_picture(self) -> "Message":
+        if len(self._pictures()) > 1:
+            raise ValueError("one picture a message can be looked at; send the others in messages of their own")
+        return self
+
+    def _pictures(self) -> list[str]:
+        return [part.image_url.url for part in self.content if isinstance(part, ImagePart)] if isinstance(self.content, list) else []
 
     def plain(self) -> dict:
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or [])
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+        """Role, content and image. Raises Problem for a picture that cannot be used."""
+        parts = self.content if isinstance(self.content, list) else []
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in parts if isinstance(part, TextPart))
+        image = {"image": accepted(picture) for picture in self._pictures()}
+        return {"role": "system" if self.role == "developer" else self.role, "content": text, **image}
 
 
 class ChatRequest(Request):

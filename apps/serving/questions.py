@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from django.utils.translation import gettext as _
 
 from apps.accounts.problems import Problem
+from apps.serving.pictures import MAX_PICTURES
 
 MAX_CHARACTERS = 32_000
 MAX_MESSAGES = 200
@@ -20,7 +21,7 @@ ROLES = ("system", "user", "assistant")
 
 @dataclass(frozen=True)
 class Question:
-    messages: list[dict]
+    messages: list[dict]  # role, content, and of a user's the image where there is one, as `pictures.accepted` gives it
     max_tokens: int = 64
     temperature: float = 0.0
     top_p: float = 1.0
@@ -49,6 +50,9 @@ class Question:
                 raise Problem(_("Each message needs a role (%(names)s) and its content as text.") % {"names": ", ".join(ROLES)}, field="messages")
             if _UNWRITABLE.search(message["content"]):
                 raise Problem(_("The text holds characters that no text may hold (U+0000, or half of a surrogate pair)."), field="messages")
+        shown = [m for m in self.messages if m.get("image")]
+        if len(shown) > MAX_PICTURES or any(m["role"] != "user" for m in shown):
+            raise Problem(_("At most %(most)s pictures, in the user's messages, can be looked at.") % {"most": MAX_PICTURES}, field="image")
         length = sum(len(m["content"]) for m in self.messages)
         if length > MAX_CHARACTERS:
             raise Problem(
@@ -72,7 +76,7 @@ class Question:
             raise Problem(_("Give at most 8 stop strings of 1 to 200 characters."), field="stop")
 
 
-def prompt_key(text: str) -> str:
-    """A hash that is the same for the same question asked with other spaces, case or width of punctuation."""
+def prompt_key(text: str, image: str | None = None) -> str:
+    """A hash that is the same for the same question asked with other spaces, case or width of punctuation, of the same picture."""
     plain = re.sub(r"[\s?？。.!！]+", " ", unicodedata.normalize("NFKC", text)).strip().casefold()
-    return hashlib.sha256(plain.encode()).hexdigest()
+    return hashlib.sha256(f"{plain}\0{image}".encode() if image else plain.encode()).hexdigest()

@@ -8,6 +8,7 @@ from apps import artifacts
 from apps.demonstration import selectors as demonstration
 from apps.registry.models import EvaluationSet
 from apps.serving.models import Conversation
+from apps.serving.pictures import picture_of
 
 SUGGESTIONS = 4
 _LINES_LOOKED_AT = 400
@@ -16,9 +17,8 @@ _LINES_LOOKED_AT = 400
 def turns_of(conversation: Conversation) -> list[dict]:
     """Oldest first: each question once, with all answers that were made to it."""
     rows = conversation.answers.select_related("model_version", "feedback").order_by("id")
-    return [
-        {"question": question, "answers": list(answers)} for (question, _), answers in groupby(rows, key=lambda row: (row.prompt, len(row.messages)))
-    ]
+    groups = [list(answers) for _, answers in groupby(rows, key=lambda row: (row.prompt, len(row.messages), picture_of(row.messages)))]
+    return [{"question": answers[0].prompt, "image": picture_of(answers[0].messages), "answers": answers} for answers in groups]
 
 
 def first_version_seconds() -> float | None:
@@ -41,6 +41,6 @@ def _suggestions(path: str, lang: str) -> tuple[str, ...]:
     with artifacts.open_file(path) as file:
         for _, line in zip(range(_LINES_LOOKED_AT), file, strict=False):
             row = json.loads(line)
-            if row["kind"] == "question" and row.get("lang", "en") == lang and len(row["question"]) < 60:
+            if row["kind"] == "question" and not row.get("image") and row.get("lang", "en") == lang and len(row["question"]) < 60:
                 found.setdefault(row.get("domain") or "", row["question"])
     return tuple(list(found.values())[:SUGGESTIONS])

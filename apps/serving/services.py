@@ -21,6 +21,7 @@ from apps.redis import connection
 from apps.serving import cache
 from apps.serving.context import fitted
 from apps.serving.models import Answer, Conversation
+from apps.serving.pictures import for_version, picture_of
 from apps.serving.questions import Question, prompt_key
 from apps.serving.routing import Route, route
 from dsportal.celery import app as celery
@@ -181,7 +182,7 @@ class Pending:
         latency_ms = self.elapsed_ms
         self.row = Answer.objects.create(
             id=self.id, conversation=self.conversation, model_version=self.route.version, experiment=self.route.experiment, arm=self.route.arm,
-            user=self.user, route=self.channel, prompt=self.question.prompt[:8000], prompt_key=prompt_key(self.question.prompt),
+            user=self.user, route=self.channel, prompt=self.question.prompt[:8000], prompt_key=prompt_key(self.question.prompt, picture_of(self.question.messages)),
             messages=self.question.messages, parameters=self.question.parameters, text=self.text, status=status, error=error[:300],
             cached=self.cached, prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, latency_ms=latency_ms,
             first_token_ms=self.first_token_ms,
@@ -199,8 +200,11 @@ def ask(
     """Route the question. The work begins when the answer's pieces are read. `trim`: leave out the oldest turns that do not fit."""
     who = subject or (conversation.pk if conversation else "") or (str(user.pk) if user and user.pk else new_id())
     way = route(asked=version, subject=who)
+    messages = for_version(question.messages, way.version, forgiving=trim)
     if trim:
-        question = replace(question, messages=fitted(question.messages, way.version, question.max_tokens))
+        messages = fitted(messages, way.version, question.max_tokens)
+    if messages is not question.messages:
+        question = replace(question, messages=messages)
     return Pending(question=question, route=way, user=user, channel=channel, conversation=conversation)
 
 

@@ -1,5 +1,7 @@
 """The chat page. It streams by `static/js/chat.js` over the API; without scripts the same form is answered with a whole page."""
 
+import base64
+
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
@@ -17,6 +19,8 @@ from apps.serving import chat as conversations
 from apps.serving import selectors
 from apps.serving.api import GUESTS_CONVERSATIONS, SESSION_KEY
 from apps.serving.models import Answer
+from apps.serving.pictures import MAX_CHARACTERS as MAX_PICTURE_CHARACTERS
+from apps.serving.pictures import sees
 from apps.serving.questions import MAX_CHARACTERS
 
 CONVERSATIONS_SHOWN = 40
@@ -24,6 +28,12 @@ CONVERSATIONS_SHOWN = 40
 
 def _may_chat(request: HttpRequest) -> bool:
     return request.user.is_authenticated or settings.GUEST_CHAT
+
+
+def _sent_picture(request: HttpRequest) -> str | None:
+    """That of the form without scripts, as it came."""
+    file = request.FILES.get("picture")
+    return base64.b64encode(file.read(MAX_PICTURE_CHARACTERS)).decode() if file and file.size else None
 
 
 @require_http_methods(["GET", "POST"])
@@ -41,7 +51,7 @@ def chat(request: HttpRequest, pk: str | None = None) -> HttpResponse:
     if request.method == "POST":
         typed = request.POST.get("message", "")
         try:
-            pending = conversations.say(user=user, message=typed, conversation=conversation)
+            pending = conversations.say(user=user, message=typed, conversation=conversation, image=_sent_picture(request))
             if user is None and pending.conversation.pk not in guest_ids:
                 request.session[SESSION_KEY] = [*guest_ids, pending.conversation.pk][-GUESTS_CONVERSATIONS:]
             pending.whole()
@@ -57,6 +67,7 @@ def chat(request: HttpRequest, pk: str | None = None) -> HttpResponse:
         "turns": selectors.turns_of(conversation) if conversation else [],
         "suggestions": [] if conversation else selectors.suggestions(get_language() or "en"),
         "live": live,
+        "sees": live is not None and sees(live),
         "first_version_seconds": None if live else selectors.first_version_seconds(),
         "typed": typed,
         "error": error,

@@ -1,4 +1,5 @@
 // The chat: sends a question, shows the answer as it comes, stops, asks again, rates.
+import { pictures } from "./pictures.js";
 import { language, say } from "./strings.js";
 import { toast } from "./toasts.js";
 
@@ -37,6 +38,8 @@ function refuse(text) {
   refusal.querySelector("[data-text]").textContent = text || "";
   field.toggleAttribute("aria-invalid", Boolean(text));
 }
+
+const picture = pictures(composer, chat.querySelector(".chat-main"), refuse);
 
 function fresh(id) {
   return document.getElementById(id).content.firstElementChild.cloneNode(true);
@@ -108,6 +111,7 @@ async function ask(body, turn) {
       if (body.message !== undefined) {
         turn.remove(); // nothing was asked: what was typed goes back to where it was
         field.value = body.message;
+        picture.give(body.image);
       } else answer.remove();
       refuse(problem.detail || say("chat_lost"));
       return;
@@ -141,11 +145,15 @@ function askAbout(question) {
   refuse("");
   chat.querySelector("[data-empty]")?.remove();
   const turn = fresh("turn-template");
+  const image = picture.take();
+  const shown = turn.querySelector("[data-shown]");
   turn.querySelector("[data-question]").textContent = message;
+  if (image) shown.src = image;
+  shown.hidden = !image;
   thread.append(turn);
   field.value = "";
   grow();
-  ask({ message }, turn);
+  ask({ message, image }, turn);
 }
 
 async function rate(answer, given) {

@@ -122,7 +122,7 @@ def _ended(stream: str) -> bool:
 
 
 def _publish(answer: str, stream: str, version: str, messages: list[dict], parameters: dict, deadline: float) -> None:
-    from workers.engine import EngineClosed, EngineError, EngineFull, PromptTooLong, SamplingParams
+    from workers.engine import EngineClosed, EngineError, EngineFull, PictureRefused, PromptTooLong, SamplingParams
 
     pieces: queue.SimpleQueue = queue.SimpleQueue()
     sampling = SamplingParams(
@@ -145,7 +145,7 @@ def _publish(answer: str, stream: str, version: str, messages: list[dict], param
             _add(stream, {"at": sent, "text": done.text[sent:]})
         end = {"prompt_tokens": done.prompt_tokens, "completion_tokens": done.tokens, "finish_reason": done.finish_reason}
         _add(stream, {"end": json.dumps(end)})
-    except PromptTooLong as refusal:
+    except (PromptTooLong, PictureRefused) as refusal:
         _add(stream, {"error": str(refusal), "whose": "asker"})
     except (EngineFull, EngineClosed, EngineError, artifacts.ArtifactDamaged, ModelVersion.DoesNotExist, OSError, ValueError) as failure:
         log.warning("answer %s failed: %s", answer, failure)
