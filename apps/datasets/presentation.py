@@ -23,6 +23,8 @@ REASONS = {
     "advertisement": _("advertisement"),
     "boilerplate": _("page boilerplate"),
     "garbled_text": _("garbled text"),
+    "bad_image": _("picture cannot be read"),
+    "image_too_large": _("picture too large"),
     "html_leftovers": _("left-over code"),
     "repeated_characters": _("repeated characters"),
     "contact_spam": _("mostly contacts"),

@@ -109,7 +109,8 @@ class Message(BaseModel):
         """Role, content and image. Raises Problem for a picture that cannot be used."""
         parts = self.content if isinstance(self.content, list) else []
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in parts if isinstance(part, TextPart))
-        image = {"image": accepted(picture) for picture in self._pictures()}
+        pictures = self._pictures()
+        image = {"image": accepted(pictures[0])} if pictures else {}
         return {"role": "system" if self.role == "developer" else self.role, "content": text, **image}
 
 

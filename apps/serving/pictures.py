@@ -3,6 +3,7 @@
 from django.utils.translation import gettext as _
 
 from apps.accounts.problems import Problem
+from apps.portal.retelling import retold
 from apps.registry.models import ModelVersion
 from workers.moe import VISION_FILE, BadPicture, shrunk
 
@@ -17,7 +18,14 @@ def accepted(picture: str) -> str:
     try:
         return shrunk(picture, MAX_SIDE)
     except BadPicture as bad:
-        raise Problem(str(bad), field="image") from bad
+        raise Problem(retold(str(bad)), field="image") from bad
+
+
+def require_few(messages: list[dict]) -> None:
+    """Raises Problem where there are more pictures than anybody looks at, or where they are not the user's."""
+    shown = [m for m in messages if m.get("image")]
+    if len(shown) > MAX_PICTURES or any(m["role"] != "user" for m in shown):
+        raise Problem(_("At most %(most)s pictures, in the user's messages, can be looked at.") % {"most": MAX_PICTURES}, field="image")
 
 
 def sees(version: ModelVersion) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from django.utils.translation import gettext as _
 
 from apps.accounts.problems import Problem
-from apps.serving.pictures import MAX_PICTURES
+from apps.serving.pictures import require_few
 
 MAX_CHARACTERS = 32_000
 MAX_MESSAGES = 200
@@ -50,9 +50,7 @@ class Question:
                 raise Problem(_("Each message needs a role (%(names)s) and its content as text.") % {"names": ", ".join(ROLES)}, field="messages")
             if _UNWRITABLE.search(message["content"]):
                 raise Problem(_("The text holds characters that no text may hold (U+0000, or half of a surrogate pair)."), field="messages")
-        shown = [m for m in self.messages if m.get("image")]
-        if len(shown) > MAX_PICTURES or any(m["role"] != "user" for m in shown):
-            raise Problem(_("At most %(most)s pictures, in the user's messages, can be looked at.") % {"most": MAX_PICTURES}, field="image")
+        require_few(self.messages)
         length = sum(len(m["content"]) for m in self.messages)
         if length > MAX_CHARACTERS:
             raise Problem(

@@ -97,7 +97,7 @@ def test_a_chat_about_a_picture_goes_on_and_a_version_without_eyes_may_take_over
 
     first = say("What colour is it?", image=picture(0))[0]
     second = say("And now?", conversation=first["conversation"])[0]
-    assert [bool(m.get("image")) for m in Answer.objects.get(pk=second["answer"]).messages][0] is True
+    assert Answer.objects.get(pk=second["answer"]).messages[0]["image"] == picture(0)
 
     answers_with(making.version("v1"))
     third = say("And in words?", conversation=first["conversation"], version="v1")
