@@ -3,6 +3,7 @@
 import sys
 
 MODULE = "workers.training"
+MOST_RESTARTS = 4  # each halves the micro-batch, when memory ran out: workers.training.again
 
 
 def command_line(world_size: int) -> list[str]:
@@ -13,4 +14,8 @@ def command_line(world_size: int) -> list[str]:
     """
     if world_size == 1:
         return [sys.executable, "-m", MODULE]
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world_size), "-m", MODULE]
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", *torchrun_options(world_size), "-m", MODULE]
+
+
+def torchrun_options(ranks_a_node: int) -> list[str]:
+    return ["--nproc-per-node", str(ranks_a_node), "--max-restarts", str(MOST_RESTARTS)]

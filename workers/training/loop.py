@@ -1,6 +1,8 @@
 """The training loop, top to bottom: a step, what is told of it, and what happens between two steps."""
 
+import gc
 import math
+import statistics
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.protocol import JobError
+from workers.protocol import JobError, emit
+from workers.training.again import micro_batches_asked_for, start_again
 from workers.training.batches import Batch, Sampler
 from workers.training.curriculum import Stage, stage_at, stages_of
 from workers.training.domain_routing import DomainRouting
+from workers.training.health import PATIENCE, WINDOW, Diverged, OutOfMemory, is_leap, memory_watched
 from workers.training.parallel import gradients_stay_here, make_optimizer, parallelize
 from workers.training.precision import Precision
 from workers.training.prepare import Prepared
@@ -25,10 +29,6 @@ from workers.training.state import Checkpoints, Progress
 from workers.training.telling import Teller
 
 SMALLEST_SCALE = 2.0**-8  # an FP16 loss scale below it means that the loss itself is not finite
-
-
-class Diverged(Exception):
-    """The loss or the gradients are not finite, and no smaller loss scale would help."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class Loop:
         self.domain_routing = DomainRouting(spec.domain_routing, prepared.examples, self.routers)
         self.checkpoints = Checkpoints(spec.work_folder, ranks, spec.zero_stage, spec.checkpoint_every_seconds)
         self.teller = Teller(spec, ranks, prepared)
-        self.progress = Progress()
+        self.progress = Progress(examples_per_step=spec.micro_batch * spec.accum_steps * ranks.size, micro_batches=spec.accum_steps * ranks.size)
+        self._unusual = 0  # steps in a row whose loss leapt
         self._began = 0.0
 
     def run(self) -> Progress:
@@ -67,12 +68,17 @@ class Loop:
                 self.teller.note(f"Resumed from step {resumed.step:,}.", step=resumed.step)
         else:
             self._save()  # where to go back to, should the first steps diverge
+        if asked := micro_batches_asked_for(self.spec.work_folder):
+            self._share_out(max(asked, self.progress.micro_batches))
         self._began = time.monotonic() - self.progress.elapsed
         while self.share_done < 1:
             try:
                 outcome = self.step()
             except Diverged as diverged:
                 self._go_back(diverged)
+                continue
+            except OutOfMemory as full:
+                self._use_smaller_batches(full)
                 continue
             self._between_steps(outcome)
         self.teller.step(self.progress, outcome=None)
@@ -85,13 +91,27 @@ class Loop:
     # -- one step
 
     def step(self) -> Outcome:
-        """`accum_steps` micro-batches on each rank, one step of the optimizer. Raises Diverged."""
+        """This rank's micro-batches, one step of the optimizer. Raises Diverged and OutOfMemory."""
         spec, done = self.spec, self.share_done
         stage = self._stage_at(done)
         share = learning_rate(self.progress.lr_factor, done, spec.warmup, spec.schedule) * stage.lr
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * share
+        with memory_watched(touches_weights=False):
+            loss, tokens, learnt, load, domains = self._gradients(stage)
+        self._look_at(loss)
+        with memory_watched(touches_weights=True):
+            grad_norm, taken = self.precision.step(self.optimizer, self.model, spec.clip_norm)
+        self.optimizer.zero_grad(set_to_none=True)
+        self._after(loss, tokens, learnt, load, taken)
+        if taken:
+            self.domain_routing.remember(self.progress, domains)
+        return Outcome(loss, tokens, grad_norm, spec.lr * share, taken)
+
+    def _gradients(self, stage: Stage) -> tuple[float, int, int, list[list[float]], list[list[float]]]:
+        """Forward and backward of one step. Mean loss, tokens, learnt tokens, experts' load, and that by domain; over all ranks."""
         batches, learnt, all_tokens = self._batches(stage)
+        parts = self.progress.micro_batches
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         load = [torch.zeros(r.n_experts, dtype=torch.float64, device=self.ranks.device) for r in self.routers]
         domains: list[Tensor] = []
@@ -100,24 +120,15 @@ class Loop:
                 mean, balance = self.losses(stage, batch)
                 # Ranks are averaged over, micro-batches divided by their number; a micro-batch with more learnt tokens than
                 # others weighs more, so that the sum is the mean over all tokens, as of one large batch.
-                parts = spec.accum_steps * self.ranks.size
-                apart = spec.domain_routing * self.domain_routing.loss(batch, self.progress) * (batch.token_count * parts / all_tokens)
-                self.precision.backward((mean * (batch.learnt_count * parts / learnt) + balance + apart) / spec.accum_steps)
+                apart = self.spec.domain_routing * self.domain_routing.loss(batch, self.progress) * (batch.token_count * parts / all_tokens)
+                self.precision.backward((mean * (batch.learnt_count * parts / learnt) + balance + apart) / len(batches))
             loss_sum += mean.detach() * batch.learnt_count
             for so_far, router in zip(load, self.routers, strict=True):
                 so_far.add_(cast(Tensor, router.load))
             counted = self.domain_routing.count(batch)
             domains = [before + now for before, now in zip(domains, counted, strict=True)] if domains else counted
         loss, rows = self._over_ranks(loss_sum, [*load, *domains], learnt)
-        load_rows, domain_rows = rows[: len(load)], rows[len(load) :]
-        if not math.isfinite(loss) and not self.precision.scales:
-            raise Diverged(f"the loss became {loss} at step {self.progress.step + 1:,}")
-        grad_norm, taken = self.precision.step(self.optimizer, self.model, spec.clip_norm)
-        self.optimizer.zero_grad(set_to_none=True)
-        self._after(loss, all_tokens, learnt, load_rows, taken)
-        if taken:
-            self.domain_routing.remember(self.progress, domain_rows)
-        return Outcome(loss, all_tokens, grad_norm, spec.lr * share, taken)
+        return loss, all_tokens, learnt, rows[: len(load)], rows[len(load) :]
 
     def logits(self, batch: Batch) -> Tensor:
         with self.precision.autocast():
@@ -141,6 +152,7 @@ class Loop:
             fresh = number != progress.stage or not progress.step
             if number != progress.stage:
                 progress.stage, progress.sampler = number, (0, 0)
+                progress.recent_losses = []  # another stage's losses are another's
             self.stage = self.stages[number]
             self.sampler = Sampler(self.stage.weights, self.spec.seed + number)
             self.sampler.position = progress.sampler
@@ -151,11 +163,11 @@ class Loop:
 
     def _batches(self, stage: Stage) -> tuple[list[Batch], int, int]:
         """This rank's micro-batches, and the numbers of learnt and of all tokens in those of all ranks: each draws the same examples."""
-        spec, size = self.spec, self.ranks.size
-        chosen = [stage.units[i] for i in self.sampler.take(spec.micro_batch * spec.accum_steps * size)]
+        chosen = [stage.units[i] for i in self.sampler.take(self.progress.examples_per_step)]
         learnt, tokens = sum(e.learnt_count for e in chosen), sum(len(e) for e in chosen)
-        parts = [chosen[start : start + spec.micro_batch] for start in range(0, len(chosen), spec.micro_batch)]
-        return [self._batch(stage, parts[number], number) for number in range(self.ranks.rank, len(parts), size)], learnt, tokens
+        places = np.array_split(np.arange(len(chosen)), self.progress.micro_batches)
+        mine = range(self.ranks.rank, len(places), self.ranks.size)
+        return [self._batch(stage, [chosen[i] for i in places[number]], number) for number in mine], learnt, tokens
 
     def _batch(self, stage: Stage, part: list[Any], number: int) -> Batch:
         """Chance is the same for the same step and micro-batch, however many ranks share the work, and when a run is resumed."""
@@ -178,6 +190,7 @@ class Loop:
                 raise Diverged(f"no loss scale keeps FP16 finite at step {progress.step + 1:,}")
         else:
             remember(progress, loss, load)
+            progress.recent_losses = [*progress.recent_losses, loss][-WINDOW:]
             for router, row in zip(self.routers, load, strict=True):
                 if router.sigmoid and router.weight.requires_grad:  # not where it is frozen, beside adapters
                     router.move_bias(torch.tensor(row, device=self.ranks.device), self.spec.bias_rate)
@@ -185,6 +198,18 @@ class Loop:
         progress.tokens += tokens
         progress.learnt_tokens += learnt
         progress.sampler = self.sampler.position
+
+    def _look_at(self, loss: float) -> None:
+        """Raises Diverged. All ranks see the same loss, so all decide alike."""
+        finite = math.isfinite(loss)
+        if not finite and self.precision.scales:
+            return  # the loss scale answers it
+        self._unusual = self._unusual + 1 if not finite or is_leap(loss, self.progress.recent_losses, self.spec.spike_deviations) else 0
+        if not finite:
+            raise Diverged(f"the loss became {loss} at step {self.progress.step + 1:,}")
+        if self._unusual >= PATIENCE:
+            usual = statistics.median(self.progress.recent_losses)
+            raise Diverged(f"the loss leapt from about {usual:.3g} to {loss:.3g} at step {self.progress.step + 1:,}")
 
     # -- between two steps
 
@@ -195,7 +220,7 @@ class Loop:
         self.teller.step(self.progress, outcome, self.share_done, self.precision.loss_scale)
         if sample:
             self.teller.sample(self.model, self.progress.step)
-        if save:
+        if save and not self._unusual:
             self._save()
 
     def _ask_first_rank(self, elapsed: float, save: bool, sample: bool) -> tuple[float, bool, bool]:
@@ -208,18 +233,76 @@ class Loop:
         self.checkpoints.save(self.progress, self.model, self.optimizer, self.precision)
 
     def _take_up(self, progress: Progress) -> None:
-        self.progress, self.stage = progress, None
+        self.progress, self.stage, self._unusual = progress, None, 0
+        self._share_out(progress.micro_batches)
+
+    def _share_out(self, micro_batches: int) -> None:
+        """At least so many, and as many on each rank: the same examples a step, whoever shares them. JobError where there are too few."""
+        progress, size = self.progress, self.ranks.size
+        progress.micro_batches = math.lcm(micro_batches, size)
+        if progress.micro_batches > progress.examples_per_step:
+            raise JobError(
+                f"A step of {progress.examples_per_step:,} examples cannot be shared by {size} ranks in {progress.micro_batches:,} micro-batches. "
+                "Use fewer ranks, a smaller model, or begin anew with a larger batch."
+            )
 
     def _go_back(self, diverged: Diverged) -> None:
-        """Once, to the last checkpoint, at half the learning rate; time that passed has passed."""
-        elapsed, seen = self.progress.elapsed, self.progress.lr_factor
+        """Once, to the last checkpoint before it, at half the learning rate and without the batches since; time that passed has passed."""
+        elapsed, seen, skipped, stage = self.progress.elapsed, self.progress.lr_factor, self.sampler.position, self.progress.stage
+        reached = self.progress.step + 1
         if seen < 1:
             raise JobError(
                 f"Training diverged twice: {diverged}, at half the learning rate too. Lower lr (now {self.spec.lr}) or use precision fp32."
             )
-        self.optimizer.zero_grad(set_to_none=True)
-        before = self.checkpoints.load(self.model, self.optimizer, self.precision)
-        assert before is not None
-        self._take_up(before)
+        # The first loss that was unusual speaks of the weights one step before it: a checkpoint of those is no good one.
+        failed_at = reached - max(self._unusual - 1, 0)
+        before = self._load(before=failed_at - 2)
+        if before.stage == stage:
+            before.sampler = skipped
         self.progress.elapsed, self.progress.lr_factor = max(elapsed, before.elapsed), 0.5
-        self.teller.note(f"Training diverged: {diverged}. It goes on from step {before.step:,} with half the learning rate.", step=before.step)
+        batches = reached - before.step
+        self._save()  # in place of those after it, which may be broken
+        self.teller.note(
+            f"Training diverged: {diverged}. It goes on from step {before.step:,} with half the learning rate, "
+            f"without the {batches:,} batches since.", step=before.step, skipped_batches=batches,
+        )  # fmt: skip
+
+    def _use_smaller_batches(self, full: OutOfMemory) -> None:
+        """Twice as many micro-batches of half the size. Where ranks wait for each other, all must start again: this one says with what."""
+        full.__context__ = None  # its frames hold on to the step's tensors
+        self._free()
+        progress, size = self.progress, self.ranks.size
+        wanted = 2 * progress.micro_batches
+        if wanted > progress.examples_per_step:
+            raise JobError(
+                f"Out of memory with one example at a time ({full}). Use a smaller preset, a smaller max_length, activation_checkpointing, "
+                "a higher zero_stage on more ranks, or a machine with more memory."
+            )
+        note = {"micro_batch": progress.examples_per_step // wanted, "accum_steps": wanted // size, "step": progress.step}
+        emit(  # whichever rank it is
+            "note", message=f"Out of memory ({full}). It goes on with {note['micro_batch']} examples at a time and {note['accum_steps']} accumulation steps: "
+            "the same batch.", **note,
+        )  # fmt: skip
+        if size > 1:
+            start_again(self.spec.work_folder, wanted)
+        if full.weights_touched:
+            elapsed = progress.elapsed
+            self._load()
+            self.progress.elapsed = max(elapsed, self.progress.elapsed)
+        self.sampler.position = self.progress.sampler
+        self._share_out(wanted)
+
+    def _load(self, before: int | None = None) -> Progress:
+        self.optimizer.zero_grad(set_to_none=True)
+        progress = self.checkpoints.load(self.model, self.optimizer, self.precision, before)
+        assert progress is not None  # there is one from before the first step
+        self._take_up(progress)
+        return progress
+
+    def _free(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        for router in self.routers:
+            router.aux_loss = router.z_loss = router.shares = None  # they hold on to the step's graph
+        gc.collect()
+        if self.ranks.device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -48,7 +48,10 @@ def join(spec: TrainSpec) -> Ranks:
     torch.set_num_threads(max(1, spec.threads // local_size))
     ranks = Ranks(rank, size, local_size, _device(spec, local_rank))
     if size > 1:
-        dist.init_process_group("nccl" if spec.device == "cuda" else "gloo", timeout=PATIENCE)
+        store, _, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
+        # torchrun keeps one store over its restarts, in which gloo would wait at the addresses of ranks that are gone.
+        store = dist.PrefixStore(f"start{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group("nccl" if spec.device == "cuda" else "gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
     return ranks
 
 

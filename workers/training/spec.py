@@ -81,6 +81,10 @@ class TrainSpec(BaseModel):
     image_size: int = Field(32, ge=4, le=256)  # pixels a side in which a new model sees pictures, where the dataset has any
     patch_size: int = Field(8, ge=2, le=64)  # pixels a side of what becomes one token
 
+    # Robust standard deviations by which the loss must lie above its last steps' median, several times in a row, to be called
+    # diverged; 0: only what is not finite is.
+    spike_deviations: float = Field(10.0, ge=0)
+
     seed: int = Field(0, ge=0)
     log_every: int = Field(10, ge=1)  # steps between two step events
     log_every_seconds: float = Field(1.0, ge=0)  # and the time that lies at least between them

@@ -1,8 +1,11 @@
 """A run's checkpoint: written to a temporary folder and renamed, so that one that is found is whole.
 
 work_folder/checkpoints/00000420/
-    progress.json            step, tokens, elapsed, sampler position, loss scale, …
+    progress.json            step, tokens, elapsed, sampler position, loss scale, number of files, …
     rank0.safetensors        weights, optimizer state, random generator; one file a rank, each with what it alone holds
+
+Tensors are named by parameter and say which rows they are, so that other ranks than those that wrote may go on: another number
+of them, or another ZeRO stage. The last two are kept: the newest may hold weights that the next step finds broken.
 """
 
 import json
@@ -15,22 +18,28 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from workers.protocol import JobError
 from workers.training.parallel import part_of
 from workers.training.precision import Precision
 from workers.training.ranks import Ranks
+from workers.training.shards import Rows, Saved, rows_of, write
 
 LARGEST_SHARE = 0.03  # of the time that checkpoints may take; a slow disk makes them rarer
 FOLDER = "checkpoints"
+FORMAT = 2
 
 
 @dataclass
 class Progress:
     """Where a run is, all of it: with the tensors, enough to go on as if nothing had happened."""
 
+    format: int = 1  # of a file that does not say
+    files: int = 1  # ranks that wrote it
     step: int = 0
+    examples_per_step: int = 0  # over all ranks; kept, whoever goes on
+    micro_batches: int = 0  # of a step, over all ranks; doubled where memory ran out
     tokens: int = 0
     learnt_tokens: int = 0
     elapsed: float = 0.0  # seconds of training, over all of its starts
@@ -39,6 +48,7 @@ class Progress:
     stage: int = 0  # of the curriculum
     sampler: tuple[int, int] = (0, 0)  # in the stage's examples
     scaler: dict[str, Any] = field(default_factory=dict)
+    recent_losses: list[float] = field(default_factory=list)  # workers.training.health
     recent_loss: float = 0.0  # decayed sums over the steps: workers.training.recent
     recent_weight: float = 0.0
     recent_load: list[list[float]] = field(default_factory=list)  # layers × experts
@@ -46,13 +56,25 @@ class Progress:
 
 
 class Checkpoints:
-    """Writes and finds the checkpoints of one run. All ranks call each method together."""
+    """Writes and finds the checkpoints of one run. All ranks call each method together.
 
-    def __init__(self, work_folder: Path, ranks: Ranks, stage: int, every_seconds: float, clock: Callable[[], float] = time.monotonic):
+    `average`: name → this rank's part of the averaged weights, where the run has such.
+    """
+
+    def __init__(
+        self,
+        work_folder: Path,
+        ranks: Ranks,
+        stage: int,
+        every_seconds: float,
+        average: dict[str, Tensor] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self._folder = work_folder / FOLDER
         self._ranks = ranks
         self._stage = stage if ranks.size > 1 else 0
         self._every = every_seconds
+        self._average = average or {}
         self._clock = clock
         self._due = clock() + every_seconds
 
@@ -64,45 +86,75 @@ class Checkpoints:
     def save(self, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision) -> None:
         began = self._clock()
         progress.scaler = precision.scaler.state_dict()
+        progress.format, progress.files = FORMAT, self._ranks.size
         final = self._folder / f"{progress.step:08d}"
         temporary = self._folder / f"{progress.step:08d}.tmp"
         temporary.mkdir(parents=True, exist_ok=True)
-        save_file(self._tensors(model, optimizer), temporary / self._file(self._ranks.rank))
+        write(temporary / self._file(self._ranks.rank), *self._tensors(model, optimizer))
         self._ranks.barrier()
-        if self._ranks.is_first and not final.exists():
-            (temporary / "progress.json").write_text(json.dumps(asdict(progress)))
-            temporary.rename(final)
         if self._ranks.is_first:
-            for folder in self._folder.iterdir():
-                if folder != final:
-                    shutil.rmtree(folder, ignore_errors=True)
+            (temporary / "progress.json").write_text(json.dumps(asdict(progress)))
+            self._publish(temporary, final)
         self._ranks.barrier()
         took = self._clock() - began
         self._due = self._clock() + max(self._every, took / LARGEST_SHARE)
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision) -> Progress | None:
-        """Put the newest checkpoint into model and optimizer. None where there is none."""
-        found = sorted(p for p in self._folder.glob("*") if (p / "progress.json").exists() and p.suffix != ".tmp")
+    def _publish(self, temporary: Path, final: Path) -> None:
+        if final.exists():  # of the same step, from before the run went back beyond it
+            final.rename(final.with_suffix(".old"))
+        temporary.rename(final)
+        kept = [final, *sorted((p for p in self._found() if p < final), reverse=True)[:1]]
+        for folder in self._folder.iterdir():
+            if folder not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _found(self) -> list[Path]:
+        return sorted(p for p in self._folder.glob("*") if p.name.isdigit() and (p / "progress.json").exists())
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision, before: int | None = None) -> Progress | None:
+        """Put the newest checkpoint into model and optimizer; of those of at most `before` steps, if there are such. None where there is none."""
+        found = self._found()
         if not found:
             return None
+        good = [p for p in found if before is None or int(p.name) <= before]
+        folder = good[-1] if good else found[0]
         try:
-            progress = Progress(**json.loads((found[-1] / "progress.json").read_text()))
+            progress = Progress(**json.loads((folder / "progress.json").read_text()))
+            if progress.format != FORMAT:
+                raise ValueError("another version of the portal wrote it")
             progress.sampler = (progress.sampler[0], progress.sampler[1])
-            mine = load_file(found[-1] / self._file(self._ranks.rank))
-            weights = mine if self._holds_weights else load_file(found[-1] / self._file(0))
-            state = mine if self._holds_optimizer else weights
-        except (OSError, ValueError, TypeError, SafetensorError) as error:
-            from workers.protocol import JobError
-
-            raise JobError(f"The checkpoint {found[-1].name} cannot be read ({error}). Cancel this job and start a new one.") from error
-        with torch.no_grad():
-            for name, tensor in model.state_dict().items():
-                part_of(tensor).copy_(weights[f"model.{name}"])
-        _load_optimizer(optimizer, state)
-        if precision.scales:
+            saved = Saved(folder / self._file(rank) for rank in range(progress.files))
+            self._read(saved, model, optimizer)
+        except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+            raise JobError(f"The checkpoint {folder.name} cannot be read ({error}). Cancel this job and start a new one.") from error
+        if precision.scales and progress.scaler:
             precision.scaler.load_state_dict(progress.scaler)
-        torch.set_rng_state(mine["random"])
         return progress
+
+    @torch.no_grad()
+    def _read(self, saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        for name, tensor in model.state_dict().items():
+            saved.copy_into(f"model.{name}", tensor, like=parameters.get(name))
+        for name, tensor in self._average.items():
+            # A run that averages only since it was resumed begins with the weights as they are.
+            saved.copy_into(f"average.{name}" if f"average.{name}" in saved else f"model.{name}", tensor, like=parameters[name])
+        keys: dict[str, list[str]] = {}
+        for name in saved.names():
+            if name.startswith("optimizer."):
+                keys.setdefault(name.split(".", 1)[1].rsplit(".", 1)[0], []).append(name)
+        local = _local(optimizer)
+        for name, parameter in _stepped(model, optimizer):
+            state: dict[str, Any] = {}
+            for key in keys.get(name, []):
+                if saved.is_scalar(key):
+                    state[key.rsplit(".", 1)[1]] = saved.whole(key).to(parameter.device)
+                else:
+                    state[key.rsplit(".", 1)[1]] = like = torch.zeros_like(parameter)  # spread as the parameter is
+                    saved.copy_into(key, like, like=parameter)
+            local.state[parameter] = state
+        random = f"random.{self._ranks.rank}"
+        torch.set_rng_state(saved.whole(random if random in saved else "random.0"))
 
     @property
     def _holds_weights(self) -> bool:
@@ -116,19 +168,38 @@ class Checkpoints:
     def _file(rank: int) -> str:
         return f"rank{rank}.safetensors"
 
-    def _tensors(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-        tensors = {"random": torch.get_rng_state()}
-        if self._holds_weights:
-            tied: set[int] = set()
-            for name, tensor in model.state_dict().items():
-                part = part_of(tensor).detach()
-                # Tied weights are two names of one storage, which safetensors refuses.
-                tensors[f"model.{name}"] = part.clone() if part.data_ptr() in tied else part.contiguous()
+    def _tensors(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Rows]]:
+        """What this rank alone holds, and of the parts, which rows they are."""
+        tensors = {f"random.{self._ranks.rank}": torch.get_rng_state()}
+        rows: dict[str, Rows] = {}
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        tied: set[int] = set()
+
+        def keep(key: str, tensor: Any, parameter: Any, is_mine: bool) -> None:
+            spread = parameter is not None and tensor.dim() > 0 and part_of(parameter).shape != _whole_shape(parameter)
+            if not spread and not is_mine:
+                return
+            part = part_of(tensor).detach()
+            # Tied weights are two names of one storage, which safetensors refuses.
+            tensors[key] = part.clone() if part.data_ptr() in tied else part.contiguous()
+            if part.numel():
                 tied.add(part.data_ptr())
-        if self._holds_optimizer:
-            for number, state in enumerate(_states(optimizer)):
-                tensors |= {f"optimizer.{number}.{key}": part_of(value).detach().contiguous() for key, value in state.items()}
-        return tensors
+            if spread:
+                rows[key] = rows_of(parameter)
+
+        for name, tensor in model.state_dict().items():
+            keep(f"model.{name}", tensor, parameters.get(name), self._holds_weights)
+        for name, tensor in self._average.items():
+            keep(f"average.{name}", tensor, parameters[name], self._holds_weights)
+        local = _local(optimizer)
+        for name, parameter in _stepped(model, optimizer):
+            for key, value in local.state[parameter].items():
+                keep(f"optimizer.{name}.{key}", value, parameter, self._holds_optimizer)
+        return tensors, rows
+
+
+def _whole_shape(parameter: Any) -> tuple[int, ...]:
+    return (rows_of(parameter)[1], *parameter.shape[1:])
 
 
 def _local(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -136,21 +207,7 @@ def _local(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return getattr(optimizer, "optim", optimizer)
 
 
-def _states(optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:
-    local = _local(optimizer)
-    return [local.state[p] for group in local.param_groups for p in group["params"]]
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    local = _local(optimizer)
-    parameters = [p for group in local.param_groups for p in group["params"]]
-    for number, parameter in enumerate(parameters):
-        saved = {k.rsplit(".", 1)[1]: v for k, v in tensors.items() if k.startswith(f"optimizer.{number}.")}
-        local.state[parameter] = {key: value.to(parameter.device) if value.dim() == 0 else _like(parameter, value) for key, value in saved.items()}
-
-
-def _like(parameter: Tensor, part: Tensor) -> Tensor:
-    """This rank's part of an optimizer state as a tensor spread like its parameter."""
-    like = torch.zeros_like(parameter)
-    part_of(like).copy_(part)
-    return like
+def _stepped(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[str, Tensor]]:
+    """The parameters whose optimizer state this rank has, by name."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [(names[id(p)], p) for group in _local(optimizer).param_groups for p in group["params"]]

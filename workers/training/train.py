@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from workers.protocol import emit
+from workers.protocol import JobError, emit
 from workers.training.finish import finish
+from workers.training.health import ran_out_of_memory
 from workers.training.loop import Loop
 from workers.training.prepare import prepare
 from workers.training.ranks import join, leave
@@ -12,6 +13,18 @@ from workers.training.spec import TrainSpec
 
 def train(spec: TrainSpec) -> dict[str, Any] | None:
     """Run the job; its result on the first rank, None on the others. JobError where it cannot be done."""
+    try:
+        return _train(spec)
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        raise JobError(
+            "The machine ran out of memory outside of the steps, where smaller batches would not help. "
+            "Use a smaller preset, a higher zero_stage on more ranks, or a machine with more of it."
+        ) from error
+
+
+def _train(spec: TrainSpec) -> dict[str, Any] | None:
     ranks = join(spec)
     if ranks.is_first:
         emit("progress", progress=0.0, message="Reading the dataset", eta_seconds=None)

@@ -1,9 +1,14 @@
 """The loop in this process: what one step computes, and what it does when numbers break."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 
 from workers.protocol import JobError
+from workers.training.batches import Sampler
+from workers.training.health import is_leap
 from workers.training.loop import Loop
 from workers.training.prepare import prepare
 from workers.training.ranks import Ranks
@@ -68,6 +73,71 @@ def test_a_run_that_diverges_goes_back_to_its_checkpoint_with_half_the_learning_
     assert progress.step == 6 and progress.lr_factor == 0.5
     assert all(torch.isfinite(p).all() for p in loop.model.parameters())
     assert "diverged" in capsys.readouterr().out
+
+
+def drawn_by(monkeypatch) -> list[list[int]]:
+    """The examples of each step that is begun."""
+    drawn, take = [], Sampler.take
+    monkeypatch.setattr(Sampler, "take", lambda sampler, count: drawn.append(found := take(sampler, count)) or found)
+    return drawn
+
+
+def test_the_batches_since_the_checkpoint_are_not_seen_again(make_spec, capsys, monkeypatch):
+    loop = loop_of(make_spec(steps=6))
+    drawn = drawn_by(monkeypatch)
+    break_once(loop, at_step=3)
+    loop.run()
+    monkeypatch.undo()
+    undisturbed = Sampler(loop.sampler._weights, seed=0)
+    assert drawn == [undisturbed.take(2) for _ in drawn] and len(drawn) == 4 + 6
+    note = json.loads(next(line for line in capsys.readouterr().out.splitlines() if "diverged" in line))
+    assert (note["step"], note["skipped_batches"]) == (0, 4)
+
+
+def test_a_checkpoint_of_the_weights_that_broke_is_not_gone_back_to(make_spec, capsys, monkeypatch):
+    loop = loop_of(make_spec(steps=8, checkpoint_every_seconds=1e-9))
+    loop.checkpoints._clock = lambda: 0.0  # so that saving takes no time
+    loop.checkpoints._due = -1.0
+    monkeypatch.setattr(loop.checkpoints, "_every", -1.0)
+    step, left = loop.step, [1]
+
+    def spoil():
+        outcome = step()
+        if loop.progress.step == 4 and left[0]:
+            left[0] = 0
+            with torch.no_grad():
+                loop.model.norm.weight.fill_(torch.nan)  # after the step: the checkpoint that follows is bad
+        return outcome
+
+    loop.step = spoil
+    assert loop.run().step == 8
+    assert "It goes on from step 3 " in capsys.readouterr().out
+
+
+def test_a_loss_that_leaps_for_several_steps_goes_back_and_one_hard_batch_does_not(make_spec, capsys):
+    usual = [2.0 + 0.1 * np.sin(n) for n in range(40)]
+    assert is_leap(3.5, usual, 10) and not is_leap(2.3, usual, 10) and not is_leap(1.0, usual, 10)
+    assert not is_leap(3.5, usual[:20], 10) and not is_leap(3.5, usual, 0)
+    assert not is_leap(0.02, [0.001 * (1 + n % 2) for n in range(40)], 10)  # many deviations, and nothing to fear
+
+    loop = loop_of(make_spec(steps=50))
+    step, embedding = loop.step, loop.model.embedding.weight
+    kept = embedding.detach().clone()
+
+    def disturbed():
+        with torch.no_grad():
+            if loop.progress.step in (36, 40) and loop.progress.lr_factor == 1:
+                kept.copy_(embedding)
+                embedding.mul_(30)
+            elif loop.progress.step == 37 and loop.progress.lr_factor == 1:
+                embedding.copy_(kept)  # one step of it only
+        return step()
+
+    loop.step = disturbed
+    progress = loop.run()
+    assert progress.step == 50 and progress.lr_factor == 0.5
+    assert "the loss leapt" in capsys.readouterr().out
+    assert progress.recent_losses[-1] < 1.5 * min(progress.recent_losses)
 
 
 def test_a_run_that_diverges_twice_fails_and_says_what_to_do(make_spec):
