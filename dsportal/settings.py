@@ -248,6 +248,7 @@ SPECTACULAR_SETTINGS = {
         "VersionState": "apps.registry.models.ModelVersion.State",
         "VersionKind": "apps.registry.models.ModelVersion.Kind",
         "DatasetOrigin": "apps.datasets.models.Dataset.Origin",
+        "TrainingMethod": "apps.training.models.TrainingJob.Method",
         "DeploymentReason": "apps.serving.models.Deployment.Reason",
         "CompressionMethod": "apps.registry.models.CompressionJob.Method",
         "Precision": "apps.training.models.TrainingJob.Precision",

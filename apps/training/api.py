@@ -1,4 +1,5 @@
 from django.urls import path
+from django.utils.translation import gettext as _
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status
 from rest_framework.response import Response
@@ -40,10 +41,34 @@ class TrainingJobOutput(JobOutput):
     zero_stage = serializers.IntegerField()
     world_size = serializers.IntegerField()
     router = serializers.ChoiceField(TrainingJob.Router.choices)
+    method = serializers.ChoiceField(TrainingJob.Method.choices)
+    lora = serializers.JSONField(help_text="rank, alpha and targets; empty where the method is full")
+    objective = serializers.ChoiceField(TrainingJob.Objective.choices)
+    stages = serializers.JSONField()
     seed = serializers.IntegerField()
     spec_sha256 = serializers.CharField()
     metrics = MetricsOutput()
     model_version = serializers.CharField(source="model_version.pk", default=None, allow_null=True)
+
+
+class LoraInput(serializers.Serializer):
+    rank = serializers.IntegerField(default=8, min_value=1, max_value=1024)
+    alpha = serializers.FloatField(default=16.0, help_text="what is learnt is multiplied by alpha / rank")
+    targets = serializers.MultipleChoiceField(choices=["attention", "experts"], default=["attention", "experts"], allow_empty=False)
+
+    def validate_targets(self, value):
+        return sorted(value)
+
+    def validate_alpha(self, value):
+        if not value > 0:
+            raise serializers.ValidationError(_("alpha must be more than 0."))
+        return value
+
+
+class StageInput(serializers.Serializer):
+    kind = serializers.ChoiceField(["text", "questions", "adversarial", "preference"])
+    share = serializers.FloatField(default=1.0, min_value=0.001, max_value=1000, help_text="of the run, next to the other stages'")
+    rehearsal = serializers.FloatField(default=0.0, min_value=0.0, max_value=0.99, help_text="share of examples of the kinds of the stages before")
 
 
 class TrainingInput(serializers.Serializer):
@@ -57,6 +82,12 @@ class TrainingInput(serializers.Serializer):
     world_size = serializers.IntegerField(default=1, min_value=1, max_value=32_767)
     router = serializers.ChoiceField(TrainingJob.Router.choices, default=TrainingJob.Router.SOFTMAX)
     parent = IdentField(default=None, allow_null=True, help_text="the model version to go on from")
+    method = serializers.ChoiceField(TrainingJob.Method.choices, default=TrainingJob.Method.FULL, help_text="lora needs a parent")
+    lora = LoraInput(required=False)
+    objective = serializers.ChoiceField(
+        TrainingJob.Objective.choices, default=TrainingJob.Objective.SFT, help_text="dpo and kto need a parent, and a dataset with ratings"
+    )
+    stages = StageInput(many=True, required=False, max_length=16, help_text="one after the other; none: the dataset's mixture throughout")
     seed = serializers.IntegerField(default=0, min_value=0, max_value=2**31 - 1)
 
 

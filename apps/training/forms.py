@@ -6,6 +6,7 @@ from apps.datasets.models import Dataset
 from apps.jobs.models import Job
 from apps.registry.forms import newest_and
 from apps.registry.models import ModelVersion
+from apps.training.learning import curriculum_for
 from apps.training.models import TrainingJob
 from apps.training.selectors import presets
 
@@ -41,10 +42,25 @@ class StartForm(forms.Form):
     )
     world_size = forms.IntegerField(label=_("Processes"), initial=1, min_value=1, max_value=1024, help_text=_("Ranks under torchrun."))
     zero_stage = forms.TypedChoiceField(label=_("ZeRO stage"), choices=ZERO_STAGES, coerce=int, initial=0)
+    method = forms.ChoiceField(
+        label=_("What is trained"), choices=TrainingJob.Method.choices, initial=TrainingJob.Method.FULL, required=False,
+        help_text=_("LoRA needs a version to go on from. It takes far less memory, and moves the model less."),
+    )  # fmt: skip
+    lora_rank = forms.IntegerField(
+        label=_("LoRA rank"), initial=8, min_value=1, max_value=1024, required=False, help_text=_("The size of the adapters.")
+    )
+    objective = forms.ChoiceField(
+        label=_("Learn from"), choices=TrainingJob.Objective.choices, initial=TrainingJob.Objective.SFT, required=False,
+        help_text=_("DPO and KTO learn from ratings, and need a version to go on from."),
+    )  # fmt: skip
+    order = forms.ChoiceField(
+        label=_("Order"), choices=[("mixed", _("all kinds mixed")), ("stages", _("in stages: text, questions, claims, ratings"))], initial="mixed",
+        required=False, help_text=_("Stages that the dataset has no rows for are left out."),
+    )  # fmt: skip
     seed = forms.IntegerField(label=_("Seed"), initial=0, min_value=0, max_value=2**31 - 1)
     clone = forms.CharField(required=False, widget=forms.HiddenInput)
 
-    ADVANCED = ("precision", "router", "accum_steps", "world_size", "zero_stage", "seed")
+    ADVANCED = ("precision", "router", "accum_steps", "world_size", "zero_stage", "method", "lora_rank", "objective", "order", "seed")
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -69,11 +85,21 @@ class StartForm(forms.Form):
         data = dict(self.cleaned_data)
         amount, unit = data.pop("amount"), data.pop("unit")
         data.pop("clone")
+        rank, order = data.pop("lora_rank"), data.pop("order")
+        data["method"], data["objective"] = data["method"] or TrainingJob.Method.FULL, data["objective"] or TrainingJob.Objective.SFT
+        if data["method"] == TrainingJob.Method.LORA:
+            data["lora"] = {"rank": rank or 8, "alpha": 2.0 * (rank or 8)}
+        if order == "stages":
+            data["stages"] = curriculum_for(data["dataset"])
         return {**data, "minutes": amount if unit == "minutes" else None, "steps": max(1, round(amount)) if unit == "steps" else None}
 
     @classmethod
     def initial_of(cls, job: TrainingJob) -> dict:
         """What a clone of the job begins with."""
-        same = {name: getattr(job, name) for name in ("preset", "precision", "router", "accum_steps", "world_size", "zero_stage", "seed")}
+        same = {
+            name: getattr(job, name)
+            for name in ("preset", "precision", "router", "accum_steps", "world_size", "zero_stage", "method", "objective", "seed")
+        }
+        same |= {"lora_rank": job.lora.get("rank", 8), "order": "stages" if job.stages else "mixed"}
         amount, unit = (job.minutes, "minutes") if job.minutes else (job.steps, "steps")
         return {**same, "dataset": job.dataset_id, "parent": job.parent_id, "amount": amount, "unit": unit, "clone": job.pk}

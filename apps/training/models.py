@@ -17,6 +17,15 @@ class TrainingJob(Job):
         SOFTMAX = "softmax", "softmax(W x + b)"
         SIGMOID = "sigmoid", _("sigmoid, balanced by a bias")
 
+    class Method(models.TextChoices):
+        FULL = "full", _("all weights")
+        LORA = "lora", _("LoRA: small adapters, merged at the end")
+
+    class Objective(models.TextChoices):
+        SFT = "sft", _("the answers themselves")
+        DPO = "dpo", _("DPO: the better of two rated answers")
+        KTO = "kto", _("KTO: answers rated good or bad")
+
     dataset = models.ForeignKey("datasets.Dataset", on_delete=models.PROTECT, related_name="training_jobs")
     run = models.ForeignKey(ProcessingRun, on_delete=models.PROTECT, related_name="training_jobs")
     parent = models.ForeignKey("registry.ModelVersion", null=True, blank=True, on_delete=models.PROTECT, related_name="training_jobs")
@@ -28,6 +37,10 @@ class TrainingJob(Job):
     zero_stage = models.PositiveSmallIntegerField(default=0)
     world_size = models.PositiveSmallIntegerField(default=1)
     router = models.CharField(max_length=10, choices=Router.choices, default=Router.SOFTMAX)
+    method = models.CharField(max_length=4, choices=Method.choices, default=Method.FULL)
+    lora = models.JSONField(default=dict, blank=True, help_text="rank, alpha, targets; empty where the method is full")
+    objective = models.CharField(max_length=3, choices=Objective.choices, default=Objective.SFT)
+    stages = models.JSONField(default=list, blank=True, help_text="[{kind, share, rehearsal}]; empty: the dataset's mixture throughout")
     seed = models.PositiveIntegerField(default=0)
     spec_sha256 = models.CharField(max_length=64, blank=True)
     metrics = models.JSONField(default=dict, help_text="the last step's: loss, tokens_per_second, expert_load_max_over_mean, …")

@@ -18,6 +18,7 @@ from apps.jobs.models import Job
 from apps.jobs.runs import Command, Run, register
 from apps.registry import services as registry
 from apps.registry.models import ModelVersion
+from apps.training.learning import check_learning
 from apps.training.models import TrainingJob
 from apps.training.selectors import preset
 from workers.training.launcher import command_line
@@ -63,6 +64,10 @@ def start(
     world_size: int = 1,
     router: str = TrainingJob.Router.SOFTMAX,
     parent: ModelVersion | None = None,
+    method: str = TrainingJob.Method.FULL,
+    lora: dict | None = None,
+    objective: str = TrainingJob.Objective.SFT,
+    stages: list[dict] | None = None,
     seed: int = 0,
     options: dict | None = None,
     actor: User | None,
@@ -74,9 +79,11 @@ def start(
         dataset=dataset, preset_name=preset, steps=steps, minutes=minutes, world_size=world_size, zero_stage=zero_stage,
         precision=precision, parent=parent,
     )  # fmt: skip
+    check_learning(dataset=dataset, parent=parent, method=method, lora=lora, objective=objective, stages=stages or [])
     job = TrainingJob(
         title=f"Train {preset} on {dataset.name}"[:200], dataset=dataset, run=dataset.current_run, preset=preset, steps=steps, minutes=minutes,
         precision=precision, accum_steps=accum_steps, zero_stage=zero_stage, world_size=world_size, router=router, parent=parent, seed=seed,
+        method=method, lora={"rank": 8, "alpha": 16.0, **(lora or {})} if method == TrainingJob.Method.LORA else {}, objective=objective, stages=stages or [],
         options=options or {}, created_by=actor,
     )  # fmt: skip
     job.full_clean(exclude=["kind", "options", "result", "metrics", "created_by", "spec_sha256"])
@@ -108,6 +115,9 @@ def _spec(job: TrainingJob, work: Path) -> dict:
         "world_size": job.world_size,
         "router": job.router,
         "seed": job.seed,
+        **({"lora": job.lora} if job.lora else {}),
+        **({"objective": job.objective} if job.objective != TrainingJob.Objective.SFT else {}),
+        **({"stages": job.stages} if job.stages else {}),
         "threads": settings.JOB_THREADS,
         **job.options.get("spec", {}),
     }
