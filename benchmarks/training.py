@@ -29,7 +29,7 @@ from transformers import MixtralConfig, MixtralForCausalLM, Qwen3MoeConfig, Qwen
 
 from workers.moe import PRESETS, ChatTokenizer, Decoder, ModelConfig
 from workers.training import Example, Precision, Sampler, encode, pack, sampling_weights, texts_of
-from workers.training.muon import Muon
+from workers.training.muon import Muon, muon_groups
 
 DEMO = Path(__file__).resolve().parents[1] / "demo" / "knowledge"
 BATCH = 32
@@ -153,10 +153,9 @@ def their_losses(model: nn.Module, batch_of: Callable[[list[Example]], dict[str,
 
 
 def trainer(model: nn.Module, precision: Precision, losses: Losses, muon: bool = False) -> Step:
+    optimizer: torch.optim.Optimizer
     if muon:
-        matrices = [p for name, p in model.named_parameters() if p.dim() > 1 and "blocks." in name and ".router." not in name]
-        rest = [p for p in model.parameters() if not any(p is m for m in matrices)]
-        optimizer: torch.optim.Optimizer = Muon([{"params": matrices, "muon": True}, {"params": rest, "muon": False}], lr=1e-3)
+        optimizer = Muon(muon_groups(model.named_parameters(), lr=1e-3, matrix_lr=1e-3), lr=1e-3)
     else:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
 

@@ -1,6 +1,6 @@
 import torch
 
-from workers.training.muon import Muon, orthogonalized
+from workers.training.muon import Muon, all_orthogonalized, orthogonalized
 
 
 def test_a_matrix_becomes_nearly_the_orthogonal_factor_of_its_singular_value_decomposition():
@@ -22,6 +22,15 @@ def test_tall_matrices_and_stacks_are_made_orthogonal_each_by_itself():
     for one, made in zip(stack, together, strict=True):
         torch.testing.assert_close(made, orthogonalized(one), atol=2e-2, rtol=0)  # bfloat16 products, summed in another order
         assert torch.linalg.svdvals(made).min() > 0.6
+
+
+def test_stacks_of_one_shape_and_of_its_transpose_are_made_together_as_alone():
+    generator = torch.Generator().manual_seed(4)
+    stacks = [torch.randn(shape, generator=generator) for shape in ((3, 64, 16), (16, 64), (24, 24), (2, 16, 64))]
+
+    for one, made in zip(stacks, all_orthogonalized(stacks), strict=True):
+        assert made.shape == one.shape
+        torch.testing.assert_close(made.float(), orthogonalized(one), atol=2e-2, rtol=0)
 
 
 def test_what_is_no_matrix_goes_by_adamw():
