@@ -5,6 +5,7 @@ from apps.registry import views
 urlpatterns = [
     path("models/", views.models, name="models"),
     path("models/<str:pk>/", views.version, name="version"),
+    path("models/<str:pk>/charts/", views.version_charts, name="version_charts"),
     path("models/<str:pk>/promote/", views.promote, name="promote"),
     path("models/<str:pk>/rollback/", views.rollback, name="rollback"),
     path("models/<str:pk>/evaluate/", views.evaluate, name="evaluate"),

@@ -19,6 +19,7 @@ from apps.portal.pages import action, back, page_of, refuse
 from apps.registry import services
 from apps.registry.answers import VIEWS, pairs
 from apps.registry.charts import variants
+from apps.registry.expertise import chosen_layer, expertise_charts, layers_to_choose
 from apps.registry.forms import FIELDS, CompressForm
 from apps.registry.listing import SORTS, listing, sort_link
 from apps.registry.models import CompressionJob, Evaluation, ModelVersion
@@ -92,8 +93,19 @@ def version(request: HttpRequest, pk: str) -> HttpResponse:
         "failed": next((job for job in recent if job.status == Job.Status.FAILED and not _is_stale(job, own)), None),
         "nodes": lineage_nodes(lineage(row), list(row.children.order_by("-id")[:CHILDREN_SHOWN])), "deployments": deployments, "decisions": decisions,
         "methods": [(m, m.label) for m in METHODS_AT_ONCE if applicable(row.kind, m, row.config) is None], "compressible": applicable(row.kind, "prune") is None,
+        "layers": layers_to_choose(row.details), "layer": chosen_layer(row.details, request.GET.get("layer")),
     }  # fmt: skip
+    if request.GET.get("tables"):  # for reading without scripts
+        values["drawn"] = expertise_charts(row.details, values["layer"])
     return render(request, "registry/version.html", values)
+
+
+@login_required
+def version_charts(request: HttpRequest, pk: str) -> JsonResponse:
+    """Which experts learnt what."""
+    details = get_object_or_404(ModelVersion, pk=pk).details
+    charts = expertise_charts(details, chosen_layer(details, request.GET.get("layer")))
+    return JsonResponse({"charts": {name: chart.as_json() for name, chart in charts.items()}})
 
 
 def _evaluation_of(baseline: ModelVersion | None, own: Evaluation | None) -> Evaluation | None:

@@ -25,6 +25,7 @@ class MetricsOutput(serializers.Serializer):
     loss_scale = serializers.FloatField(required=False)
     skipped_steps = serializers.IntegerField(required=False)
     expert_load_max_over_mean = serializers.FloatField(required=False)
+    expert_load_min_over_mean = serializers.FloatField(required=False)
     elapsed = serializers.FloatField(required=False)
 
 
@@ -46,6 +47,7 @@ class TrainingJobOutput(JobOutput):
     objective = serializers.ChoiceField(TrainingJob.Objective.choices)
     stages = serializers.JSONField()
     seed = serializers.IntegerField()
+    domain_routing = serializers.FloatField()
     spec_sha256 = serializers.CharField()
     metrics = MetricsOutput()
     model_version = serializers.CharField(source="model_version.pk", default=None, allow_null=True)
@@ -89,6 +91,9 @@ class TrainingInput(serializers.Serializer):
     )
     stages = StageInput(many=True, required=False, max_length=16, help_text="one after the other; none: the dataset's mixture throughout")
     seed = serializers.IntegerField(default=0, min_value=0, max_value=2**31 - 1)
+    domain_routing = serializers.FloatField(
+        default=0.0, min_value=0.0, max_value=1.0, help_text="how hard the experts are drawn apart by domain; 0: they know of none"
+    )
 
 
 class TrainingJobViewSet(JobActions):

@@ -6,6 +6,7 @@ from django.utils.translation import gettext as _
 
 from apps.monitoring.figures import Chart, Line, Number, Table, Threshold, heat_chart, line_chart, thin
 from apps.portal.templatetags.portal import NOTHING, decimals, exact
+from apps.registry.expertise import expertise_charts
 from apps.registry.models import VERSION_COLOURS
 from apps.training.history import History
 from apps.training.models import TrainingJob
@@ -14,8 +15,8 @@ TABLE_ROWS = 40
 OVERLOADED = 1.5  # the mission's: no expert takes more than this times the mean
 
 
-def job_charts(job: TrainingJob, history: History) -> dict[str, Chart]:
-    """All figures of the job's page by name."""
+def job_charts(job: TrainingJob, history: History, layer: int = 0) -> dict[str, Chart]:
+    """All figures of the job's page by name. `layer`: the one whose experts are shown, 0 for all."""
     final = not job.is_active
     waiting = _("The first steps are on their way.") if job.is_active else _("This job ended before its first step.")
 
@@ -26,6 +27,10 @@ def job_charts(job: TrainingJob, history: History) -> dict[str, Chart]:
         return line_chart(lines, size=size, now=now, table=table, empty=waiting, final=final, x_title=_("step") if size != "s" else "", **more)
 
     loss, speed, balance = history.last("loss"), history.last("tokens_per_second"), history.last("expert_load_max_over_mean")
+    emptiest = history.last("expert_load_min_over_mean")
+    loads = f"{decimals(balance, 2)} ×" if balance else NOTHING
+    if balance and emptiest is not None:
+        loads += " · " + _("emptiest %(n)s ×") % {"n": decimals(emptiest, 2)}
     charts = {
         "loss": steps("loss", _("Loss"), decimals(loss, 3), "%{y:.3f}", "m"),
         "tokens_per_second": steps("tokens_per_second", _("Tokens/s"), decimals(speed, 0), "%{y:,.0f}", "m"),
@@ -33,14 +38,12 @@ def job_charts(job: TrainingJob, history: History) -> dict[str, Chart]:
         "lr": steps("lr", _("Learning rate"), _small(history.last("lr")), "%{y:.2e}", tick_format="~e"),
         "loss_scale": _loss_scale(job, history, final, waiting),
         "balance": steps(
-            "expert_load_max_over_mean", _("Fullest expert, times the mean"), f"{decimals(balance, 2)}{' ×' if balance else ''}", "%{y:.2f} ×",
+            "expert_load_max_over_mean", _("Fullest expert, times the mean"), loads, "%{y:.2f} ×",
             threshold=Threshold(OVERLOADED, f"{OVERLOADED} ×"),
         ),
         "load": _expert_load(history, final, waiting),
     }  # fmt: skip
-    if domains := job.result.get("expert_domain"):
-        charts["domains"] = expert_domain(job.result.get("domains", []), domains)
-    return charts
+    return charts | expertise_charts(job.result, layer)
 
 
 def _loss_scale(job: TrainingJob, history: History, final: bool, waiting: str) -> Chart:
@@ -73,28 +76,6 @@ def _expert_load(history: History, final: bool, waiting: str) -> Chart:
     hover = _("%%{y}, expert %%{x}: %%{z:.2f} × the mean") % {}
     now = _("step %(n)s") % {"n": exact(history.last("step"))}
     return heat_chart(relative, x=experts, y=layers, hover=hover, low=0.0, high=2.0, now=now, table=table, final=final)
-
-
-def expert_domain(domains: Sequence[str], shares: Sequence[Sequence[Sequence[float]]]) -> Chart:
-    """Which experts each domain's tokens went to. `shares`: layers × experts × domains, as the job's result has them."""
-    columns = [(layer, expert) for layer in range(len(shares)) for expert in range(len(shares[layer]))]
-    if not columns or not domains:
-        return Chart(empty=_("A dense model has no experts."), final=True)
-    matrix = [[shares[layer][expert][number] for layer, expert in columns] for number in range(len(domains))]
-    names = [f"{layer + 1}.{expert + 1}" for layer, expert in columns]
-    favourites = [
-        [domain, *(_favourite(shares[layer], number) for layer in range(len(shares)))] for number, domain in enumerate(domains)
-    ]  # a table of a hundred columns would be read by nobody
-    table = Table([_("Domain"), *(_("layer %(n)s") % {"n": layer + 1} for layer in range(len(shares)))], favourites)
-    hover = _("%%{y}: %%{z:.0%%} of its tokens in this layer go to expert %%{x}") % {}
-    return heat_chart(
-        matrix, x=names, y=domains, hover=hover, low=0.0, high=max(max(row) for row in matrix) or 1.0, size="l", table=table, final=True
-    )
-
-
-def _favourite(layer: Sequence[Sequence[float]], domain: int) -> str:
-    best = max(range(len(layer)), key=lambda expert: layer[expert][domain])
-    return _("expert %(n)s, %(share)s") % {"n": best + 1, "share": f"{layer[best][domain]:.0%}"}
 
 
 def compare_chart(jobs: Sequence[TrainingJob], histories: Sequence[History], *, column: str, over: str) -> Chart:

@@ -58,9 +58,26 @@ class StartForm(forms.Form):
         required=False, help_text=_("Stages that the dataset has no rows for are left out."),
     )  # fmt: skip
     seed = forms.IntegerField(label=_("Seed"), initial=0, min_value=0, max_value=2**31 - 1)
+    domain_routing = forms.FloatField(
+        label=_("Experts by domain"), required=False, initial=0.0, min_value=0.0, max_value=1.0,
+        widget=forms.NumberInput(attrs={"step": "any", "inputmode": "decimal"}),
+        help_text=_("0: experts know of no domains. A larger weight draws them apart while the model trains; answering needs no domain."),
+    )  # fmt: skip
     clone = forms.CharField(required=False, widget=forms.HiddenInput)
 
-    ADVANCED = ("precision", "router", "accum_steps", "world_size", "zero_stage", "method", "lora_rank", "objective", "order", "seed")
+    ADVANCED = (
+        "precision",
+        "router",
+        "accum_steps",
+        "world_size",
+        "zero_stage",
+        "method",
+        "lora_rank",
+        "objective",
+        "order",
+        "seed",
+        "domain_routing",
+    )
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -91,6 +108,7 @@ class StartForm(forms.Form):
             data["lora"] = {"rank": rank or 8, "alpha": 2.0 * (rank or 8)}
         if order == "stages":
             data["stages"] = curriculum_for(data["dataset"])
+        data["domain_routing"] = data["domain_routing"] or 0.0
         return {**data, "minutes": amount if unit == "minutes" else None, "steps": max(1, round(amount)) if unit == "steps" else None}
 
     @classmethod
@@ -98,7 +116,7 @@ class StartForm(forms.Form):
         """What a clone of the job begins with."""
         same = {
             name: getattr(job, name)
-            for name in ("preset", "precision", "router", "accum_steps", "world_size", "zero_stage", "method", "objective", "seed")
+            for name in ("preset", "precision", "router", "accum_steps", "world_size", "zero_stage", "method", "objective", "seed", "domain_routing")
         }
         same |= {"lora_rank": job.lora.get("rank", 8), "order": "stages" if job.stages else "mixed"}
         amount, unit = (job.minutes, "minutes") if job.minutes else (job.steps, "steps")

@@ -7,7 +7,18 @@ from typing import Any
 
 from apps.jobs.models import JobEvent
 
-COLUMNS = ("step", "loss", "lr", "tokens_per_second", "grad_norm", "loss_scale", "skipped_steps", "expert_load_max_over_mean", "elapsed")
+COLUMNS = (
+    "step",
+    "loss",
+    "lr",
+    "tokens_per_second",
+    "grad_norm",
+    "loss_scale",
+    "skipped_steps",
+    "expert_load_max_over_mean",
+    "expert_load_min_over_mean",
+    "elapsed",
+)
 JOBS_KEPT = 16  # 10,000 steps are about 1 MB
 
 

@@ -1,3 +1,4 @@
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
@@ -42,5 +43,10 @@ class TrainingJob(Job):
     objective = models.CharField(max_length=3, choices=Objective.choices, default=Objective.SFT)
     stages = models.JSONField(default=list, blank=True, help_text="[{kind, share, rehearsal}]; empty: the dataset's mixture throughout")
     seed = models.PositiveIntegerField(default=0)
+    domain_routing = models.FloatField(
+        default=0.0,
+        validators=[MinValueValidator(0.0), MaxValueValidator(1.0)],
+        help_text="weight of the mutual information of expert and domain",
+    )
     spec_sha256 = models.CharField(max_length=64, blank=True)
     metrics = models.JSONField(default=dict, help_text="the last step's: loss, tokens_per_second, expert_load_max_over_mean, …")

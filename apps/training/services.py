@@ -23,7 +23,9 @@ from apps.training.models import TrainingJob
 from apps.training.selectors import preset
 from workers.training.launcher import command_line
 
-STEP_METRICS = ("step", "loss", "lr", "tokens_per_second", "grad_norm", "loss_scale", "skipped_steps", "expert_load_max_over_mean", "elapsed")
+STEP_METRICS = (
+    "step", "loss", "lr", "tokens_per_second", "grad_norm", "loss_scale", "skipped_steps", "expert_load_max_over_mean", "expert_load_min_over_mean", "elapsed",
+)  # fmt: skip
 MAX_MINUTES = 7 * 24 * 60
 
 
@@ -69,6 +71,7 @@ def start(
     objective: str = TrainingJob.Objective.SFT,
     stages: list[dict] | None = None,
     seed: int = 0,
+    domain_routing: float = 0.0,
     options: dict | None = None,
     actor: User | None,
     source: str = "",
@@ -84,7 +87,7 @@ def start(
         title=f"Train {preset} on {dataset.name}"[:200], dataset=dataset, run=dataset.current_run, preset=preset, steps=steps, minutes=minutes,
         precision=precision, accum_steps=accum_steps, zero_stage=zero_stage, world_size=world_size, router=router, parent=parent, seed=seed,
         method=method, lora={"rank": 8, "alpha": 16.0, **(lora or {})} if method == TrainingJob.Method.LORA else {}, objective=objective, stages=stages or [],
-        options=options or {}, created_by=actor,
+        domain_routing=domain_routing, options=options or {}, created_by=actor,
     )  # fmt: skip
     job.full_clean(exclude=["kind", "options", "result", "metrics", "created_by", "spec_sha256"])
     job.spec_sha256 = hashlib.sha256(spec_text(job).encode()).hexdigest()
@@ -118,6 +121,7 @@ def _spec(job: TrainingJob, work: Path) -> dict:
         **({"lora": job.lora} if job.lora else {}),
         **({"objective": job.objective} if job.objective != TrainingJob.Objective.SFT else {}),
         **({"stages": job.stages} if job.stages else {}),
+        "domain_routing": job.domain_routing,
         "threads": settings.JOB_THREADS,
         **job.options.get("spec", {}),
     }

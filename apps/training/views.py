@@ -10,6 +10,7 @@ from apps.jobs import services as jobs
 from apps.jobs.models import Job
 from apps.monitoring.figures import Chart
 from apps.portal.pages import action, page_of, refuse
+from apps.registry.expertise import chosen_layer, layers_to_choose
 from apps.rest import source_of
 from apps.training import services
 from apps.training.charts import compare_chart, job_charts, name_of
@@ -113,18 +114,19 @@ def training_job(request: HttpRequest, pk: str) -> HttpResponse:
             response["HX-Refresh"] = "true"
         return response
     values |= {
-        "preset": preset(job.preset), "spec": services.spec_text(job), "domains": bool(job.result.get("expert_domain")),
-        "every": 2 if job.is_active else 0,
+        "preset": preset(job.preset), "spec": services.spec_text(job), "layers": layers_to_choose(job.result),
+        "layer": chosen_layer(job.result, request.GET.get("layer")), "every": 2 if job.is_active else 0,
     }  # fmt: skip
     if request.GET.get("tables"):  # for reading without scripts
-        values["drawn"] = job_charts(job, history(job.pk))
+        values["drawn"] = job_charts(job, history(job.pk), values["layer"])
     return render(request, "training/job.html", values)
 
 
 @login_required
 def training_charts(request: HttpRequest, pk: str) -> JsonResponse:
     job = _job(pk)
-    return JsonResponse({"charts": {name: chart.as_json() for name, chart in job_charts(job, history(job.pk)).items()}})
+    layer = chosen_layer(job.result, request.GET.get("layer"))
+    return JsonResponse({"charts": {name: chart.as_json() for name, chart in job_charts(job, history(job.pk), layer).items()}})
 
 
 def _compared(request: HttpRequest) -> list[TrainingJob]:

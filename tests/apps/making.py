@@ -27,6 +27,18 @@ FIGURES = {
     "claims": 0, "tokens_per_second": 100.0, "per_domain": {},
 }  # fmt: skip
 
+# Of a training job's result: the experts of the first layer know their domains, those of the second do not.
+EXPERTISE = {
+    "domains": ["law", "medicine"], "expert_domain": [[[0.7, 0.1], [0.3, 0.9]], [[0.5, 0.5], [0.5, 0.5]]],
+    "expert_balance": [{"max_over_mean": 1.1, "min_over_mean": 0.9}] * 2,
+    "specialisation": {
+        "domain_entropy": 1.0, "examples": 32, "shuffles": 200,
+        "layers": [
+            {"bits": 0.6, "chance": 0.03, "chance_high": 0.05, "share": 0.588}, {"bits": 0.01, "chance": 0.02, "chance_high": 0.04, "share": -0.01},
+        ],
+    },
+}  # fmt: skip
+
 
 def dataset(actor: User, name: str = "demo") -> Dataset:
     return datasets.create_from_records(name=name, records=ENTRIES, actor=actor)

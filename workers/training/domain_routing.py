@@ -1,11 +1,13 @@
 """Teach the routers to give each domain experts of its own, without asking for the domain when the model answers.
 
-The mutual information of expert and domain is raised while the model trains (Mod-Squad, Chen et al. 2023, eq. 4, with a dataset's domains
-for its tasks): I(E; D) = H(E) − H(E | D). Its second term makes a domain choose few experts; its first keeps the experts' loads even. Nothing is
-added to the model. With J the joint distribution of domain and chosen expert, ∂I / ∂J(d, e) = log J(d, e) / (J(d) J(e)) up to a constant, so the loss
-is minus the mean of that over a batch's tokens, weighted by the router's probabilities, with J as the last steps left it. As in the balance loss of
-the Switch Transformer (eq. 4), J counts what was chosen, and the gradient goes through the probabilities. The loss is thus a mean over tokens, the
-same however they are spread over micro-batches and ranks.
+The mutual information of expert and domain is raised while the model trains (Mod-Squad, Chen et al. 2023, with a dataset's domains for
+its tasks): I(E; D) = H(E) − H(E | D). The second term makes a domain choose few experts; the first keeps their loads even, and counts
+twice here, since domains that want the same two experts are content with six idle ones. Nothing is added to the model.
+
+With n(d, e) the tokens of domain d that expert e was given, the information grows fastest where log n(d, e) N / (n(d) n(e)) is large (its
+derivative, up to a constant). So the loss is minus the mean of that over a batch's tokens, weighted by the router's probabilities,
+with n as the last steps left it. As in the balance loss of the Switch Transformer (eq. 4), n counts what was chosen, and the gradient
+goes through the probabilities. It is a mean over tokens, the same however they are spread over micro-batches and ranks.
 """
 
 from collections import Counter
@@ -22,9 +24,8 @@ from workers.training.examples import Example
 from workers.training.state import Progress
 
 MOST_DOMAINS = 64  # the largest; tokens of the others go where they like
-KEPT_A_STEP = 0.98  # so J speaks of the last fifty steps
-# Of the expectation under independence, added to the counts: a pair not seen yet is unlikely, not impossible.
-PRIOR = 0.05
+KEPT_A_STEP = 0.98  # so the counts speak of the last fifty steps
+PRIOR = 8.0  # tokens: what a pair's count must exceed to say something; without, an expert that few tokens met is shunned by all, for good
 
 
 class DomainRouting:
@@ -61,7 +62,7 @@ class DomainRouting:
         domain = batch.domain.reshape(-1)  # tokens; a token without a domain has the last row, which is zero
         for router, counts in zip(self.routers, progress.domain_counts, strict=True):
             assert router.shares is not None
-            gain = pointwise_information(torch.tensor(counts, dtype=torch.float64))
+            gain = gains(torch.tensor(counts, dtype=torch.float64))
             rows = torch.cat([gain, gain.new_zeros(1, gain.shape[1])]).to(batch.tokens.device, torch.float32)
             total = total - (router.shares * rows[domain]).sum() / batch.token_count
         return total
@@ -89,16 +90,22 @@ class DomainRouting:
         progress.domain_counts = (before * KEPT_A_STEP + now).tolist()
 
 
-def pointwise_information(counts: Tensor) -> Tensor:
-    """log J(d, e) / (J(d) J(e)) in nats. `counts`: (domains, experts) float64; a row or column without tokens gives zeros."""
-    joint = counts / counts.sum().clamp(min=1e-300)
-    expected = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
-    smoothed = (joint + PRIOR * expected) / (1 + PRIOR)
-    return torch.where(expected > 0, (smoothed / expected.clamp(min=1e-300)).clamp(min=1e-300).log(), 0.0)
+def gains(counts: Tensor) -> Tensor:
+    """What a token of domain d gains, in nats, by going to expert e: log n(d, e) N / (n(d) n(e)) for the information, and log N / (E n(e)) for the
+    load, which the information alone would let go uneven. `counts`: (domains, experts) float64; zeros where nothing is known.
+    """
+    total, experts = counts.sum(), counts.shape[1]
+    expected = counts.sum(1, keepdim=True) * counts.sum(0, keepdim=True) / total.clamp(min=1)
+    information = ((counts + PRIOR) / (expected + PRIOR)).log()
+    load = ((counts.sum(0, keepdim=True) + PRIOR) / (total / experts + PRIOR)).log()
+    return information - load
 
 
 def token_domains(batch: Batch, examples: Sequence[Example], numbers: dict[str, int]) -> Tensor:
-    """(R, T) int64: the number of each token's domain, `len(numbers)` for padding and where there is none. The turns of a conversation keep their own."""
+    """(R, T) int64: the number of each token's domain, `len(numbers)` for padding and where there is none.
+
+    The turns of a conversation keep their own.
+    """
     owner = batch.example.cpu().numpy().reshape(-1)
     domain = np.full(owner.shape, len(numbers), np.int64)
     # An example's tokens stand together: sorted by owner they come example by example, each in its order.

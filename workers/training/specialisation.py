@@ -102,11 +102,12 @@ def choices_of(model: Decoder, examples: Sequence[Example]) -> Choices | None:
     domains = sorted(largest)
     if not routers or not domains:
         return None
-    # Evenly over the file: neighbours were made from one entry.
+    # By lot, not evenly over the file: so the domains would get equal parts of each kind and language, and be more alike than chance makes them.
+    generator = np.random.default_rng(0)
     chosen = [
         (number, by_domain[domain][i])
         for number, domain in enumerate(domains)
-        for i in np.unique(np.linspace(0, len(by_domain[domain]) - 1, EXAMPLES_A_DOMAIN).astype(int))
+        for i in np.sort(generator.permutation(len(by_domain[domain]))[:EXAMPLES_A_DOMAIN])
     ]
     seen: list[Tensor] = []
     hooks = [router.register_forward_hook(lambda module, given, out: seen.append(out[0])) for router in routers]

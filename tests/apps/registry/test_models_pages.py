@@ -216,3 +216,19 @@ def test_the_policys_trail_is_told_with_its_figures(page, live):
 def test_an_old_version_can_still_be_chosen_by_its_link(page, live):
     ModelVersion.objects.bulk_create(ModelVersion(number=10 + n, name=f"x{n}", kind="moe", folder="x") for n in range(80))
     assert f'value="{live.pk}" selected' in text(page.get(f"/compression/?version={live.pk}"))
+
+
+def test_the_version_page_shows_which_experts_learnt_what(page, dataset):
+    plain = making.version("v1", run=dataset.current_run)
+    assert "charts/?layer" not in text(page.get(f"/models/{plain.pk}/"))
+    plain.details = making.EXPERTISE
+    plain.save()
+    address = f"/models/{plain.pk}/charts/?layer=0"
+    assert address in text(page.get(f"/models/{plain.pk}/"))
+    charts = page.get(address).json()["charts"]
+    assert set(charts) == {"domains", "information"}
+    for chart in charts.values():
+        go.Figure({"data": chart["data"], "layout": chart["layout"]})
+    assert charts["information"]["now"] == "of 1.00 bits"
+    assert "58.8%" in text(page.get(f"/models/{plain.pk}/?tables=1"))
+    assert page.get("/models/nobody/charts/").status_code == 404

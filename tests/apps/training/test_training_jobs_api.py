@@ -17,7 +17,7 @@ def start(client, data, **fields):
 
 
 def test_a_training_is_queued_with_everything_that_was_asked_for(as_operator, data):
-    asked = {"preset": "small", "steps": 200, "precision": "fp32", "accum_steps": 4, "router": "sigmoid", "seed": 7}
+    asked = {"preset": "small", "steps": 200, "precision": "fp32", "accum_steps": 4, "router": "sigmoid", "seed": 7, "domain_routing": 0.1}
 
     response = start(as_operator, data, **asked)
 
@@ -43,6 +43,7 @@ def test_a_training_goes_on_from_a_version(as_operator, data):
     ({"steps": 0}, "steps", 400), ({"steps": 1.5}, "steps", 400), ({"precision": "int4"}, "precision", 400), ({"accum_steps": 0}, "accum_steps", 400),
     ({"zero_stage": 2}, "zero_stage", 400), ({"zero_stage": 4}, "zero_stage", 400), ({"world_size": 30_000}, "world_size", 400),
     ({"router": "random"}, "router", 400), ({"parent": "nobody"}, "parent", 404), ({"dataset": "nobody"}, "dataset", 404), ({"seed": -1}, "seed", 400),
+    ({"domain_routing": 1.5}, "domain_routing", 400),
 ])  # fmt: skip
 def test_what_cannot_be_trained_is_refused_at_its_field(as_operator, data, fields, field, status):
     response = start(as_operator, data, **fields)

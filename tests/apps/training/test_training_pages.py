@@ -86,11 +86,13 @@ def test_a_viewer_sees_runs_but_may_not_start_or_cancel_one(reader, dataset):
 
 
 def test_a_clone_begins_with_the_runs_own_values(page, dataset):
-    job = making.training_job(dataset, accum_steps=8, router="sigmoid", options={"spec": {"lr": 0.001}})
+    job = making.training_job(dataset, accum_steps=8, router="sigmoid", domain_routing=0.2, options={"spec": {"lr": 0.001}})
     form = page.get(f"/training/new/?clone={job.pk}").context["form"]
     assert (form["accum_steps"].value(), form["router"].value(), form["amount"].value()) == (8, "sigmoid", 1)
-    page.post("/training/new/", FORM | {"dataset": dataset.pk, "clone": job.pk})
-    assert TrainingJob.objects.exclude(pk=job.pk).get().options == {"spec": {"lr": 0.001}}
+    assert form["domain_routing"].value() == 0.2
+    page.post("/training/new/", FORM | {"dataset": dataset.pk, "clone": job.pk, "domain_routing": "0.3"})
+    clone = TrainingJob.objects.exclude(pk=job.pk).get()
+    assert (clone.options, clone.domain_routing) == ({"spec": {"lr": 0.001}}, 0.3)
 
 
 def test_the_estimate_rests_on_earlier_runs_of_the_preset(page, dataset):
@@ -110,17 +112,21 @@ def test_a_model_that_does_not_fit_is_called_so_beforehand(page, dataset):
 
 def test_all_charts_of_a_job_are_valid_plotly(page, dataset):
     job = with_steps(making.training_job(dataset, precision="fp16"), [5.0, 4.0, 3.0], loss_scale=65536.0)
-    Job.objects.filter(pk=job.pk).update(
-        status="succeeded", result={"domains": ["law", "medicine"], "expert_domain": [[[0.7, 0.1], [0.3, 0.9]], [[0.5, 0.5], [0.5, 0.5]]]}
-    )
+    Job.objects.filter(pk=job.pk).update(status="succeeded", result=making.EXPERTISE)
     charts = page.get(f"/training/{job.pk}/charts/").json()["charts"]
-    assert set(charts) == {"loss", "tokens_per_second", "grad_norm", "lr", "loss_scale", "balance", "load", "domains"}
+    assert set(charts) == {"loss", "tokens_per_second", "grad_norm", "lr", "loss_scale", "balance", "load", "domains", "information"}
     for chart in charts.values():
         assert chart["final"]
         assert not chart["empty"]
         go.Figure({"data": chart["data"], "layout": chart["layout"]})
     # layers × experts × domains are shown as domains × (layer, expert)
     assert charts["domains"]["data"][0]["z"][1] == [0.1, 0.9, 0.5, 0.5]
+    bars, by_chance = charts["information"]["data"]
+    assert (bars["y"], by_chance["y"]) == ([0.6, 0.01], [0.05, 0.04])
+    assert charts["information"]["table"]["rows"][0] == ["layer 1", "0.600", "0.030", "58.8%", "1.10", "0.90"]
+    second = page.get(f"/training/{job.pk}/charts/?layer=2").json()["charts"]
+    assert second["domains"]["data"][0]["x"] == ["2.1", "2.2"]
+    assert f"/training/{job.pk}/charts/?layer=2" in text(page.get(f"/training/{job.pk}/?layer=2"))
 
 
 def test_a_long_history_is_thinned_without_losing_its_spike(page, dataset):
