@@ -284,16 +284,21 @@ class CompressionInput(serializers.Serializer):
     method = serializers.ChoiceField(CompressionJob.Method.choices)
     threshold = serializers.FloatField(required=False, min_value=0, max_value=1e6, help_text="prune: weights whose magnitude is smaller go")
     sparsity = serializers.FloatField(required=False, min_value=0, max_value=1, help_text="prune: share of the weights that goes")
-    structure = serializers.CharField(required=False, max_length=20, help_text="prune: unstructured, neuron or 2:4")
+    structure = serializers.CharField(required=False, max_length=20, help_text="prune: unstructured, layer, neuron, expert or 2:4")
+    importance = serializers.CharField(required=False, max_length=20, help_text="prune: of neurons and experts, by magnitude or by use")
     student = serializers.CharField(required=False, max_length=40, help_text="distill: a preset")
-    minutes = serializers.FloatField(required=False)
+    minutes = serializers.FloatField(required=False, help_text="distill, policy; prune: of recovery")
     steps = serializers.IntegerField(required=False, min_value=1, max_value=10_000_000)
+    weights = serializers.CharField(required=False, max_length=10, help_text="onnx: fp32 or int8")
     max_bleu_loss = serializers.FloatField(required=False, min_value=0, max_value=100, help_text="policy: BLEU points that may be lost")
     min_bleu_ratio = serializers.FloatField(
         required=False, min_value=0, max_value=1, help_text="policy: of the parent's BLEU, in place of max_bleu_loss"
     )
     max_questions = serializers.IntegerField(required=False, min_value=1, max_value=100_000, help_text="policy: asked of each variant")
     max_bytes = serializers.IntegerField(required=False, min_value=1, max_value=2**60, help_text="policy: the artifact's size")
+    max_p99_ms = serializers.FloatField(required=False, min_value=0, help_text="policy: of one answer on one core")
+    min_speed_ratio = serializers.FloatField(required=False, min_value=0, help_text="policy: tokens per second next to the parent's")
+    target = serializers.CharField(required=False, max_length=10, help_text="policy: cpu or onnx")
 
 
 class CompressionViewSet(JobActions):

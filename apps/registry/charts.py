@@ -14,7 +14,8 @@ NEAR_SIZE, NEAR_BLEU = 0.35, 2.5  # points nearer than this share of the axis, o
 
 
 def variants(found: Sequence[tuple[ModelVersion, Evaluation]]) -> Chart:
-    """A point a version: across its size, up its BLEU with the 95 % interval, its area the tokens per second it answers with."""
+    """A point a version: across its size, up its BLEU with the 95 % interval, its area the tokens per second it answers with. A ring: no other beats it
+    in all three."""
     if not found:
         return Chart(empty=_("No version has been evaluated yet. A version that is trained or compressed is evaluated by itself."))
     rows = sorted(found, key=lambda pair: -pair[1].metrics["bleu"])
@@ -22,12 +23,14 @@ def variants(found: Sequence[tuple[ModelVersion, Evaluation]]) -> Chart:
     fastest = max(speeds) or 1.0
     bleu = [e.metrics["bleu"] for _version, e in rows]
     megabytes = [v.artifact_bytes / 1e6 for v, _evaluation in rows]
+    front = _front(list(zip(megabytes, bleu, speeds, strict=True)))
     trace = {
         "type": "scatter", "mode": "markers+text", "x": [round(value, 3) for value in megabytes], "y": [round(value, 2) for value in bleu],
         "text": [v.name for v, _evaluation in rows], "textposition": _positions(megabytes, bleu), "cliponaxis": False,
         "textfont": {"color": [f"var(--v-c{v.colour})" for v, _evaluation in rows], "size": 12},
         "marker": {
-            "color": [f"var(--v-c{v.colour})" for v, _evaluation in rows], "opacity": 0.75, "line": {"width": 1, "color": "var(--surface)"},
+            "color": [f"var(--v-c{v.colour})" for v, _evaluation in rows], "opacity": 0.75,
+            "line": {"width": [3 if on else 1 for on in front], "color": ["var(--ink)" if on else "var(--surface)" for on in front]},
             "size": [round(SMALLEST + (LARGEST - SMALLEST) * (speed / fastest) ** 0.5, 1) for speed in speeds],
         },
         "error_y": {
@@ -55,16 +58,25 @@ def variants(found: Sequence[tuple[ModelVersion, Evaluation]]) -> Chart:
     # xgettext:no-python-format
     interval = _("95 % interval")
     table = Table(
-        [_("Version"), _("Size"), "BLEU", interval, _("Tokens/s"), _("Parameters")],
+        [_("Version"), _("Size"), "BLEU", interval, _("Tokens/s"), _("Parameters"), _("On the front")],
         [
             [
                 v.name, size(v.artifact_bytes), decimals(b, 1), f"{decimals(e.metrics.get('bleu_low'), 1)} – {decimals(e.metrics.get('bleu_high'), 1)}",
-                decimals(speed, 0), short(v.total_parameters),
+                decimals(speed, 0), short(v.total_parameters), _("yes") if on else _("no"),
             ]
-            for (v, e), b, speed in zip(rows, bleu, speeds, strict=True)
+            for (v, e), b, speed, on in zip(rows, bleu, speeds, front, strict=True)
         ],
     )  # fmt: skip
     return Chart([trace], layout, table=table, final=True)
+
+
+def _front(points: Sequence[tuple[float, float, float]]) -> list[bool]:
+    """Which points no other beats. A point: size, BLEU, tokens per second."""
+
+    def beats(other: tuple[float, float, float], one: tuple[float, float, float]) -> bool:
+        return other != one and other[0] <= one[0] and other[1] >= one[1] and other[2] >= one[2]
+
+    return [not any(beats(other, one) for other in points) for one in points]
 
 
 def _positions(x: Sequence[float], y: Sequence[float]) -> list[str]:

@@ -5,16 +5,22 @@ from django.utils.translation import gettext_lazy as _
 from apps.registry.models import CompressionJob, ModelVersion
 from apps.training.selectors import presets
 
-COMPRESSIBLE = (ModelVersion.Kind.MOE, ModelVersion.Kind.DENSE, ModelVersion.Kind.DISTILLED, ModelVersion.Kind.PRUNED)
+COMPRESSIBLE = (ModelVersion.Kind.MOE, ModelVersion.Kind.DENSE, ModelVersion.Kind.DISTILLED, ModelVersion.Kind.PRUNED, ModelVersion.Kind.INT8)
 CHOICES_SHOWN = 60
-STRUCTURES = [("unstructured", _("single weights")), ("neuron", _("whole neurons")), ("2:4", _("two of every four"))]
+STRUCTURES = [
+    ("unstructured", _("single weights")), ("layer", _("single weights, as many of each layer")), ("2:4", _("two of every four")),
+    ("neuron", _("whole neurons (faster)")), ("expert", _("whole experts (faster)")),
+]  # fmt: skip
+IMPORTANCE = [("magnitude", _("their weights")), ("use", _("what the dataset makes of them"))]
+WEIGHTS = [("fp32", _("FP32: the same answers")), ("int8", _("INT8: a quarter of the bytes"))]
+TARGETS = [("cpu", _("this portal's engine")), ("onnx", _("onnxruntime, on any device"))]
 # Which fields belong to which method: the page shows them with it, the service is given no others.
 FIELDS = {
     "int8": (),
-    "prune": ("threshold", "sparsity", "structure"),
+    "prune": ("threshold", "sparsity", "structure", "importance", "recovery_minutes"),
     "distill": ("student", "minutes"),
-    "onnx": (),
-    "policy": ("max_bleu_loss", "max_megabytes"),
+    "onnx": ("weights",),
+    "policy": ("max_bleu_loss", "max_megabytes", "min_speed_ratio", "max_p99_ms", "target"),
 }
 
 
@@ -40,10 +46,26 @@ class CompressForm(forms.Form):
         help_text=_("Share of the weights that become zero, instead of a threshold."),
     )
     structure = forms.ChoiceField(label=_("What goes"), choices=STRUCTURES, required=False, initial="unstructured")
+    importance = forms.ChoiceField(
+        label=_("Measured by"),
+        choices=IMPORTANCE,
+        required=False,
+        help_text=_("What neurons and experts are worth; single weights go by their size."),
+    )
+    recovery_minutes = forms.FloatField(
+        label=_("Minutes of recovery"), required=False, min_value=0.05, max_value=10080, help_text=_("Training of what is left; none where empty.")
+    )
+    weights = forms.ChoiceField(label=_("Weights"), choices=WEIGHTS, required=False, initial="fp32")
     student = forms.ChoiceField(label=_("Student"), required=False, help_text=_("A preset, or a shape derived from the teacher's."))
     minutes = forms.FloatField(label=_("Minutes"), required=False, min_value=0.05, max_value=10080)
     max_bleu_loss = forms.FloatField(label=_("BLEU it may lose"), required=False, min_value=0, initial=1.0)
     max_megabytes = forms.FloatField(label=_("At most, in MB"), required=False, min_value=0.01, help_text=_("Size of the weights file."))
+
+    min_speed_ratio = forms.FloatField(
+        label=_("At least so many times the speed"), required=False, min_value=0.1, help_text=_("Next to its parent, such as 2.")
+    )
+    max_p99_ms = forms.FloatField(label=_("P99 at most, in ms"), required=False, min_value=0.01, help_text=_("Of one answer on one core."))
+    target = forms.ChoiceField(label=_("Runs on"), choices=TARGETS, required=False, initial="cpu")
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -51,7 +73,7 @@ class CompressForm(forms.Form):
         self.fields["version"].queryset = rows
         self.fields["version"].choices = [(v.pk, f"{v.name} ({v.get_kind_display()})") for v in newest_and(rows, self["version"].value())]
         self.fields["student"].choices = [("", _("derived from the teacher")), *((p["name"], p["name"]) for p in presets())]
-        for name in ("threshold", "sparsity", "minutes", "max_bleu_loss", "max_megabytes"):
+        for name in ("threshold", "sparsity", "minutes", "recovery_minutes", "max_bleu_loss", "max_megabytes", "min_speed_ratio", "max_p99_ms"):
             self.fields[name].widget.attrs["step"] = "any"
 
     def clean(self):
@@ -65,7 +87,11 @@ class CompressForm(forms.Form):
         data = self.cleaned_data
         found = {name: data[name] for name in FIELDS[data["method"]] if data.get(name) not in (None, "")}
         if found.get("structure") == "2:4":  # decides the share itself
-            found = {"structure": "2:4"}
+            found = {name: value for name, value in found.items() if name not in ("threshold", "sparsity")}
+        if found.get("structure") not in ("neuron", "expert"):
+            found.pop("importance", None)
+        if (minutes := found.pop("recovery_minutes", None)) is not None:
+            found["minutes"] = minutes
         if (megabytes := found.pop("max_megabytes", None)) is not None:
             found["max_bytes"] = int(megabytes * 1_000_000)
         return found

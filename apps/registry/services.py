@@ -28,7 +28,9 @@ from apps.registry import gates
 from apps.registry.models import VERSION_COLOURS, CompressionJob, Evaluation, EvaluationSet, GateDecision, ImportJob, ModelVersion
 from apps.serving.cache import clear_answers
 from apps.serving.models import Deployment
-from workers.compression.applicable import applicable
+from apps.training.selectors import presets
+from workers.compression.applicable import Model as Known
+from workers.compression.applicable import applicable, unusable
 from workers.compression.spec import CompressSpec
 from workers.moe import PRESETS
 
@@ -57,7 +59,7 @@ def register_version(
     """Publish a finished model folder and write its row. Repeating it after a crash finds the row that is there."""
     if training_job and (found := ModelVersion.objects.filter(training_job=training_job).first()):
         return found
-    if compression_job and (found := compression_job.versions.first()):
+    if compression_job and (found := compression_job.versions.filter(kind=kind, parent=parent).first()):
         return found
     files = artifacts.describe(folder)
     with transaction.atomic():
@@ -78,7 +80,7 @@ def register_version(
 
 def _details(result: dict) -> dict:
     """What its job measured, on one level: a compression reports its own figures below `details`."""
-    return {k: v for k, v in result.items() if k not in ("config", "folder", "details")} | result.get("details", {})
+    return {k: v for k, v in result.items() if k not in ("config", "folder", "details", "above")} | result.get("details", {})
 
 
 # -- evaluation
@@ -223,6 +225,8 @@ def compress(*, version: ModelVersion, method: str, options: dict, actor: User |
     _check_options(method, options)
     if method in ("distill", "policy") and version.run is None:
         raise Conflict(_("%(name)s was not trained here, so there is no text to distil on; train from it first.") % {"name": version.name})
+    if refusal := unusable(_known_of(version), method, options, {preset["name"]: preset["total_parameters"] for preset in presets()}):
+        raise Problem(retold(refusal.reason), field=refusal.field)
     with override("en"):  # rows are in English, whoever asks; pages retell them
         title = f"{CompressionJob.Method(method).label} of {version.name}"[:200]
     job = CompressionJob.objects.create(title=title, model_version=version, method=method, options=options, created_by=actor)
@@ -231,8 +235,14 @@ def compress(*, version: ModelVersion, method: str, options: dict, actor: User |
     return job
 
 
+def _known_of(version: ModelVersion) -> Known:
+    questions = version.run_id is not None and version.run.evaluation_sets.filter(questions__gt=0).exists()
+    return Known(version.config, version.total_parameters, version.run_id is not None, questions)
+
+
 COMPRESSION_OPTIONS = (
-    "threshold", "sparsity", "structure", "student", "minutes", "steps", "max_bleu_loss", "min_bleu_ratio", "max_bytes", "max_questions",
+    "threshold", "sparsity", "structure", "importance", "student", "minutes", "steps", "weights", "max_bleu_loss", "min_bleu_ratio", "max_bytes",
+    "max_p99_ms", "min_speed_ratio", "target", "max_questions",
 )  # fmt: skip
 MAX_MINUTES = 7 * 24 * 60
 
@@ -272,11 +282,14 @@ def _prepare_compression(job: CompressionJob, work: Path) -> Command:
 
 
 def _complete_compression(job: CompressionJob, result: dict, work: Path) -> dict:
-    version = register_version(
-        kind=result["kind"], folder=work / "model", parent=job.model_version, run=job.model_version.run, compression_job=job, result=result,
-        actor=job.created_by,
-    )  # fmt: skip
-    evaluate(version=version, actor=job.created_by)
+    """The child, and the models between it and its parent (a student that became INT8): each is a version, evaluated and gated like any other."""
+    version = job.model_version
+    for made in [*result.get("above", []), result | {"folder": "model"}]:
+        version = register_version(
+            kind=made["kind"], folder=work / made["folder"], parent=version, run=job.model_version.run, compression_job=job, result=made,
+            actor=job.created_by,
+        )  # fmt: skip
+        evaluate(version=version, actor=job.created_by)
     if trail := result.get("details", {}).get("trail"):
         CompressionJob.objects.filter(pk=job.pk).update(trail=trail)
     return {**result, "folder": version.folder, "model_version": version.pk}

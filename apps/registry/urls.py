@@ -15,6 +15,7 @@ urlpatterns = [
     path("compression/", views.compression, name="compression"),
     path("compression/chart/", views.compression_chart, name="compression_chart"),
     path("compression/<str:pk>/", views.compression_job, name="compression_job"),
+    path("compression/<str:pk>/chart/", views.compression_job_chart, name="compression_job_chart"),
     path("jobs/<str:pk>/cancel/", views.job_cancel, name="job_cancel"),
     path("jobs/<str:pk>/resume/", views.job_resume, name="job_resume"),
 ]

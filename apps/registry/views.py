@@ -21,6 +21,7 @@ from apps.registry.answers import VIEWS, pairs
 from apps.registry.charts import variants
 from apps.registry.expertise import chosen_layer, expertise_charts, layers_to_choose
 from apps.registry.forms import FIELDS, CompressForm
+from apps.registry.job_charts import chart_title, job_chart
 from apps.registry.listing import SORTS, listing, sort_link
 from apps.registry.models import CompressionJob, Evaluation, ModelVersion
 from apps.registry.presentation import domain_lines, gate_lines, lineage_nodes
@@ -236,7 +237,9 @@ def compression_chart(request: HttpRequest) -> JsonResponse:
 def _scatter(request: HttpRequest) -> Chart:
     rows = versions()
     if family := request.GET.get("of"):
-        rows = rows.filter(Q(pk=family) | Q(parent=family, compression_job__isnull=False))
+        # A student that became INT8 is its teacher's grandchild.
+        made = Q(parent=family, compression_job__isnull=False)
+        rows = rows.filter(Q(pk=family) | made | Q(parent__parent=family, compression_job__isnull=False, parent__compression_job__isnull=False))
     found = [(row, latest_evaluation(row)) for row in rows[:VARIANTS_SHOWN]]
     return variants([(row, evaluation) for row, evaluation in found if evaluation])
 
@@ -248,14 +251,21 @@ def compression_job(request: HttpRequest, pk: str) -> HttpResponse:
     parent = get_object_or_404(versions(), pk=job.model_version_id)
     values = {
         "section": "compression", "job": job, "made": [(row, latest_evaluation(row)) for row in made], "parent_evaluation": latest_evaluation(parent),
-        "measured": _scalars(job.result.get("details", {})), "asked": _scalars(job.options),
+        "measured": _scalars(job.result.get("details", {})), "asked": _scalars(job.options), "chart_title": chart_title(job),
     }  # fmt: skip
     if request.GET.get("fragment") == "status":
         response = render(request, "registry/_compression_status.html", values)
         if not job.is_active:
             response["HX-Refresh"] = "true"
         return response
+    if request.GET.get("tables"):  # for reading without scripts
+        values["drawn"] = {"job": job_chart(job)}
     return render(request, "registry/compression_job.html", values)
+
+
+@login_required
+def compression_job_chart(request: HttpRequest, pk: str) -> JsonResponse:
+    return JsonResponse(job_chart(get_object_or_404(CompressionJob, pk=pk)).as_json())
 
 
 def _scalars(found: dict) -> list[tuple[str, str]]:

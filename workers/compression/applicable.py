@@ -1,6 +1,7 @@
-"""Which methods apply to which kind of model. Light: the web process imports it."""
+"""Which methods apply to which model, and which of their options. Light: the web process imports it, to refuse before anything is queued."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from workers.moe.config import ModelConfig
 
@@ -38,4 +39,50 @@ def _beyond(method: str, described: dict[str, Any]) -> str | None:
         features = (config.family,)
     if features:
         return f"INT8 and ONNX do not express what this model has ({', '.join(features)}); prune or distil it instead."
+    return None
+
+
+class Model(NamedTuple):
+    """What is known of a version without reading it."""
+
+    config: Mapping[str, Any]  # of its ModelConfig; empty where it is not known
+    parameters: int
+    has_text: bool  # it was trained here, on a dataset that is still known
+    has_questions: bool  # that dataset holds held-out questions
+
+
+class Refusal(NamedTuple):
+    field: str
+    reason: str
+
+
+def unusable(model: Model, method: str, options: Mapping[str, Any], preset_parameters: Mapping[str, int]) -> Refusal | None:
+    """Why these options cannot work for this model; None where they may."""
+    if method == "prune":
+        return _unprunable(model, options)
+    preset = options.get("student")
+    if method == "distill" and preset and preset_parameters.get(preset, 0) >= model.parameters > 0:
+        return Refusal(
+            "student", f"A student of the preset {preset} would not be smaller than its teacher. Choose a smaller preset, or leave it out."
+        )
+    if method == "policy" and not model.has_questions:
+        return Refusal("method", "The dataset holds no held-out question, so that quality cannot be measured. Choose a method yourself.")
+    return None
+
+
+def _unprunable(model: Model, options: Mapping[str, Any]) -> Refusal | None:
+    if not model.has_text:
+        for field, wanted in (("minutes", options.get("minutes") or options.get("steps")), ("importance", options.get("importance") == "use")):
+            if wanted:
+                return Refusal(field, "This model was not trained here, so there is no text to learn from. Train from it on a dataset first.")
+    if options.get("structure") != "expert" or "n_experts" not in model.config:
+        return None
+    experts, used = model.config["n_experts"], model.config.get("top_k", 0)
+    if not experts:
+        return Refusal("structure", "This model is dense: it has no experts to remove. Remove neurons instead.")
+    if model.config.get("router_groups", 1) > 1:
+        reason = "This model's experts stand in groups, from which whole experts cannot be taken. Remove neurons instead."
+        return Refusal("structure", reason)
+    if max(used, round(experts * (1 - (options.get("sparsity") or 0.0)))) == experts:
+        return Refusal("sparsity", f"That share removes not one of {experts} experts, of which {used} see a token. Give a larger one.")
     return None

@@ -92,19 +92,19 @@ def run_policy(spec: CompressSpec) -> Result:
     with span(0.0, 0.05, "Parent: "):
         parent = policy.baseline()
     limits = Constraints.of(spec, parent.bleu)
-    trail: list[Row] = [_row(BASELINE, "measured", parent, f"Wanted: {limits.wanted}.", parent)]
+    trail: list[Row] = [_row(BASELINE, "measured", parent, [f"Wanted: {limits.wanted}."], parent)]
     begin, chosen = 0.05, None
     for attempt in attempts(spec):
         if why := policy.hopeless(attempt, limits):
-            trail.append({"step": attempt.step, "decision": "skipped", "figures": {}, "reason": why})
+            trail.append({"step": attempt.step, "decision": "skipped", "figures": {}, "reasons": [why], "reason": why})
             begin += attempt.share
             continue
         with span(begin, begin + attempt.share, f"{attempt.step}: "):
             variant = policy.try_out(attempt)
         begin += attempt.share
         short = limits.shortfalls(variant.figures, servable=_is_servable(attempt, spec))
-        reason = f"{' and '.join(short)}." if short else f"It keeps {limits.wanted}; nothing dearer need be tried."
-        trail.append(_row(attempt.step, "refused" if short else "chosen", variant.figures, reason[:1].upper() + reason[1:], parent))
+        reasons = [_sentence(what) for what in short] or [f"It keeps {limits.wanted}; nothing dearer need be tried."]
+        trail.append(_row(attempt.step, "refused" if short else "chosen", variant.figures, reasons, parent))
         if not short:
             chosen = variant
             break
@@ -122,15 +122,21 @@ def _least_bad(variants: list[Variant], trail: list[Row], spec: CompressSpec) ->
     best = max(candidates, key=lambda variant: variant.figures.bleu)
     row = next(row for row in trail if row["step"] == best.step)
     row["decision"] = "chosen"
-    row["reason"] += " It is handed on because the others lose more; the gate will say whether it may go live."
+    row["reasons"].append("It is handed on because the others lose more; the gate will say whether it may go live.")
+    row["reason"] = " ".join(row["reasons"])
     return best
 
 
-def _row(step: str, decision: str, figures: Figures, reason: str, parent: Figures) -> Row:
+def _sentence(what: str) -> str:
+    return f"{what[:1].upper()}{what[1:]}."
+
+
+def _row(step: str, decision: str, figures: Figures, reasons: list[str], parent: Figures) -> Row:
+    """`reasons`: sentences that a page can translate one by one; `reason` holds them all."""
     told: dict[str, Any] = asdict(figures)
     if step != BASELINE:
         told |= {"size_ratio": figures.bytes / parent.bytes}
-    return {"step": step, "decision": decision, "figures": told, "reason": reason}
+    return {"step": step, "decision": decision, "figures": told, "reasons": reasons, "reason": " ".join(reasons)}
 
 
 class _Policy:

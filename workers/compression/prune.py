@@ -68,6 +68,8 @@ def worth_of(model: Decoder, tokenizer: ChatTokenizer, spec: CompressSpec) -> st
         return None
     if spec.importance == "magnitude":
         return structure.by_weight(model)
+    if model.config.expert_bias or model.config.swiglu_limit:
+        raise JobError("Use is counted for plain SwiGLU experts only, and this model's have biases or limits. Let their magnitude decide.")
     examples = read_examples(spec.dataset_folder, tokenizer, model.config.max_seq_len)
     step = max(1, len(examples) // USE_EXAMPLES)
     spread = examples[::step][:USE_EXAMPLES]  # over the file: neighbours are of one entry

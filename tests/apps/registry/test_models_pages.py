@@ -196,6 +196,7 @@ def test_the_scatter_is_valid_plotly_and_leads_to_each_version(page, live, on):
     go.Figure({"data": chart["data"], "layout": chart["layout"]})
     assert chart["data"][0]["text"] == ["v2", "v1"]
     assert chart["data"][0]["customdata"][1] == f"/models/{live.pk}/"
+    assert chart["data"][0]["marker"]["line"]["width"] == [3, 1]  # as large and as fast, and better: v1 is not on the front
 
 
 def test_the_policys_trail_is_told_with_its_figures(page, live):
@@ -211,6 +212,59 @@ def test_the_policys_trail_is_told_with_its_figures(page, live):
     shown = text(page.get(f"/compression/{job.pk}/"))
     assert "is below the least of 69.0" in shown
     assert "not good enough" in shown
+
+
+def finished(live, method: str, trail=(), **details) -> CompressionJob:
+    return CompressionJob.objects.create(
+        title=f"{method} of v1", model_version=live, method=method, status="succeeded", trail=list(trail), result={"details": details}
+    )
+
+
+def test_the_policys_page_draws_what_was_tried_and_the_front(page, live):
+    def row(step, decision, front, **figures):
+        return {"step": step, "decision": decision, "figures": figures, "reasons": ["Wanted: at least 69.0 BLEU."], "reason": "", "front": front}
+
+    trail = [
+        row("baseline", "measured", True, bleu=70.0, bytes=1000, speed_ratio=1.0, p99_ms=4.0, tokens_per_second=10.0),
+        row("INT8", "refused", False, bleu=60.0, bytes=250, speed_ratio=1.0, p99_ms=4.0, tokens_per_second=10.0),
+        {"step": "mixed precision", "decision": "skipped", "figures": {}, "reasons": ["It would help nothing."], "reason": ""},
+        row("distillation and INT8", "chosen", True, bleu=69.5, bytes=60, speed_ratio=3.0, p99_ms=1.0, tokens_per_second=30.0),
+    ]
+    job = finished(live, "policy", trail)
+    chart = page.get(f"/compression/{job.pk}/chart/").json()
+    go.Figure({"data": chart["data"], "layout": chart["layout"]})
+    line, points = chart["data"]
+    assert points["x"] == [0.001, 0.0, 0.0]
+    assert line["y"] == [69.5, 70.0]  # from the smallest up
+    shown = text(page.get(f"/compression/{job.pk}/?tables=1"))
+    assert "not tried" in shown
+    assert "on the front" in shown
+    assert "3.00 ×" in shown
+
+
+def test_the_page_of_a_pruning_draws_its_curve_and_how_far_one_may_go(page, live):
+    curve = [{"sparsity": s, "bleu": b, "bytes": 1000 - round(600 * s), "tokens_per_second": 5.0} for s, b in ((0.0, 70.0), (0.3, 69.5), (0.6, 20.0))]
+    job = finished(live, "prune", pruning_curve=curve, recommended_sparsity=0.3)
+    chart = page.get(f"/compression/{job.pk}/chart/").json()
+    go.Figure({"data": chart["data"], "layout": chart["layout"]})
+    assert chart["data"][0]["y"] == [70.0, 69.5, 20.0]
+    assert chart["layout"]["shapes"][0]["x0"] == 30.0
+    assert "Pruning curve" in text(page.get(f"/compression/{job.pk}/?tables=1"))
+
+
+def test_the_page_of_a_student_draws_its_loss(page, live):
+    job = finished(live, "distill", curve=[[10, 1.0, 3.5], [20, 2.0, 2.5]])
+    assert page.get(f"/compression/{job.pk}/chart/").json()["data"][0]["y"] == [3.5, 2.5]
+
+
+def test_a_job_that_drew_nothing_has_no_chart(page, live):
+    assert "data-chart" not in text(page.get(f"/compression/{finished(live, 'int8').pk}/"))
+
+
+def test_recovery_and_importance_are_given_where_they_belong(page, live):
+    asked = {"version": live.pk, "method": "prune", "sparsity": "0.5", "structure": "2:4", "importance": "use", "recovery_minutes": "2"}
+    page.post("/compression/", asked)
+    assert CompressionJob.objects.get().options == {"structure": "2:4", "minutes": 2.0}
 
 
 def test_an_old_version_can_still_be_chosen_by_its_link(page, live):
