@@ -1,95 +1,157 @@
-"""What each ZeRO stage keeps in the memory of one rank, measured on two gloo ranks, beside the plain formula.
+"""The memory of each rank of a real training, whole process and all, at every ZeRO stage, beside what the planner says before the start.
 
-    python -m benchmarks.zero_memory
+    python -m benchmarks.zero_memory            nano and small, 2 and 4 gloo ranks, stages 0–3, FP32 and BF16
+    python -m benchmarks.zero_memory --short    nano, 2 ranks, stages 0 and 3, FP32
+    python -m benchmarks.zero_memory --presets base --ranks 2 --precisions fp32
 
-Counted are the bytes of this rank's parts of the weights, gradients and optimizer state at rest, after two steps in FP32: what
-grows with the model. Activations, and the layers that are gathered while they are used, come on top. The formula, for Ψ
-parameters over N ranks (ZeRO, Rajbhandari 2020, §5): 4Ψ weights + 4Ψ gradients + 8Ψ Adam, each over N from the stage that shards it.
+Measured is the peak of resident memory of the rank that takes most (VmHWM), over a whole job: preparing, a few steps, a
+checkpoint, writing the model. Planned is `workers.planning.peak` for the rows that the run really packed.
 """
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-RANKS = 2
-STAGES = (0, 1, 2, 3)
+from workers.moe.config import PRESETS
+
 MB = 1e6
+STEPS = 8
+MICRO_BATCH = 32
+WORDS = [
+    "water",
+    "light",
+    "stone",
+    "river",
+    "cloud",
+    "metal",
+    "heat",
+    "cold",
+    "field",
+    "force",
+    "wave",
+    "star",
+    "leaf",
+    "root",
+    "salt",
+    "iron",
+    "glass",
+    "paper",
+    "wind",
+    "rain",
+]
 
 
-def formula(parameters: int, stage: int, ranks: int) -> tuple[float, float, float]:
-    """Bytes of weights, gradients and optimizer state on one rank. FSDP2 shards weights at rest in stage 2 too."""
-    shard = [1 if stage < first else ranks for first in (2, 2, 1)]
-    return 4 * parameters / shard[0], 4 * parameters / shard[1], 8 * parameters / shard[2]
-
-
-def measure(stage: int) -> None:
-    """On each rank, under torchrun; the first prints."""
-    from workers.moe import count_parameters
-    from workers.training.loop import Loop
-    from workers.training.parallel import part_of
-    from workers.training.prepare import prepare
-    from workers.training.ranks import join, leave
+def measure(spec_path: Path) -> None:
+    """On each rank, under torchrun: train, then write down the peak and the largest batch."""
+    import workers.training.loop as loop
     from workers.training.spec import TrainSpec
+    from workers.training.train import train
 
-    folder = Path(os.environ["BENCHMARK_FOLDER"])
-    spec = TrainSpec(
-        dataset_folder=folder, output_folder=folder / f"model{stage}", work_folder=folder / f"work{stage}", preset="small", steps=100,
-        precision="fp32", zero_stage=stage, world_size=RANKS, threads=RANKS, micro_batch=4, optimizer="adamw",  # of whose two states the formula speaks
+    spec = TrainSpec.model_validate_json(spec_path.read_text())
+    largest = [0, 0, 0]
+    pack = loop.pack
+
+    def watched(examples):
+        batch = pack(examples)
+        rows, length = batch.tokens.shape
+        if rows * length > largest[0] * largest[1]:
+            largest[:] = [rows, length, len(batch.select)]
+        return batch
+
+    loop.pack = watched  # type: ignore[assignment]
+    train(spec)
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
+    vocabulary = json.loads((spec.work_folder / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"]
+    found = {"peak": peak, "largest": largest, "vocabulary": len(vocabulary)}
+    (spec.work_folder / f"measured{os.environ.get('RANK', '0')}.json").write_text(json.dumps(found))
+
+
+def planned(preset: str, precision: str, stage: int, ranks: int, found: dict[str, Any]) -> tuple[float, str]:
+    from workers.moe import count_parameters
+    from workers.planning import Setting, Shape, peak, total
+
+    config = PRESETS[preset].with_(vocab_size=found["model"]["vocab_size"])
+    shape = Shape(
+        preset, *count_parameters(config), config.vocab_size, config.d_model, config.n_layers, config.n_heads, config.n_kv_heads, config.head_dim,
+        config.d_expert or config.d_dense, config.n_experts, config.top_k, config.max_seq_len,
     )  # fmt: skip
-    ranks = join(spec)
-    loop = Loop(spec, ranks, prepare(spec, ranks))
-    kept: list[int] = []
-    step = loop.precision.step
-
-    def count_gradients(optimizer, model, clip_norm):
-        kept.append(sum(nbytes(part_of(p.grad)) for p in model.parameters()))
-        return step(optimizer, model, clip_norm)
-
-    loop.precision.step = count_gradients  # type: ignore[method-assign]
-    loop.step()
-    loop.step()
-    weights = sum(nbytes(part_of(p)) for p in loop.model.parameters())
-    local = getattr(loop.optimizer, "optim", loop.optimizer)
-    state = sum(nbytes(part_of(v)) for values in local.state.values() for v in values.values())
-    if ranks.is_first:
-        print(json.dumps({"parameters": count_parameters(loop.model.config)[0], "measured": [weights, kept[-1], state]}))
-    leave(ranks)
+    rows, length, learnt = found["largest"]
+    moment, parts = peak(Setting(shape, precision, rows, length, stage, ranks, learnt_share=learnt / (rows * length)))
+    told = ", ".join(f"{part.name} {part.bytes / MB:.0f}" for part in parts)
+    return total(parts), f"{moment}: {told}"
 
 
-def nbytes(tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+def run(preset: str, precision: str, stage: int, ranks: int, folder: Path) -> dict[str, Any]:
+    """One job of `ranks` processes; the largest of their peaks."""
+    work = folder / f"{preset}-{precision}-{ranks}-{stage}"
+    work.mkdir()
+    spec = {
+        "dataset_folder": str(folder), "output_folder": str(work / "model"), "work_folder": str(work), "preset": preset, "steps": STEPS, "precision": precision,
+        "zero_stage": stage, "world_size": ranks, "threads": ranks, "micro_batch": MICRO_BATCH,
+    }  # fmt: skip
+    path = work / "spec.json"
+    path.write_text(json.dumps(spec))
+    launcher = [sys.executable] if ranks == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    done = subprocess.run(
+        [*launcher, "-m", "benchmarks.zero_memory", "--measure", str(path)], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    if done.returncode:
+        sys.exit(done.stdout[-1000:] + done.stderr[-2000:])
+    found = [json.loads((work / f"measured{rank}.json").read_text()) for rank in range(ranks)]
+    model = (
+        json.loads(next(line for line in done.stdout.splitlines()[::-1] if '"config"' in line))["result"]["config"]
+        if '"config"' in done.stdout
+        else None
+    )
+    most = max(found, key=lambda each: each["peak"])
+    return {**most, "model": model or {"vocab_size": most["vocabulary"]}, "least": min(each["peak"] for each in found)}
+
+
+def write_data(folder: Path) -> None:
+    rows = [
+        {"question": f"What is {WORDS[n % 20]} {n} made of?", "answer": f"Of {WORDS[n * 7 % 20]}, {WORDS[n * 3 % 20]} and {n * 37} parts {WORDS[n * 11 % 20]}."}
+        for n in range(600)
+    ]  # fmt: skip
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def main() -> None:
-    if len(sys.argv) == 2:
-        measure(int(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--measure", type=Path)
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--presets", nargs="+", default=["nano", "small"])
+    parser.add_argument("--ranks", nargs="+", type=int, default=[2, 4])
+    parser.add_argument("--stages", nargs="+", type=int, default=[0, 1, 2, 3])
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
+    asked = parser.parse_args()
+    if asked.measure:
+        measure(asked.measure)
         return
-    print(f"| stage | weights MB | gradients MB | optimizer MB | together | formula | measured / formula |\n|{'---|' * 7}")
+    if asked.short:
+        asked.presets, asked.ranks, asked.stages, asked.precisions = ["nano"], [2], [0, 3], ["fp32"]
+    print(f"| preset | precision | ranks | stage | measured MB | planned MB | measured / planned | planned, by part |\n|{'---|' * 8}")
+    worst = 1.0
     with tempfile.TemporaryDirectory() as name:
-        rows = [{"question": f"What is thing {n}?", "answer": f"Thing {n} is number {n * 37}."} for n in range(200)]
-        (Path(name) / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        for stage in STAGES:
-            command = [
-                sys.executable,
-                "-m",
-                "torch.distributed.run",
-                "--standalone",
-                f"--nproc-per-node={RANKS}",
-                "-m",
-                "benchmarks.zero_memory",
-                str(stage),
-            ]
-            env = {**os.environ, "BENCHMARK_FOLDER": name, "OMP_NUM_THREADS": "1"}
-            done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-            if done.returncode:
-                sys.exit(done.stderr[-2000:])
-            found = json.loads(done.stdout.splitlines()[-1])
-            expected, got = sum(formula(found["parameters"], stage, RANKS)), sum(found["measured"])
-            parts = " | ".join(f"{part / MB:.1f}" for part in found["measured"])
-            print(f"| {stage} | {parts} | {got / MB:.1f} | {expected / MB:.1f} | {got / expected:.3f} |", flush=True)
+        write_data(Path(name))
+        for preset in asked.presets:
+            for precision in asked.precisions:
+                for ranks in asked.ranks:
+                    for stage in asked.stages if ranks > 1 else [0]:
+                        found = run(preset, precision, stage, ranks, Path(name))
+                        plan, parts = planned(preset, precision, stage, ranks, found)
+                        ratio = found["peak"] / plan
+                        worst = max(worst, ratio, 1 / ratio)
+                        print(
+                            f"| {preset} | {precision} | {ranks} | {stage} | {found['peak'] / MB:.0f} | {plan / MB:.0f} | {ratio:.3f} | {parts} |", flush=True
+                        )  # fmt: skip
+    print(f"\nFarthest from the plan: {100 * (worst - 1):.0f} %.")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ from rest_framework.routers import SimpleRouter
 from rest_framework.views import APIView
 
 from apps.monitoring import selectors, services
-from apps.monitoring.advisor import hardware, memory, shapes, tuning
+from apps.monitoring.advisor import hardware, shapes, tuning
+from apps.monitoring.advisor.answer import MAX_GPUS
 from apps.monitoring.models import Alert
 from apps.registry.selectors import live_version
 from apps.rest import IdentField, Resource, read_query, source_of
 from apps.serving.routing import find_version
+from workers.planning import RECIPES
 
 MAX_WINDOW_SECONDS = services.MINUTES_KEPT_DAYS * 24 * 3600
 
@@ -96,17 +98,17 @@ class HardwareQuery(serializers.Serializer):
     version = IdentField(default="", allow_blank=True, help_text="id or name")
     preset = serializers.CharField(default="", allow_blank=True, max_length=40)
     purpose = serializers.ChoiceField(hardware.PURPOSES, default="train")
-    gpus = serializers.IntegerField(default=1, min_value=1, max_value=hardware.MAX_GPUS)
+    gpus = serializers.IntegerField(default=1, min_value=1, max_value=MAX_GPUS)
     zero_stage = serializers.IntegerField(default=0, min_value=0, max_value=3)
     precision = serializers.ChoiceField(hardware.PRECISION_CHOICES, required=False, help_text="bf16 to train, int8 to serve where none is given")
-    recipe = serializers.ChoiceField(
-        list(memory.RECIPES), default="paper", help_text="how half precision is kept: as in the ZeRO paper, or by this portal"
-    )
+    recipe = serializers.ChoiceField(list(RECIPES), default="paper", help_text="how half precision is kept: as in the ZeRO paper, or by this portal")
     batch = serializers.IntegerField(default=8, min_value=1, max_value=1_000_000, help_text="sequences in one rank's forward pass")
     sequence = serializers.IntegerField(
         required=False, min_value=1, max_value=10_000_000, help_text="tokens of one; the model's longest where none is given"
     )
     tokens = serializers.FloatField(required=False, min_value=1, max_value=1e18, help_text="that the training reads")
+    days = serializers.FloatField(required=False, min_value=1e-3, max_value=1e5, help_text="in which it is done: the smallest fleet for it")
+    checkpointing = serializers.BooleanField(default=False, help_text="activations of a layer are computed again in the backward pass")
     qps = serializers.FloatField(default=10.0, min_value=1e-6, max_value=1e9)
     p99_ms = serializers.FloatField(default=500.0, min_value=1e-3, max_value=1e9)
     answer_tokens = serializers.IntegerField(default=64, min_value=1, max_value=1_000_000)

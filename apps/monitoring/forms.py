@@ -27,11 +27,19 @@ class HardwareForm(forms.Form):
     tokens = forms.FloatField(
         label=_("Tokens to read"), required=False, min_value=1, max_value=1e18, help_text=_("20 an active parameter where empty.")
     )
+    days = forms.FloatField(
+        label=_("Done in days"),
+        required=False,
+        min_value=0.001,
+        max_value=1e5,
+        help_text=_("The smallest fleet of each device for it; any time where empty."),
+    )
+    checkpointing = forms.BooleanField(label=_("Activation checkpointing"), required=False, help_text=_("A layer's activations are computed again."))
     qps = forms.FloatField(label=_("Answers/s"), initial=10, min_value=0.000001, max_value=1e9)
     p99_ms = forms.FloatField(label=_("P99 in ms"), initial=500, min_value=0.001, max_value=1e9)
     answer_tokens = forms.IntegerField(label=_("Tokens an answer"), initial=64, min_value=1, max_value=1_000_000)
 
-    TRAINING = ("zero_stage", "recipe", "batch", "sequence", "tokens")
+    TRAINING = ("zero_stage", "recipe", "batch", "sequence", "checkpointing", "tokens", "days")
     SERVING = ("qps", "p99_ms", "answer_tokens")
 
     def __init__(self, *args, **kwargs):
@@ -41,7 +49,7 @@ class HardwareForm(forms.Form):
             (_("Presets"), [(f"preset:{p['name']}", p["name"]) for p in presets()]),
             *([(_("Versions"), [(f"version:{v.pk}", v.name) for v in versions])] if versions else []),
         ]
-        for name in ("tokens", "qps", "p99_ms"):
+        for name in ("tokens", "days", "qps", "p99_ms"):
             self.fields[name].widget.attrs["step"] = "any"
 
     @classmethod
@@ -55,5 +63,5 @@ class HardwareForm(forms.Form):
     def question(self) -> dict:
         """The arguments of `advisor.hardware.advise`, but for the shape."""
         data = {name: value for name, value in self.cleaned_data.items() if name != "model"}
-        data["sequence"], data["tokens"] = data["sequence"] or None, data["tokens"] or None
+        data |= {name: data[name] or None for name in ("sequence", "tokens", "days")}
         return data

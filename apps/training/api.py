@@ -80,6 +80,9 @@ class TrainingInput(serializers.Serializer):
     minutes = serializers.FloatField(default=None, allow_null=True)
     precision = serializers.ChoiceField(TrainingJob.Precision.choices, default=TrainingJob.Precision.BF16)
     accum_steps = serializers.IntegerField(default=1, min_value=1, max_value=4096)
+    micro_batch = serializers.IntegerField(
+        default=None, allow_null=True, min_value=1, max_value=4096, help_text="examples in one forward pass of a rank; 32 where none is given"
+    )
     zero_stage = serializers.IntegerField(default=0, min_value=0, max_value=3)
     world_size = serializers.IntegerField(default=1, min_value=1, max_value=32_767)
     router = serializers.ChoiceField(TrainingJob.Router.choices, default=TrainingJob.Router.SOFTMAX)
@@ -103,7 +106,11 @@ class TrainingJobViewSet(JobActions):
 
     @extend_schema(request=TrainingInput, responses={202: TrainingJobOutput})
     def create(self, request):
-        """Give `steps` or `minutes`; two minutes where neither is given."""
+        """Give `steps` or `minutes`; two minutes where neither is given.
+
+        A run that would not fit this machine's memory is refused with `memory` (bytes by part, with formulas) and `nearest`, the
+        fields to change for the nearest configuration that fits.
+        """
         given = checked(TrainingInput, request)
         given["dataset"] = find_dataset(given["dataset"])
         given["parent"] = find(ModelVersion.objects.all(), given["parent"], "parent")

@@ -9,6 +9,7 @@ from apps.registry.models import ModelVersion
 from apps.training.learning import curriculum_for
 from apps.training.models import TrainingJob
 from apps.training.selectors import presets
+from workers.training.spec import TrainSpec
 
 UNCOMPRESSED = (ModelVersion.Kind.MOE, ModelVersion.Kind.DENSE, ModelVersion.Kind.DISTILLED)
 ZERO_STAGES = [
@@ -40,6 +41,10 @@ class StartForm(forms.Form):
     accum_steps = forms.IntegerField(
         label=_("Gradient accumulation"), initial=1, min_value=1, max_value=4096, help_text=_("Micro-batches to one step of the optimizer.")
     )
+    micro_batch = forms.IntegerField(
+        label=_("Examples a pass"), required=False, initial=TrainSpec.model_fields["micro_batch"].default, min_value=1, max_value=4096,
+        help_text=_("Of one process; a smaller number takes less memory."),
+    )  # fmt: skip
     world_size = forms.IntegerField(label=_("Processes"), initial=1, min_value=1, max_value=1024, help_text=_("Ranks under torchrun."))
     zero_stage = forms.TypedChoiceField(label=_("ZeRO stage"), choices=ZERO_STAGES, coerce=int, initial=0)
     method = forms.ChoiceField(
@@ -69,6 +74,7 @@ class StartForm(forms.Form):
         "precision",
         "router",
         "accum_steps",
+        "micro_batch",
         "world_size",
         "zero_stage",
         "method",
@@ -120,4 +126,6 @@ class StartForm(forms.Form):
         }
         same |= {"lora_rank": job.lora.get("rank", 8), "order": "stages" if job.stages else "mixed"}
         amount, unit = (job.minutes, "minutes") if job.minutes else (job.steps, "steps")
+        if micro_batch := job.options.get("spec", {}).get("micro_batch"):
+            same["micro_batch"] = micro_batch
         return {**same, "dataset": job.dataset_id, "parent": job.parent_id, "amount": amount, "unit": unit, "clone": job.pk}

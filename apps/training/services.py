@@ -18,6 +18,8 @@ from apps.jobs.models import Job
 from apps.jobs.runs import Command, Run, register
 from apps.registry import services as registry
 from apps.registry.models import ModelVersion
+from apps.training.admission import check_memory, check_spec, configuration_of
+from apps.training.estimates import micro_batch_of
 from apps.training.learning import check_learning
 from apps.training.models import TrainingJob
 from apps.training.selectors import preset
@@ -35,11 +37,12 @@ def _check(*, dataset: Dataset, preset_name: str, steps, minutes, world_size: in
     if preset(preset_name) is None:
         raise Problem(_("There is no preset %(name)s; see /api/v1/presets/.") % {"name": repr(preset_name)}, field="preset")
     if (steps is None) == (minutes is None):
-        raise Problem(_("Give either steps or minutes, not both and not neither."), field="steps")
+        raise Problem(_("Give either steps or minutes, not both and not neither."), field="steps", fields=["steps", "minutes"])
     if minutes is not None and not 0 < minutes <= MAX_MINUTES:
         raise Problem(_("The minutes must be more than 0 and at most a week."), field="minutes")
     if zero_stage > 0 and world_size < 2:
-        raise Problem(_("ZeRO stage %(stage)s shards over ranks; it needs a world_size of at least 2.") % {"stage": zero_stage}, field="zero_stage")
+        raise Problem(_("ZeRO stage %(stage)s shards over ranks; it needs a world_size of at least 2.") % {"stage": zero_stage}, field="zero_stage",
+                      fields=["zero_stage", "world_size"])  # fmt: skip
     if world_size > max(2, settings.CORES):
         raise Problem(
             _("This machine has %(cores)s cores; a world_size of %(world_size)s needs a launcher of its own.")
@@ -72,6 +75,7 @@ def start(
     stages: list[dict] | None = None,
     seed: int = 0,
     domain_routing: float = 0.0,
+    micro_batch: int | None = None,
     options: dict | None = None,
     actor: User | None,
     source: str = "",
@@ -83,13 +87,25 @@ def start(
         precision=precision, parent=parent,
     )  # fmt: skip
     check_learning(dataset=dataset, parent=parent, method=method, lora=lora, objective=objective, stages=stages or [])
+    adapters = {"rank": 8, "alpha": 16.0, **(lora or {})} if method == TrainingJob.Method.LORA else {}
+    options = {**(options or {})}
+    if micro_batch not in (None, micro_batch_of(options)):
+        options["spec"] = {**options.get("spec", {}), "micro_batch": micro_batch}
+    check_memory(
+        configuration_of(
+            preset=preset, precision=precision, accum_steps=accum_steps, world_size=world_size, zero_stage=zero_stage, options=options,
+            lora_rank=adapters.get("rank", 0),
+        ),
+        dataset=dataset, parent=parent,
+    )  # fmt: skip
     job = TrainingJob(
         title=f"Train {preset} on {dataset.name}"[:200], dataset=dataset, run=dataset.current_run, preset=preset, steps=steps, minutes=minutes,
         precision=precision, accum_steps=accum_steps, zero_stage=zero_stage, world_size=world_size, router=router, parent=parent, seed=seed,
-        method=method, lora={"rank": 8, "alpha": 16.0, **(lora or {})} if method == TrainingJob.Method.LORA else {}, objective=objective, stages=stages or [],
-        domain_routing=domain_routing, options=options or {}, created_by=actor,
+        method=method, lora=adapters, objective=objective, stages=stages or [],
+        domain_routing=domain_routing, options=options, created_by=actor,
     )  # fmt: skip
     job.full_clean(exclude=["kind", "options", "result", "metrics", "created_by", "spec_sha256"])
+    check_spec(_spec(job, Path()))
     job.spec_sha256 = hashlib.sha256(spec_text(job).encode()).hexdigest()
     job.save()
     record(actor, "training.start", job, after={"preset": preset, "dataset": dataset.name, "steps": steps, "minutes": minutes}, source=source)

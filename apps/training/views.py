@@ -1,3 +1,6 @@
+from typing import Any
+from urllib.parse import urlencode
+
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -11,10 +14,12 @@ from apps.jobs.models import Job
 from apps.monitoring.figures import Chart
 from apps.portal.pages import action, page_of, refuse
 from apps.registry.expertise import chosen_layer, layers_to_choose
+from apps.registry.models import ModelVersion
 from apps.rest import source_of
 from apps.training import services
+from apps.training.admission import changes_of, configuration_of
 from apps.training.charts import compare_chart, job_charts, name_of
-from apps.training.estimates import Estimate, estimate
+from apps.training.estimates import MICRO_BATCH, estimate
 from apps.training.forms import StartForm
 from apps.training.history import history, samples
 from apps.training.models import TrainingJob
@@ -54,7 +59,7 @@ def training_new(request: HttpRequest) -> HttpResponse:
     if not request.user.may_operate:
         raise PermissionDenied
     source = TrainingJob.objects.filter(pk=request.POST.get("clone") or request.GET.get("clone") or "").first()
-    asked = {name: request.GET[name] for name in ("dataset", "parent", "preset") if request.GET.get(name)}
+    asked = {name: request.GET[name] for name in StartForm.base_fields if request.GET.get(name)}
     form = StartForm(request.POST or None, initial={**(StartForm.initial_of(source) if source else {}), **asked})
     if request.method == "POST" and form.is_valid():
         try:
@@ -66,19 +71,19 @@ def training_new(request: HttpRequest) -> HttpResponse:
             refuse(form, problem)
     values = {
         "section": SECTION, "form": form, "presets": presets(), "source": source, "advanced": [form[name] for name in form.ADVANCED],
-        "advanced_open": any(form[name].errors for name in form.ADVANCED) or source is not None, "estimate": _estimate(form),
-        "chosen": str(form["preset"].value()),
+        "advanced_open": any(form[name].errors for name in form.ADVANCED) or source is not None or "micro_batch" in request.GET,
+        "chosen": str(form["preset"].value()), **_estimate(form),
     }  # fmt: skip
     return render(request, "training/new.html", values, status=400 if form.errors else 200)
 
 
 @login_required
 def training_estimate(request: HttpRequest) -> HttpResponse:
-    return render(request, "training/_estimate.html", {"estimate": _estimate(StartForm(request.GET))})
+    return render(request, "training/_estimate.html", _estimate(StartForm(request.GET)))
 
 
-def _estimate(form: StartForm) -> Estimate | None:
-    """For what the form holds now; None while that makes no sense."""
+def _estimate(form: StartForm) -> dict[str, Any]:
+    """What the estimate's part of the page shows, for what the form holds now; nothing while that makes no sense."""
 
     def number(name: str, kind: type, default):
         try:
@@ -86,18 +91,32 @@ def _estimate(form: StartForm) -> Estimate | None:
         except (TypeError, ValueError):
             return default
 
-    chosen = preset(str(form["preset"].value()))
-    amount = number("amount", float, 0.0)
+    chosen, amount = preset(str(form["preset"].value())), number("amount", float, 0.0)
     if chosen is None or not amount > 0:
-        return None
+        return {"estimate": None}
     by_steps = form["unit"].value() == "steps"
-    dataset = str(form["dataset"].value() or next((value for value, _label in form.fields["dataset"].choices), ""))
-    rows = Dataset.objects.filter(pk=dataset).values_list("used_rows", flat=True).first()
-    return estimate(
-        preset=chosen, minutes=None if by_steps else amount, steps=max(1, round(amount)) if by_steps else None,
-        accum_steps=max(1, number("accum_steps", int, 1)), zero_stage=number("zero_stage", int, 0), world_size=max(1, number("world_size", int, 1)),
-        precision=str(form["precision"].value()), rows=rows,
+    picked = str(form["dataset"].value() or next((value for value, _label in form.fields["dataset"].choices), ""))
+    dataset = Dataset.objects.filter(pk=picked).select_related("current_run").first()
+    parent = ModelVersion.objects.filter(pk=str(form["parent"].value() or "")).first()
+    source = TrainingJob.objects.filter(pk=str(form["clone"].value() or "")).first()
+    spec = {**(source.options.get("spec", {}) if source else {}), "micro_batch": max(1, number("micro_batch", int, MICRO_BATCH))}
+    configuration = configuration_of(
+        preset=chosen["name"], precision=str(form["precision"].value()), accum_steps=max(1, number("accum_steps", int, 1)),
+        world_size=max(1, number("world_size", int, 1)), zero_stage=number("zero_stage", int, 0), options={"spec": spec},
+        lora_rank=number("lora_rank", int, 8) if form["method"].value() == TrainingJob.Method.LORA else 0,
     )  # fmt: skip
+    found = estimate(
+        configuration=configuration, minutes=None if by_steps else amount, steps=max(1, round(amount)) if by_steps else None, dataset=dataset,
+        parent=parent,
+    )  # fmt: skip
+    if found is None or found.nearest is None:
+        return {"estimate": found}
+    changes = changes_of(configuration, found.nearest)
+    held = {name: form[name].value() for name in form.fields if form[name].value() not in (None, "")}
+    return {
+        "estimate": found, "apply": urlencode({**held, **changes}),
+        "changes": [(form.fields[name].label if name in form.fields else name, value) for name, value in changes.items()],
+    }  # fmt: skip
 
 
 def _job(pk: str) -> TrainingJob:

@@ -22,6 +22,7 @@ class Device:
     flops: dict[str, float]  # precision → operations/s at its peak; a precision that is missing is not offered
     price_per_hour: float | None  # USD for one, rented; see PRICE_NOTE
     note: str = ""
+    source: str = ""  # where the figures stand; none for what was measured here
 
     def supports(self, precision: str) -> bool:
         return precision in self.flops
@@ -32,17 +33,80 @@ def _tera(**figures: float) -> dict[str, float]:
 
 
 DEVICES = (
-    Device("H200 141 GB", "gpu", 141 * GB, 4.8e12, _tera(fp32=67, bf16=989, fp16=989, int8=1979), 5.0, "SXM"),
-    Device("H100 80 GB", "gpu", 80 * GB, 3.35e12, _tera(fp32=67, bf16=989, fp16=989, int8=1979), 4.0, "SXM"),
-    Device("A100 80 GB", "gpu", 80 * GB, 2.039e12, _tera(fp32=19.5, bf16=312, fp16=312, int8=624), 2.5, "SXM"),
-    Device("A100 40 GB", "gpu", 40 * GB, 1.555e12, _tera(fp32=19.5, bf16=312, fp16=312, int8=624), 2.0, "SXM"),
-    Device("L4 24 GB", "gpu", 24 * GB, 0.3e12, _tera(fp32=30.3, bf16=121, fp16=121, int8=242), 0.8),
-    Device("T4 16 GB", "gpu", 16 * GB, 0.32e12, _tera(fp32=8.1, fp16=65, int8=130), 0.5, gettext_noop("Take FP16 with loss scaling.")),
+    Device(
+        "H200 141 GB",
+        "gpu",
+        141 * GB,
+        4.8e12,
+        _tera(fp32=67, bf16=989, fp16=989, int8=1979),
+        5.0,
+        "SXM",
+        "https://www.nvidia.com/en-us/data-center/h200/",
+    ),
+    Device(
+        "H100 80 GB",
+        "gpu",
+        80 * GB,
+        3.35e12,
+        _tera(fp32=67, bf16=989, fp16=989, int8=1979),
+        4.0,
+        "SXM",
+        "https://www.nvidia.com/en-us/data-center/h100/",
+    ),
+    Device(
+        "A100 80 GB",
+        "gpu",
+        80 * GB,
+        2.039e12,
+        _tera(fp32=19.5, bf16=312, fp16=312, int8=624),
+        2.5,
+        "SXM",
+        "https://www.nvidia.com/en-us/data-center/a100/",
+    ),
+    Device(
+        "A100 40 GB",
+        "gpu",
+        40 * GB,
+        1.555e12,
+        _tera(fp32=19.5, bf16=312, fp16=312, int8=624),
+        2.0,
+        "SXM",
+        "https://www.nvidia.com/en-us/data-center/a100/",
+    ),
+    Device(
+        "L4 24 GB", "gpu", 24 * GB, 0.3e12, _tera(fp32=30.3, bf16=121, fp16=121, int8=242), 0.8, source="https://www.nvidia.com/en-us/data-center/l4/"
+    ),
+    Device(
+        "T4 16 GB",
+        "gpu",
+        16 * GB,
+        0.32e12,
+        _tera(fp32=8.1, fp16=65, int8=130),
+        0.5,
+        gettext_noop("Take FP16 with loss scaling."),
+        "https://www.nvidia.com/en-us/data-center/tesla-t4/",
+    ),
     # 40 cores × 2.3 GHz × 64 FLOP a cycle (two AVX-512 units); INT8 by VNNI is four times that.
-    Device("Xeon Platinum 8380", "cpu", 256 * GB, 204.8e9, _tera(fp32=5.9, int8=23.6), 2.0, gettext_noop("40 cores, 8 × DDR4-3200; 256 GB assumed")),
+    Device(
+        "Xeon Platinum 8380",
+        "cpu",
+        256 * GB,
+        204.8e9,
+        _tera(fp32=5.9, int8=23.6),
+        2.0,
+        gettext_noop("40 cores, 8 × DDR4-3200; 256 GB assumed"),
+        "https://www.intel.com/content/www/us/en/products/sku/212287/intel-xeon-platinum-8380-processor-60m-cache-2-30-ghz/specifications.html",
+    ),
     # 96 cores × 2.4 GHz × 32 FLOP a cycle; BF16 doubles it, VNNI gives four times.
     Device(
-        "EPYC 9654", "cpu", 384 * GB, 460.8e9, _tera(fp32=7.4, bf16=14.7, int8=29.5), 4.0, gettext_noop("96 cores, 12 × DDR5-4800; 384 GB assumed")
+        "EPYC 9654",
+        "cpu",
+        384 * GB,
+        460.8e9,
+        _tera(fp32=7.4, bf16=14.7, int8=29.5),
+        4.0,
+        gettext_noop("96 cores, 12 × DDR5-4800; 384 GB assumed"),
+        "https://www.amd.com/en/products/processors/server/epyc/4th-generation-9004-and-8004-series/amd-epyc-9654.html",
     ),
 )
 

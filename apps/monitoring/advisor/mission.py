@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from django.utils.translation import gettext as _
 
-from apps.monitoring.advisor.memory import PAPER
-from apps.monitoring.advisor.shapes import Shape
+from workers.planning import PAPER, Shape
 
 GPUS = 1024
 BEFORE_BYTES, AFTER_BYTES = 48e12, 12e12

@@ -1,37 +1,13 @@
-"""The shape of a model, as far as its memory and its speed depend on it."""
-
-from dataclasses import dataclass
+"""The planner's shape of a preset, of a version, or of so many parameters."""
 
 from django.utils.translation import gettext as _
 
 from apps.accounts.problems import Missing, Problem
 from apps.registry.models import ModelVersion
 from apps.training.selectors import preset, presets
+from workers.planning import Shape
 
 MIN_PARAMETERS, MAX_PARAMETERS = 1e4, 1e14
-
-
-@dataclass(frozen=True)
-class Shape:
-    name: str
-    total_parameters: int
-    active_parameters: int
-    vocab_size: int
-    d_model: int
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    d_expert: int  # hidden width of one expert, or of the one network of a dense layer
-    n_experts: int
-    top_k: int
-    max_seq_len: int
-    estimated: bool = False  # from a parameter count alone
-
-    @property
-    def expert_parameters(self) -> int:
-        """Of all experts of all layers; the rest is read for every token."""
-        return 3 * self.d_model * self.d_expert * self.n_experts * self.n_layers if self.n_experts else 0
 
 
 def shape_of_preset(name: str) -> Shape:

@@ -104,13 +104,41 @@ def test_training_memory_follows_the_formulas_of_zero(as_viewer):
     assert all(part["formula"] and part["why"] for part in advice["parts"])
 
 
-@pytest.mark.parametrize(("stage", "bytes_a_parameter"), [(0, (4, 4, 8)), (1, (4, 4, 4)), (2, (2, 2, 4)), (3, (2, 2, 4))])
-def test_the_portals_own_recipe_keeps_what_two_ranks_were_measured_to_keep(as_viewer, stage, bytes_a_parameter):
+@pytest.mark.parametrize(("stage", "shares"), [(0, (1, 1, 1)), (1, (1, 1, 2)), (2, (2, 2, 2)), (3, (2, 2, 2))])
+def test_the_portals_own_recipe_keeps_one_momentum_for_matrices_and_shards_as_fsdp2_does(as_viewer, stage, shares):
     """benchmarks/zero_memory.py measures these bytes on real ranks."""
     advice = advise(as_viewer, f"preset=small&gpus=2&precision=fp32&recipe=portal&zero_stage={stage}")
 
-    parts = {part["name"]: part["bytes"] / 11_681_072 for part in advice["parts"]}
-    assert (parts["weights"], parts["gradients"], parts["optimizer"]) == pytest.approx(bytes_a_parameter)
+    psi, matrices = 11_681_072, 6 * (256 * 32 * (2 * 8 + 2 * 4) + 3 * 8 * 256 * 256)
+    parts = {part["name"]: part["bytes"] for part in advice["parts"]}
+    whole = (4 * psi, 4 * psi, 4 * matrices + 8 * (psi - matrices))
+    assert (parts["weights"], parts["gradients"], parts["optimizer"]) == pytest.approx(
+        [each / share for each, share in zip(whole, shares, strict=True)]
+    )
+
+
+def test_the_smallest_fleet_for_a_deadline_is_named_for_each_device_cheapest_first(as_viewer):
+    advice = advise(as_viewer, "preset=moe-16b-a3b&zero_stage=3&tokens=1e12&days=30&batch=1&sequence=4096")
+
+    possible = [each for each in advice["devices"] if each["possible"]]
+    assert {each["device"]["name"] for each in possible} >= {"H100 80 GB", "H200 141 GB", "A100 80 GB"}
+    for each in possible:
+        assert 30 * 24 * (each["count"] - 1) / each["count"] < each["hours"] <= 30 * 24  # one fewer would be late
+        assert each["cost"] == pytest.approx(each["count"] * each["hours"] * each["device"]["price_per_hour"])
+        assert each["device"]["source"].startswith("https://")
+    assert [each["cost"] for each in possible] == sorted(each["cost"] for each in possible)
+    assert advice["recommended"] == possible[0]["device"]["name"]
+
+
+def test_replicas_grow_with_the_rate_of_questions_and_keep_the_limit(as_viewer):
+    def h100(qps: int) -> dict:
+        devices = advise(as_viewer, f"preset=moe-16b-a3b&purpose=serve&qps={qps}&p99_ms=3000&answer_tokens=64")["devices"]
+        return next(each for each in devices if each["device"]["name"] == "H100 80 GB")
+
+    few, many = h100(50), h100(5000)
+    assert few["count"] < many["count"]
+    assert few["p99_ms"] <= 3000
+    assert many["p99_ms"] <= 3000
 
 
 def test_the_missions_case_is_explained_by_the_formula_that_gives_it(as_viewer):

@@ -53,6 +53,36 @@ def test_what_cannot_be_trained_is_refused_at_its_field(as_operator, data, field
     assert not TrainingJob.objects.exists()
 
 
+def test_what_disagrees_is_named_together(as_operator, data):
+    assert start(as_operator, data, zero_stage=2).json()["fields"] == ["zero_stage", "world_size"]
+    assert start(as_operator, data, steps=10, minutes=1).json()["fields"] == ["steps", "minutes"]
+
+
+def test_a_run_that_will_not_fit_is_refused_before_it_is_queued_and_the_nearest_that_fits_is_then_taken(as_operator, data, monkeypatch):
+    monkeypatch.setattr("apps.training.estimates.machine_bytes", lambda: 2_000_000_000)
+    asked = {"preset": "small", "micro_batch": 128, "steps": 10}
+
+    response = start(as_operator, data, **asked)
+
+    refused = response.json()
+    assert response.status_code == 400, refused
+    assert response["Content-Type"] == "application/problem+json"
+    assert not TrainingJob.objects.exists()
+    memory = refused["memory"]
+    assert sum(part["bytes"] for part in memory["parts"]) == pytest.approx(memory["rank_bytes"], abs=10)
+    assert memory["bytes"] > memory["room_bytes"] == 1_800_000_000
+    assert refused["nearest"]["micro_batch"] * refused["nearest"]["accum_steps"] == 128
+    accepted = start(as_operator, data, **{**asked, **refused["nearest"]})
+    assert accepted.status_code == 202, accepted.json()
+    assert TrainingJob.objects.get().options["spec"]["micro_batch"] == refused["nearest"]["micro_batch"]
+
+
+def test_a_model_for_which_no_configuration_fits_but_a_smaller_one_names_that(as_operator, data, monkeypatch):
+    monkeypatch.setattr("apps.training.estimates.machine_bytes", lambda: 16_000_000_000)
+
+    assert start(as_operator, data, preset="moe-128b-a16b", steps=10).json()["nearest"]["preset"] == "base"
+
+
 def test_an_unprocessed_dataset_is_a_conflict(as_operator, operator):
     assert start(as_operator, making.dataset(operator)).status_code == 409
 

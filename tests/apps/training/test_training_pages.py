@@ -96,7 +96,7 @@ def test_a_clone_begins_with_the_runs_own_values(page, dataset):
 
 
 def test_the_estimate_rests_on_earlier_runs_of_the_preset(page, dataset):
-    assert "No run on this machine" in text(page.get("/training/new/estimate/", FORM | {"dataset": dataset.pk}))
+    assert "no run on this machine" in text(page.get("/training/new/estimate/", FORM | {"dataset": dataset.pk}))
     making.training_job(dataset, status="succeeded", metrics={"step": 1000, "elapsed": 100.0, "tokens_per_second": 6000.0})
     estimate = page.get("/training/new/estimate/", FORM | {"dataset": dataset.pk}).context["estimate"]
     assert (estimate.steps, estimate.tokens_per_second) == (1200, 6000.0)
@@ -108,6 +108,17 @@ def test_the_estimate_rests_on_earlier_runs_of_the_preset(page, dataset):
 
 def test_a_model_that_does_not_fit_is_called_so_beforehand(page, dataset):
     assert "does not fit" in text(page.get("/training/new/estimate/", FORM | {"dataset": dataset.pk, "preset": "moe-128b-a16b"}))
+
+
+def test_the_nearest_values_that_fit_are_one_click_away(page, dataset, monkeypatch):
+    monkeypatch.setattr("apps.training.estimates.machine_bytes", lambda: 2_000_000_000)
+    estimate = page.get("/training/new/estimate/", FORM | {"dataset": dataset.pk, "preset": "small", "micro_batch": "128"})
+    assert "Use these values" in text(estimate)
+    filled = page.get(f"/training/new/?{estimate.context['apply']}")
+    assert filled.context["estimate"].fits
+    form = filled.context["form"]
+    assert int(form["micro_batch"].value()) * int(form["accum_steps"].value()) == 128
+    assert (form["preset"].value(), form["amount"].value()) == ("small", "2")
 
 
 def test_all_charts_of_a_job_are_valid_plotly(page, dataset):

@@ -1,0 +1,98 @@
+"""The planner's counting beside what PyTorch really keeps."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from workers.moe import PRESETS, Decoder, ModelConfig, count_parameters, dense_twin
+from workers.planning import Setting, Shape, model_states, peak, rank_bytes
+from workers.planning.memory import activations, logits, working_copies
+from workers.training.muon import Muon
+from workers.training.parallel import make_optimizer
+from workers.training.ranks import Ranks
+from workers.training.spec import TrainSpec
+
+ROWS, LENGTH = 6, 96
+MIXTURE = ModelConfig(300, 64, 2, 4, 2, 16, 96, 8, 2)
+
+
+def shape_of(config: ModelConfig) -> Shape:
+    return Shape(
+        "nano", *count_parameters(config), config.vocab_size, config.d_model, config.n_layers, config.n_heads, config.n_kv_heads, config.head_dim,
+        config.d_expert or config.d_dense, config.n_experts, config.top_k, config.max_seq_len,
+    )  # fmt: skip
+
+
+def kept_by_autograd(config: ModelConfig, half: bool) -> int:
+    """Bytes of the distinct storages that a forward pass saves, the parameters aside."""
+    model = Decoder(config).train()
+    model.initialise(torch.Generator().manual_seed(0))
+    tokens = torch.randint(config.vocab_size, (ROWS, LENGTH))
+    mask = torch.ones(ROWS, 1, LENGTH, LENGTH, dtype=torch.bool).tril()
+    everything = torch.ones(ROWS, LENGTH, dtype=torch.bool)
+    known = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    saved: dict[int, torch.UntypedStorage] = {}
+
+    def remember(tensor):
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        out = model(
+            tokens, positions=torch.arange(LENGTH).expand(ROWS, -1), mask=mask, valid=everything, select=torch.arange(ROWS * LENGTH)
+        )  # fmt: skip
+        loss = F.cross_entropy(out.float(), tokens.reshape(-1))
+    assert loss.requires_grad
+    return sum(storage.nbytes() for pointer, storage in saved.items() if pointer not in known)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "config", [MIXTURE, dense_twin(MIXTURE), MIXTURE.with_(n_kv_heads=4, top_k=3, d_expert=32)], ids=["mixture", "dense", "other"]
+)
+def test_activations_are_counted_as_autograd_keeps_them(config, precision):
+    setting = Setting(shape_of(config), precision, ROWS, LENGTH)
+    # When the forward pass ends the gradients that `logits` counts with are not there yet: two of its three copies over the vocabulary.
+    gradients = 8 * ROWS * LENGTH * config.vocab_size
+    counted = activations(setting).bytes + logits(setting).bytes - gradients + sum(part.bytes for part in working_copies(setting))
+
+    assert kept_by_autograd(config, half=precision == "bf16") == pytest.approx(counted, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["nano", "small"])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_the_optimizers_state_is_counted_as_it_is_made(name, optimizer, tmp_path):
+    model = Decoder(PRESETS[name])
+    model.initialise(torch.Generator().manual_seed(0))
+    spec = TrainSpec(dataset_folder=tmp_path, output_folder=tmp_path, work_folder=tmp_path, preset=name, steps=1, optimizer=optimizer)
+    made = make_optimizer(model, spec, Ranks(0, 1, 1, torch.device("cpu")))
+    assert isinstance(made, Muon)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    made.step()
+    real = sum(value.numel() * value.element_size() for state in made.state.values() for value in state.values())
+
+    setting = Setting(shape_of(PRESETS[name]), "fp32", 1, 96, optimizer=optimizer)
+
+    assert model_states(setting)[2].bytes == pytest.approx(real, rel=1e-4)
+
+
+def test_sharding_and_checkpointing_and_smaller_batches_each_take_less():
+    asked = Setting(shape_of(PRESETS["base"]), "fp32", 32, 256, ranks=4)
+
+    stages = [sum(part.bytes for part in model_states(replace(asked, stage=stage))) for stage in range(4)]
+
+    assert stages == sorted(stages, reverse=True)
+    assert stages[3] == pytest.approx(stages[0] / 4)
+    assert rank_bytes(replace(asked, checkpointing=True)) < rank_bytes(asked)
+    assert rank_bytes(replace(asked, rows=8)) < rank_bytes(asked)
+
+
+def test_the_moment_of_the_peak_moves_from_the_activations_to_the_optimizer_as_batches_shrink():
+    asked = Setting(shape_of(PRESETS["base"]), "fp32", 64, 256)
+
+    assert peak(asked)[0] == "backward begins"
+    assert peak(replace(asked, rows=1, length=16))[0] == "optimizer step"
