@@ -15,7 +15,7 @@ from workers.engine.sampling import SamplingParams
 from workers.engine.scheduler import Scheduler, Work
 from workers.engine.sequence import Completion, Embedded, OnToken, Sequence, Ticket
 from workers.engine.text import Vocabulary
-from workers.moe import BadPicture, ChatTokenizer, NoPictures
+from workers.moe import BadPicture, ChatTokenizer, NoPictures, TemplateRefused
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Engine:
         self._runner = runner
         self._front_end = front_end
         self._tokenizer = tokenizer
-        self._end_id: int = tokenizer.end_id
+        self._end_ids = tokenizer.end_ids
         self._vocabulary = Vocabulary(tokenizer)
         self._scheduler = Scheduler(runner.max_batch, prefill_tokens)
         self._max_waiting = max_waiting
@@ -91,6 +91,8 @@ class Engine:
             raise EngineError(f"A message has the role {role}; there are system, user and assistant.") from role
         except (NoPictures, BadPicture) as refusal:
             raise PictureRefused(str(refusal)) from refusal
+        except TemplateRefused as refusal:
+            raise EngineError(str(refusal)) from refusal
         room = self._runner.max_seq_len - len(prompt)
         if room < 1:
             raise PromptTooLong(len(prompt), self._runner.max_seq_len - 1)
@@ -171,7 +173,7 @@ class Engine:
             self._advance(sequence, sequence.choose(logits[row], int(likely[row])))
 
     def _advance(self, sequence: Sequence, token: int) -> None:
-        piece = sequence.append(token, self._end_id)
+        piece = sequence.append(token, self._end_ids)
         self._completion_tokens += 1
         if sequence.finish_reason:
             with self._changed:

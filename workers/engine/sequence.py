@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import Literal
@@ -116,9 +116,9 @@ class Sequence:
     def choose(self, logits: np.ndarray, most_likely: int) -> int:
         return most_likely if self.sampling.temperature == 0.0 else draw(logits, self.sampling, self._random)
 
-    def append(self, token: int, end_id: int) -> str:
+    def append(self, token: int, end_ids: Container[int]) -> str:
         """Take the next token of the answer; what may be shown of it. Sets `finish_reason` where it is the last."""
-        if token == end_id:
+        if token in end_ids:
             self.finish_reason = "stop"
             return ""
         self.tokens.append(token)

@@ -29,6 +29,8 @@ class Vocabulary:
         return self._known[token]
 
     def _spell(self, token: int) -> bytes:
+        if not self._tokenizer.byte_level:
+            return self._tokenizer.spell(token)
         # A vocabulary that was rounded up has ids without a token; special ones are left out of a text.
         if token >= self._tokenizer.vocab_size or not self._tokenizer.decode([token]):
             return b""

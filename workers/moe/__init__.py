@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from workers.moe.model import Decoder
     from workers.moe.parameters import count_parameters
     from workers.moe.pictures import BadPicture, as_data_url, check_picture, pixels_of, shrunk
-    from workers.moe.tokenizer import ChatTokenizer, NoPictures, asking
+    from workers.moe.tokenizer import ChatTokenizer, NoPictures, TemplateRefused, asking
 
 __all__ = [
-    "PRESETS", "VISION_FILE", "BadPicture", "BrokenModel", "ChatTokenizer", "Decoder", "KVCache", "LayerCache", "ModelConfig", "NoPictures", "UnsupportedModel",
+    "PRESETS", "VISION_FILE", "BadPicture", "BrokenModel", "ChatTokenizer", "Decoder", "KVCache", "LayerCache", "ModelConfig", "NoPictures", "TemplateRefused", "UnsupportedModel",
     "as_data_url", "asking", "check_picture", "count_parameters", "dense_twin", "describe", "export_tensors", "generate", "import_tensors", "layout_named", "load_model", "load_tokenizer", "pixels_of", "read_config",
     "register_storage",
     "save_model", "save_tensors", "shrunk", "vision_of",
@@ -46,7 +46,7 @@ _HOMES = {
     **dict.fromkeys(("KVCache", "LayerCache"), "cache"),
     "count_parameters": "parameters",
     **dict.fromkeys(("BadPicture", "as_data_url", "check_picture", "pixels_of", "shrunk"), "pictures"),
-    **dict.fromkeys(("ChatTokenizer", "NoPictures", "asking"), "tokenizer"),
+    **dict.fromkeys(("ChatTokenizer", "NoPictures", "TemplateRefused", "asking"), "tokenizer"),
 }
 
 

@@ -71,7 +71,8 @@ def vision_of(model: Decoder) -> Vision | None:
 
 def describe(config: ModelConfig, tokenizer: ChatTokenizer) -> dict[str, Any]:
     """What `config.json` says of an uncompressed model."""
-    ids = {"pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.begin_id, "eos_token_id": tokenizer.end_id}
+    ends = tokenizer.end_id if len(tokenizer.end_ids) == 1 else sorted(tokenizer.end_ids)
+    ids = {"pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.begin_id, "eos_token_id": ends}
     return {**layout_of(config).describe(config), **ids}
 
 

@@ -29,7 +29,7 @@ def generate(model: Decoder, tokenizer: ChatTokenizer, question: str, max_tokens
     while len(answer) < room:
         token = int(model(step, cache=cache, **seen)[0, -1].argmax())
         seen = {}
-        if token == tokenizer.end_id:
+        if token in tokenizer.end_ids:
             break
         answer.append(token)
         step = torch.tensor([[token]], device=device)

@@ -48,6 +48,10 @@ class NoPictures(ValueError):
     """A conversation has a picture, and the model no image front end."""
 
 
+class TemplateRefused(ValueError):
+    """A model's own chat template cannot be read, or does not take a conversation. The message says why."""
+
+
 class ChatTokenizer:
     """A byte-level BPE with special tokens for the turns of a conversation. Any text can be encoded, and comes back as it was (in NFC)."""
 
@@ -59,6 +63,8 @@ class ChatTokenizer:
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
         self.pad_id, self.begin_id, self.end_id = special[PAD], special[BEGIN], special[END]
+        self.end_ids = frozenset([self.end_id])
+        self.byte_level = True
         self.image_id: int | None = tokenizer.token_to_id(IMAGE)
         self._role_ids = {role: special[token] for role, token in ROLES.items()}
         self._special_ids = frozenset([*special.values(), *([] if self.image_id is None else [self.image_id])])
@@ -84,7 +90,13 @@ class ChatTokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> "ChatTokenizer":
-        return cls(Tokenizer.from_file(str(folder / "tokenizer.json")))
+        """Ours, or the one that came with somebody else's model (`workers.moe.foreign`). ValueError where it ends no answer."""
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        if all(tokenizer.token_to_id(token) is not None for token in SPECIAL_TOKENS):
+            return cls(tokenizer)
+        from workers.moe.foreign import ForeignTokenizer  # it is one of these, and needs Jinja
+
+        return ForeignTokenizer.open(folder, tokenizer)
 
     def save(self, folder: Path, max_seq_len: int) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, with the chat template, as `transformers` reads them."""
@@ -116,6 +128,10 @@ class ChatTokenizer:
     def token_text(self, token_id: int) -> str:
         """One token as written in the vocabulary."""
         return self._tokenizer.id_to_token(token_id) or ""
+
+    def spell(self, token_id: int) -> bytes:
+        """The bytes of a token where the vocabulary is not byte-level. Ours is."""
+        raise NotImplementedError
 
     def encode_prompt(self, messages: Sequence[Message], image_tokens: int = 0) -> list[int]:
         """The conversation so far, up to where the answer begins. `messages`: {"role", "content"}; KeyError for another role.

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from workers.engine import UnusableModel, open_engine, opening
-from workers.moe import ChatTokenizer
+from workers.engine import SamplingParams, UnusableModel, open_engine, opening
+from workers.moe import ChatTokenizer, generate, load_model
 
 
 def copy(folder, tmp_path):
@@ -56,3 +56,30 @@ def test_fewer_slots_are_made_where_keys_and_values_would_take_too_much(folder, 
     engine = open_engine(folder, max_batch=32)
     assert engine.stats().slots == 3
     engine.close()
+
+
+def test_what_the_compiled_decoder_does_not_express_is_served_by_the_modules_with_the_same_answers(make_folder):
+    special = {"attention_sinks": True, "expert_bias": True, "swiglu_offset": 1.0, "swiglu_alpha": 1.7, "swiglu_limit": 2.0, "sliding_window": 4}
+    folder = make_folder(**special, sliding_layers=(0,))
+    model, tokenizer = load_model(folder)
+    engine = open_engine(folder, max_batch=2)
+    assert type(engine._runner).__name__ == "TorchRunner"
+    question = "What is photosynthesis?"
+    try:
+        answer = engine.submit([{"role": "user", "content": question}], SamplingParams(max_tokens=20, temperature=0.0)).result().text
+    finally:
+        engine.close()
+    assert answer == generate(model, tokenizer, question, max_tokens=20)
+
+
+def test_a_mixtral_is_served_by_the_compiled_decoder(make_folder):
+    folder = make_folder(router_bias=False)
+    assert '"mixtral"' in (folder / "config.json").read_text()
+    model, tokenizer = load_model(folder)
+    engine = open_engine(folder, max_batch=2)
+    assert type(engine._runner).__name__ == "FusedRunner"
+    try:
+        answer = engine.submit([{"role": "user", "content": "Who wrote it?"}], SamplingParams(max_tokens=20, temperature=0.0)).result().text
+    finally:
+        engine.close()
+    assert answer == generate(model, tokenizer, "Who wrote it?", max_tokens=20)
