@@ -53,6 +53,8 @@ MAX_JSON_BYTES = 32 * 1024**2  # of one request's body; larger data comes as a f
 GUEST_CHAT = _flag("DSPORTAL_GUEST_CHAT", default=False)
 CACHE_BYTES = int(os.environ.get("DSPORTAL_CACHE_BYTES", 64 * 1024**2))
 MAX_IN_FLIGHT = int(os.environ.get("DSPORTAL_MAX_IN_FLIGHT", 256))  # answers being made or waited for; more are told to come back
+REQUESTS_PER_MINUTE = int(os.environ.get("DSPORTAL_REQUESTS_PER_MINUTE", 0))  # of an API token without limits of its own; 0: as many as it likes
+TOKENS_PER_MINUTE = int(os.environ.get("DSPORTAL_TOKENS_PER_MINUTE", 0))
 ANSWER_TIMEOUT_SECONDS = float(os.environ.get("DSPORTAL_ANSWER_TIMEOUT", 60))
 REPLICAS_FILE = os.environ.get("DSPORTAL_REPLICAS_FILE", "")  # where the supervisor reads how many inference workers there should be
 MAX_REPLICAS = int(os.environ.get("DSPORTAL_MAX_REPLICAS", 1))
@@ -106,6 +108,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "apps.accounts.middleware.RequestIdMiddleware",
+    "apps.accounts.idempotency.IdempotencyMiddleware",
 ]
 
 ROOT_URLCONF = "dsportal.urls"

@@ -19,6 +19,8 @@ class TokenOutput(serializers.Serializer):
     id = serializers.CharField()
     name = serializers.CharField()
     prefix = serializers.CharField(help_text="the first characters, to tell tokens apart")
+    requests_per_minute = serializers.IntegerField(allow_null=True, help_text="null: as the settings say; 0: as many as it likes")
+    tokens_per_minute = serializers.IntegerField(allow_null=True)
     created_at = serializers.DateTimeField()
     last_used_at = serializers.DateTimeField(allow_null=True)
     revoked_at = serializers.DateTimeField(allow_null=True)
@@ -30,6 +32,8 @@ class NewTokenOutput(TokenOutput):
 
 class TokenInput(serializers.Serializer):
     name = serializers.CharField(max_length=80)
+    requests_per_minute = serializers.IntegerField(default=None, allow_null=True, min_value=0, max_value=10_000_000)
+    tokens_per_minute = serializers.IntegerField(default=None, allow_null=True, min_value=0, max_value=1_000_000_000)
 
 
 class TokenViewSet(ListModelMixin, RetrieveModelMixin, DestroyModelMixin, Resource):
@@ -46,8 +50,8 @@ class TokenViewSet(ListModelMixin, RetrieveModelMixin, DestroyModelMixin, Resour
 
     @extend_schema(request=TokenInput, responses={201: NewTokenOutput})
     def create(self, request):
-        name = checked(TokenInput, request)["name"]
-        row, token = services.create_token(user=request.user, name=name, actor=request.user, source=source_of(request))
+        given = checked(TokenInput, request)
+        row, token = services.create_token(user=request.user, actor=request.user, source=source_of(request), **given)
         return Response({**TokenOutput(row).data, "token": token}, status=status.HTTP_201_CREATED)
 
     def perform_destroy(self, instance):

@@ -18,6 +18,12 @@ class TokenForm(forms.Form):
         label=_("Name"), max_length=80, strip=True, help_text=_("The service that will use it, so that you know later what to revoke."),
         widget=forms.TextInput(attrs={"placeholder": _("nightly import"), "autocomplete": "off"}),
     )  # fmt: skip
+    requests_per_minute = forms.IntegerField(label=_("Requests a minute"), required=False, min_value=1, max_value=10_000_000)
+    tokens_per_minute = forms.IntegerField(label=_("Tokens a minute"), required=False, min_value=1, max_value=1_000_000_000)
+
+    @property
+    def limits(self) -> list[forms.BoundField]:
+        return [self["requests_per_minute"], self["tokens_per_minute"]]
 
 
 class UserForm(forms.Form):

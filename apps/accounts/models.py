@@ -32,6 +32,8 @@ class ApiToken(models.Model):
     name = models.CharField(max_length=80)
     digest = models.CharField(max_length=64, unique=True, editable=False)
     prefix = models.CharField(max_length=8, editable=False, help_text="the first characters, to tell tokens apart")
+    requests_per_minute = models.PositiveIntegerField(null=True, blank=True, help_text="none: as the settings say; 0: as many as it likes")
+    tokens_per_minute = models.PositiveIntegerField(null=True, blank=True, help_text="read and written; as above")
     created_at = models.DateTimeField(auto_now_add=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)

@@ -33,15 +33,28 @@ def record(actor: User | None, action: str, target: Model, *, before: dict | Non
 
 
 @transaction.atomic
-def create_token(*, user: User, name: str, actor: User, source: str = "", token: str | None = None) -> tuple[ApiToken, str]:
-    """The row, and the token itself, which is never shown again."""
+def create_token(
+    *, user: User, name: str, actor: User, source: str = "", token: str | None = None, requests_per_minute: int | None = None,
+    tokens_per_minute: int | None = None,
+) -> tuple[ApiToken, str]:  # fmt: skip
+    """The row, and the token itself, which is never shown again. Only an administrator gives more than the settings do."""
     name = name.strip()
     if not name:
         raise Problem(_("Give the token a name, such as the service that will use it."), field="name")
+    limits = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
+    _within_the_settings(actor, limits)
     token = token or TOKEN_PREFIX + secrets.token_urlsafe(32)
-    row = ApiToken.objects.create(user=user, name=name[:80], digest=token_digest(token), prefix=token[:8])
-    record(actor, "token.create", row, after={"name": row.name}, source=source)
+    row = ApiToken.objects.create(user=user, name=name[:80], digest=token_digest(token), prefix=token[:8], **limits)
+    given = {field: value for field, value in limits.items() if value is not None}
+    record(actor, "token.create", row, after={"name": row.name, **given}, source=source)
     return row, token
+
+
+def _within_the_settings(actor: User, limits: dict[str, int | None]) -> None:
+    for field, value in limits.items():
+        most = getattr(settings, field.upper())
+        if value is not None and most and not 0 < value <= most and not actor.may_administer:
+            raise Refused(_("Only an administrator may give a token more than %(most)s a minute.") % {"most": f"{most:,}"}, field=field)
 
 
 @transaction.atomic

@@ -40,7 +40,7 @@ def api(request: HttpRequest) -> HttpResponse:
     form, token = TokenForm(request.POST or None), None
     if request.method == "POST" and form.is_valid():
         try:
-            _row, token = services.create_token(user=request.user, name=form.cleaned_data["name"], actor=request.user, source=source_of(request))
+            _row, token = services.create_token(user=request.user, actor=request.user, source=source_of(request), **form.cleaned_data)
             form = TokenForm()
         except Problem as problem:
             refuse(form, problem)

@@ -26,6 +26,7 @@ CACHE_BYTES = "dsportal:cache:bytes"
 STREAM = "dsportal:answer:{answer}:stream"  # stream of numbered pieces of one answer, then its end
 CLAIM = "dsportal:answer:{answer}:claim"  # which inference worker is at it; expires when that worker dies
 CANCEL = "dsportal:answer:{answer}:cancel"  # set when the asker went away
+FLIGHT = "dsportal:flight:{key}"  # which answer is being made for a question that others ask too
 INFERENCE_QUEUE = "inference"  # Celery's own list of messages that no worker has taken yet
 IN_FLIGHT = "dsportal:answers:in-flight"  # sorted set: answer → deadline
 WORKER = "dsportal:worker:{role}:{name}"  # expires when the worker stops beating

@@ -15,6 +15,7 @@ from rest_framework.views import APIView
 from apps.accounts.parsers import BoundedJSONParser
 from apps.accounts.permissions import MayChat, SignedIn
 from apps.accounts.problems import Busy, Problem
+from apps.accounts.quotas import Metered
 from apps.ids import new_id
 from apps.rest import AlwaysJSON, IdentField, Resource, actor_of, checked
 from apps.serving import chat, services
@@ -74,7 +75,7 @@ class GenerateOutput(serializers.Serializer):
     first_token_ms = serializers.FloatField(allow_null=True)
 
 
-class GenerateView(APIView):
+class GenerateView(Metered, APIView):
     permission_classes = [SignedIn]
 
     @extend_schema(request=GenerateInput, responses=GenerateOutput, tags=["serving"], operation_id="generate")
@@ -83,7 +84,9 @@ class GenerateView(APIView):
         version, image = given.pop("version"), given.pop("image")
         message = {"role": "user", "content": given.pop("prompt"), **({"image": accepted(image)} if image else {})}
         question = Question([message], **given)
-        pending = services.ask(question=question, user=request.user, channel="generate", version=version, subject=subject_of(request) or new_id())
+        pending = services.ask(
+            question=question, user=request.user, channel="generate", version=version, subject=subject_of(request) or new_id(), quota=self.quota
+        )
         pending.whole()
         return Response(GenerateOutput(pending).data)
 

@@ -20,6 +20,7 @@ from rest_framework.views import APIView
 from apps.accounts.parsers import BoundedJSONParser
 from apps.accounts.permissions import SignedIn
 from apps.accounts.problems import Busy, Missing, Problem
+from apps.accounts.quotas import Metered, Quota
 from apps.registry.models import ModelVersion
 from apps.rest import AlwaysJSON
 from apps.serving import services
@@ -65,7 +66,7 @@ def openai_errors(error: Exception, context: dict) -> Response | None:
     return None
 
 
-class OpenAIView(APIView):
+class OpenAIView(Metered, APIView):
     permission_classes = [SignedIn]
     parser_classes = [BoundedJSONParser]
     content_negotiation_class = AlwaysJSON
@@ -109,7 +110,7 @@ class ChatCompletionsView(OpenAIView):
     @extend_schema(request=OpenApiTypes.OBJECT, responses=OpenApiTypes.OBJECT, operation_id="openai_chat_completions", tags=["openai"])
     def post(self, request):
         asked = ChatRequest.model_validate(request.data)
-        pending = _ask(request, asked)
+        pending = _ask(request, asked, self.quota)
         if asked.stream:
             return event_stream(_chunks(pending, asked, ChatShape(pending)))
         pending.whole()
@@ -120,20 +121,20 @@ class CompletionsView(OpenAIView):
     @extend_schema(request=OpenApiTypes.OBJECT, responses=OpenApiTypes.OBJECT, operation_id="openai_completions", tags=["openai"])
     def post(self, request):
         asked = CompletionRequest.model_validate(request.data)
-        pending = _ask(request, asked)
+        pending = _ask(request, asked, self.quota)
         if asked.stream:
             return event_stream(_chunks(pending, asked, CompletionShape(pending)))
         pending.whole()
         return Response(CompletionShape(pending).whole())
 
 
-def _ask(request, asked: Request) -> Pending:
+def _ask(request, asked: Request, quota: Quota) -> Pending:
     question = asked.question()
     first = next(m["content"] for m in question.messages if m["role"] == "user")
     # A conversation comes again with each turn, and begins the same: so its first question tells it from others.
     own = hashlib.sha256(f"{request.user.pk}:{first}".encode()).hexdigest()
     subject = request.headers.get(SUBJECT_HEADER, "")[:200] or (asked.user or "")[:200] or own
-    return services.ask(question=question, user=request.user, channel="openai", version=asked.model, subject=subject)
+    return services.ask(question=question, user=request.user, channel="openai", version=asked.model, subject=subject, quota=quota)
 
 
 class Shape:

@@ -14,11 +14,13 @@ from kombu.exceptions import OperationalError
 
 from apps.accounts.models import User
 from apps.accounts.problems import Busy, Problem, TimedOut, Unavailable
+from apps.accounts.quotas import Quota
 from apps.ids import new_id
 from apps.monitoring import names, recorder
+from apps.monitoring.recorder import cache_lookups_total
 from apps.monitoring.selectors import workers
 from apps.redis import connection
-from apps.serving import cache
+from apps.serving import cache, flight
 from apps.serving.context import fitted
 from apps.serving.models import Answer, Conversation
 from apps.serving.pictures import for_version, picture_of
@@ -42,6 +44,7 @@ class Pending:
     user: User | None
     channel: str
     conversation: Conversation | None = None
+    quota: Quota | None = None
     id: str = field(default_factory=new_id)
     began: float = field(default_factory=time.monotonic)
     text: str = ""
@@ -94,21 +97,25 @@ class Pending:
         return [self.text]
 
     def _from_engine(self) -> Iterator[str]:
-        self._send()
+        """One computation for all who ask the same at the same time: the first one's, whose stream the others read too."""
+        while self._key and (leader := flight.join(self._key, self.id)) != self.id:
+            try:
+                yield from self._follow(leader)
+            except flight.LeaderLost:  # it was stopped: one of those who read it goes on, and skips what it has
+                flight.leave(self._key, leader)
+            else:
+                cache_lookups_total.labels("joined").inc()
+                return
         try:
-            yield from self._follow()
+            self._send()
+            yield from self._follow(self.id)
+            if self._key and self.finish_reason in ("stop", "length"):
+                kept = {name: getattr(self, name) for name in ("text", "prompt_tokens", "completion_tokens", "finish_reason")}
+                cache.put(self._key, kept)
         finally:
             connection().zrem(names.IN_FLIGHT, self.id)
-        if self._key and self.finish_reason in ("stop", "length"):
-            cache.put(
-                self._key,
-                {
-                    "text": self.text,
-                    "prompt_tokens": self.prompt_tokens,
-                    "completion_tokens": self.completion_tokens,
-                    "finish_reason": self.finish_reason,
-                },
-            )
+            if self._key:
+                flight.leave(self._key, self.id)
 
     def _send(self) -> None:
         r, now = connection(), time.time()
@@ -132,10 +139,10 @@ class Pending:
             queue="inference", expires=settings.ANSWER_TIMEOUT_SECONDS, task_id=self.id,
         )  # fmt: skip
 
-    def _follow(self) -> Iterator[str]:
-        """Pieces from the answer's stream. They are numbered by the characters before them, so that an answer that is begun again
-        after a worker's death continues where it stopped."""
-        stream, last = names.STREAM.format(answer=self.id), "0"
+    def _follow(self, answer: str) -> Iterator[str]:
+        """Pieces from an answer's stream, one's own or that of whoever asked the same first. They are numbered by the characters
+        before them, so that an answer that is begun again after a worker's death continues where it stopped."""
+        stream, last = names.STREAM.format(answer=answer), "0"
         deadline = self.began + settings.ANSWER_TIMEOUT_SECONDS
         last_sign = last_sent = time.monotonic()
         while True:
@@ -150,7 +157,9 @@ class Pending:
                 last_sign = now if workers("inference") else last_sign
                 if now - last_sign > NO_WORKER_SECONDS:
                     raise Unavailable(_("No inference worker is running. Its log says why; it is restarted by itself."))
-                if now - last_sent > LOST_SECONDS and self._is_lost():
+                if answer != self.id and not flight.leads(self._key, answer):
+                    raise flight.LeaderLost
+                if now - last_sent > LOST_SECONDS and answer == self.id and self._is_lost():
                     log.warning("answer %s was lost with its worker; it is asked for again", self.id)
                     self._publish(time.time() - (now - self.began))
                     last_sent = now
@@ -158,19 +167,26 @@ class Pending:
                 continue
             last_sign = now
             for last, entry in found[0][1]:  # noqa: B007 — `last` is where the next read begins
-                if "error" in entry:
-                    raise Problem(entry["error"]) if entry.get("whose") == "asker" else Unavailable(entry["error"])
-                piece = entry.get("text", "")[max(0, len(self.text) - int(entry.get("at", len(self.text)))) :]
-                if piece:
-                    if self.first_token_ms is None:
-                        self.first_token_ms = self.elapsed_ms
-                    self.text += piece
+                if piece := self._read(entry, answer):
                     yield piece
                 if "end" in entry:
-                    end = json.loads(entry["end"])
-                    self.prompt_tokens, self.completion_tokens = end["prompt_tokens"], end["completion_tokens"]
-                    self.finish_reason = end["finish_reason"]
                     return
+
+    def _read(self, entry: dict, answer: str) -> str:
+        """What an entry of the stream adds to the text; its last one is remembered."""
+        end = json.loads(entry.get("end", "{}"))
+        failed = "error" in entry and entry.get("whose") != "asker"
+        if answer != self.id and (failed or end.get("finish_reason", "stop") not in ("stop", "length")):
+            raise flight.LeaderLost  # what stopped another's answer need not stop this one
+        if "error" in entry:
+            raise Unavailable(entry["error"]) if failed else Problem(entry["error"])
+        piece = entry.get("text", "")[max(0, len(self.text) - int(entry.get("at", len(self.text)))) :]
+        if piece and self.first_token_ms is None:
+            self.first_token_ms = self.elapsed_ms
+        self.text += piece
+        for name, value in end.items():
+            setattr(self, name, value)
+        return piece
 
     def _is_lost(self) -> bool:
         """A worker lives and has emptied the queue, yet none is at this answer: its message went with a worker that died between
@@ -180,6 +196,8 @@ class Pending:
 
     def _remember(self, status: str, error: str) -> None:
         latency_ms = self.elapsed_ms
+        if self.quota:
+            self.quota.spend_tokens(self.prompt_tokens + self.completion_tokens)
         self.row = Answer.objects.create(
             id=self.id, conversation=self.conversation, model_version=self.route.version, experiment=self.route.experiment, arm=self.route.arm,
             user=self.user, route=self.channel, prompt=self.question.prompt[:8000], prompt_key=prompt_key(self.question.prompt, picture_of(self.question.messages)),
@@ -195,7 +213,7 @@ class Pending:
 
 def ask(
     *, question: Question, user: User | None, channel: str, version: str | None = None, conversation: Conversation | None = None,
-    subject: str | None = None, trim: bool = False,
+    subject: str | None = None, trim: bool = False, quota: Quota | None = None,
 ) -> Pending:  # fmt: skip
     """Route the question. The work begins when the answer's pieces are read. `trim`: leave out the oldest turns that do not fit."""
     who = subject or (conversation.pk if conversation else "") or (str(user.pk) if user and user.pk else new_id())
@@ -205,7 +223,7 @@ def ask(
         messages = fitted(messages, way.version, question.max_tokens)
     if messages is not question.messages:
         question = replace(question, messages=messages)
-    return Pending(question=question, route=way, user=user, channel=channel, conversation=conversation)
+    return Pending(question=question, route=way, user=user, channel=channel, conversation=conversation, quota=quota)
 
 
 @transaction.atomic

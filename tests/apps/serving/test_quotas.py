@@ -1,0 +1,169 @@
+"""Requests and tokens a minute of a token; a POST sent twice; a question asked by many at once."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from django.db import connections
+
+from apps.accounts.services import create_token
+from apps.monitoring import names
+from apps.redis import connection
+from apps.serving.models import Answer
+from tests.apps import making
+from tests.apps.conftest import Api
+from workers.tasks.answers import engines
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def live(answers_with):
+    version = making.version("v1", state="live")
+    answers_with(version)
+    return version
+
+
+def with_limits(user, **limits) -> Api:
+    api = Api(user)
+    _row, token = create_token(user=user, name="limited", actor=user, **limits)
+    api.defaults["HTTP_AUTHORIZATION"] = f"Bearer {token}"
+    return api
+
+
+def ask(client, prompt="What is water?", **more):
+    return client.post("/api/v1/generate/", {"prompt": prompt, **more})
+
+
+# -- quotas
+
+
+def test_a_token_asks_so_often_a_minute_and_its_headers_count_down(viewer, live):
+    client = with_limits(viewer, requests_per_minute=2)
+    first, second, third = ask(client), ask(client), ask(client)
+    assert [first.status_code, second.status_code, third.status_code] == [200, 200, 429]
+    assert first["X-RateLimit-Limit-Requests"] == "2"
+    assert [r["X-RateLimit-Remaining-Requests"] for r in (first, second)] == ["1", "0"]
+    assert 1 <= int(third["Retry-After"]) <= 60
+    assert "2 times a minute" in third.json()["detail"]
+
+
+def test_openais_clients_get_their_own_form_of_the_refusal(viewer, live):
+    client = with_limits(viewer, requests_per_minute=1)
+    body = {"model": "dsportal", "messages": [{"role": "user", "content": "What is water?"}]}
+    assert client.post("/v1/chat/completions", body).status_code == 200
+    refused = client.post("/v1/chat/completions", body)
+    assert refused.status_code == 429
+    assert refused.json()["error"]["type"] == "rate_limit_error"
+    assert "Retry-After" in refused
+
+
+def test_the_answer_that_crosses_the_limit_of_tokens_is_given_and_the_next_one_waits(viewer, live):
+    client = with_limits(viewer, tokens_per_minute=30)
+    first = ask(client, "What is water, and where does it come from?")
+    used = sum(first.json()["usage"].values())
+    assert used > 30
+    assert first.status_code == 200
+    assert first["X-RateLimit-Remaining-Tokens"] == "0"
+    assert ask(client).status_code == 429
+
+
+def test_tokens_without_limits_of_their_own_have_the_settings(viewer, live, settings):
+    settings.REQUESTS_PER_MINUTE = 1
+    client = Api(viewer)
+    assert ask(client).status_code == 200
+    assert ask(client).status_code == 429
+
+
+def test_only_an_administrator_gives_more_than_the_settings(as_viewer, as_admin, settings):
+    settings.REQUESTS_PER_MINUTE = 10
+    asked = {"name": "many", "requests_per_minute": 100}
+    assert as_viewer.post("/api/v1/tokens/", asked).status_code == 403
+    assert as_viewer.post("/api/v1/tokens/", {**asked, "requests_per_minute": 5}).status_code == 201
+    assert as_admin.post("/api/v1/tokens/", asked).json()["requests_per_minute"] == 100
+
+
+# -- idempotency
+
+
+def test_the_same_key_is_done_once_and_answered_the_same(as_viewer, live):
+    first = as_viewer.post("/api/v1/generate/", {"prompt": "What is water?", "temperature": 1}, HTTP_IDEMPOTENCY_KEY="one")
+    again = as_viewer.post("/api/v1/generate/", {"prompt": "What is water?", "temperature": 1}, HTTP_IDEMPOTENCY_KEY="one")
+    assert again.json() == first.json()
+    assert again["Idempotent-Replayed"] == "true"
+    assert Answer.objects.count() == 1
+
+
+def test_a_key_with_another_body_or_of_another_person_is_another_matter(as_viewer, as_operator, live):
+    as_viewer.post("/api/v1/generate/", {"prompt": "What is water?"}, HTTP_IDEMPOTENCY_KEY="one")
+    assert as_viewer.post("/api/v1/generate/", {"prompt": "What is iron?"}, HTTP_IDEMPOTENCY_KEY="one").status_code == 422
+    assert as_operator.post("/api/v1/generate/", {"prompt": "What is iron?"}, HTTP_IDEMPOTENCY_KEY="one").status_code == 200
+
+
+def test_what_failed_may_be_tried_again_with_its_key(as_viewer, live, monkeypatch):
+    monkeypatch.setattr("apps.serving.services.settings.MAX_IN_FLIGHT", 0)
+    assert as_viewer.post("/api/v1/generate/", {"prompt": "What is water?"}, HTTP_IDEMPOTENCY_KEY="one").status_code == 429
+    monkeypatch.setattr("apps.serving.services.settings.MAX_IN_FLIGHT", 8)
+    assert as_viewer.post("/api/v1/generate/", {"prompt": "What is water?"}, HTTP_IDEMPOTENCY_KEY="one").status_code == 200
+
+
+# -- single flight
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_question_asked_by_many_at_once_is_worked_out_once(viewer, live):
+    engine = engines._open[live.pk]
+    asked = []
+    submit = engine.submit
+
+    def slow(*args, **kwargs):
+        asked.append(args)
+        time.sleep(0.5)
+        return submit(*args, **kwargs)
+
+    engine.submit = slow
+    clients = [Api(viewer) for _ in range(12)]
+
+    def one(client):
+        try:
+            return ask(client, "What is a tide?").json()
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(one, clients))
+    assert len(asked) == 1
+    assert {answer["text"] for answer in answers} == {"You asked: What is a tide?"}
+    assert len({answer["answer"] for answer in answers}) == 12  # each may rate its own
+    assert not list(connection().scan_iter(names.FLIGHT.format(key="*")))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_when_the_first_asker_goes_away_another_one_goes_on(viewer, live):
+    from apps.serving import services
+    from apps.serving.questions import Question
+
+    question = Question([{"role": "user", "content": "What is a tide?"}])
+    first = services.ask(question=question, user=viewer, channel="generate")
+    engine = engines._open[live.pk]
+    submit = engine.submit
+
+    def slow(*args, **kwargs):
+        time.sleep(0.8)
+        return submit(*args, **kwargs)
+
+    engine.submit = slow
+    pieces = first.pieces()
+    next(pieces)
+    with ThreadPoolExecutor(1) as pool:
+
+        def second():
+            try:
+                return services.ask(question=question, user=viewer, channel="generate").whole()
+            finally:
+                connections.close_all()
+
+        reading = pool.submit(second)
+        time.sleep(0.3)
+        pieces.close()
+        assert reading.result(20) == "You asked: What is a tide?"
