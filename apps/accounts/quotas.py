@@ -96,7 +96,8 @@ class Quota:
 
 
 class Metered:
-    """For a DRF view: its requests count, and its answers say what is left. The view hands `self.quota` to whoever knows the tokens."""
+    # For a DRF view: its requests count, and its answers say what is left. The view hands `self.quota` to whoever knows the tokens.
+    # (No docstring: the API's document would take it for the view's.)
 
     quota: Quota
 
