@@ -27,6 +27,7 @@ from workers.training.launcher import command_line
 
 STEP_METRICS = (
     "step", "loss", "lr", "tokens_per_second", "grad_norm", "loss_scale", "skipped_steps", "expert_load_max_over_mean", "expert_load_min_over_mean", "elapsed",
+    "mfu", "memory_bytes",
 )  # fmt: skip
 MAX_MINUTES = 7 * 24 * 60
 

@@ -139,7 +139,7 @@ class _Heard:
             self._fields["message"] = self._fields.get("message", "")[:300]
         elif own := run_of(self.job.kind).on_event(self.row, event):
             type(self.row).objects.filter(pk=self.row.pk).update(**own)
-        if name in ("step", "sample", "stage", "note"):
+        if name in ("step", "sample", "stage", "note", "evaluation"):
             self._events.append(JobEvent(job_id=self.job.pk, kind=name, data={k: v for k, v in event.items() if k != "event"}))
 
     def write(self) -> bool:

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from workers.protocol import JobError, emit
 from workers.training.again import micro_batches_asked_for, start_again
+from workers.training.average import Average
 from workers.training.batches import Batch, Sampler
 from workers.training.curriculum import Stage, stage_at, stages_of
 from workers.training.domain_routing import DomainRouting
+from workers.training.flops import Flops
 from workers.training.health import PATIENCE, WINDOW, Diverged, OutOfMemory, is_leap, memory_watched
 from workers.training.parallel import gradients_stay_here, make_optimizer, parallelize
 from workers.training.precision import Precision
@@ -40,6 +42,7 @@ class Outcome:
     grad_norm: float
     lr: float
     taken: bool
+    flops: float = 0.0  # that it needed: workers.training.flops
 
 
 class Loop:
@@ -47,14 +50,16 @@ class Loop:
         self.spec, self.ranks = spec, ranks
         self.model = prepared.model
         self.stages = stages_of(spec, prepared, ranks, min(spec.max_length, self.model.config.max_seq_len))
-        self.module = parallelize(self.model, spec.zero_stage, ranks)
+        self.module = parallelize(self.model, spec, ranks)
         self.optimizer = make_optimizer(self.module, spec, ranks)
         self.precision = Precision(spec.precision, ranks.device)
         self.stage: Stage | None = None  # the one that this process has begun
         self.sampler = Sampler(self.stages[0].weights, spec.seed)
         self.routers = self.model.routers()
         self.domain_routing = DomainRouting(spec.domain_routing, prepared.examples, self.routers)
-        self.checkpoints = Checkpoints(spec.work_folder, ranks, spec.zero_stage, spec.checkpoint_every_seconds)
+        self.average = Average(self.model, spec.ema_decay)
+        self.flops = Flops(self.model)
+        self.checkpoints = Checkpoints(spec.work_folder, ranks, spec.zero_stage, spec.checkpoint_every_seconds, self.average.parts)
         self.teller = Teller(spec, ranks, prepared)
         self.progress = Progress(examples_per_step=spec.micro_batch * spec.accum_steps * ranks.size, micro_batches=spec.accum_steps * ranks.size)
         self._unusual = 0  # steps in a row whose loss leapt
@@ -82,6 +87,7 @@ class Loop:
                 continue
             self._between_steps(outcome)
         self.teller.step(self.progress, outcome=None)
+        self.average.put_in()
         return self.progress
 
     @property
@@ -103,10 +109,13 @@ class Loop:
         with memory_watched(touches_weights=True):
             grad_norm, taken = self.precision.step(self.optimizer, self.model, spec.clip_norm)
         self.optimizer.zero_grad(set_to_none=True)
+        if taken:
+            self.average.update(self.progress.step)
         self._after(loss, tokens, learnt, load, taken)
         if taken:
             self.domain_routing.remember(self.progress, domains)
-        return Outcome(loss, tokens, grad_norm, spec.lr * share, taken)
+        flops = self.flops.of(tokens, learnt, self.progress.examples_per_step)
+        return Outcome(loss, tokens, grad_norm, spec.lr * share, taken, flops)
 
     def _gradients(self, stage: Stage) -> tuple[float, int, int, list[list[float]], list[list[float]]]:
         """Forward and backward of one step. Mean loss, tokens, learnt tokens, experts' load, and that by domain; over all ranks."""
@@ -215,19 +224,23 @@ class Loop:
 
     def _between_steps(self, outcome: Outcome) -> None:
         """The first rank's clock decides for all."""
-        elapsed, save, sample = self._ask_first_rank(time.monotonic() - self._began, self.checkpoints.is_due, self.teller.sample_is_due)
-        self.progress.elapsed = elapsed
+        mine = (time.monotonic() - self._began, self.checkpoints.is_due, self.teller.sample_is_due, self.teller.evaluation_is_due)
+        self.progress.elapsed, save, sample, evaluate = self._ask_first_rank(*mine)
         self.teller.step(self.progress, outcome, self.share_done, self.precision.loss_scale)
-        if sample:
-            self.teller.sample(self.model, self.progress.step)
+        if sample or evaluate:
+            with self.average.in_place():  # what would be published
+                if sample:
+                    self.teller.sample(self.model, self.progress.step)
+                if evaluate:
+                    self.teller.evaluate(self.model, self.progress.step)
         if save and not self._unusual:
             self._save()
 
-    def _ask_first_rank(self, elapsed: float, save: bool, sample: bool) -> tuple[float, bool, bool]:
-        mine = [elapsed, float(save), float(sample)] if self.ranks.is_first else [0.0, 0.0, 0.0]
+    def _ask_first_rank(self, elapsed: float, *due: bool) -> Any:
+        mine = [elapsed, *map(float, due)] if self.ranks.is_first else [0.0] * (1 + len(due))
         if self.ranks.size > 1:
             mine = self.ranks.sum(torch.tensor(mine, dtype=torch.float64, device=self.ranks.device)).tolist()
-        return mine[0], bool(mine[1]), bool(mine[2])
+        return mine[0], *map(bool, mine[1:])
 
     def _save(self) -> None:
         self.checkpoints.save(self.progress, self.model, self.optimizer, self.precision)

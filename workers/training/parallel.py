@@ -12,10 +12,12 @@ Experts that saw no token have gradients of zero (`workers.moe.grouped`), so tha
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from workers.moe.model import Decoder
 from workers.training.muon import Muon, muon_groups
@@ -23,8 +25,11 @@ from workers.training.ranks import Ranks
 from workers.training.spec import TrainSpec
 
 
-def parallelize(model: Decoder, stage: int, ranks: Ranks) -> nn.Module:
+def parallelize(model: Decoder, spec: TrainSpec, ranks: Ranks) -> nn.Module:
     """The module to call in the loop. `model` must be on the ranks' device, with equal weights on each."""
+    if spec.activation_checkpointing:
+        recompute_blocks(model.blocks)
+    stage = spec.zero_stage
     if ranks.size == 1:
         return model
     if stage <= 1:
@@ -53,6 +58,12 @@ def make_optimizer(module: nn.Module, spec: TrainSpec, ranks: Ranks) -> torch.op
 
         return ZeroRedundancyOptimizer(groups, optimizer_class=Muon, lr=spec.lr)
     return Muon(groups, lr=spec.lr)
+
+
+def recompute_blocks(blocks: nn.ModuleList) -> None:
+    """Keep a block's input only, and compute the rest again in the backward pass (Chen 2016): less memory, a third more products."""
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 
 
 @contextmanager

@@ -81,6 +81,9 @@ class TrainSpec(BaseModel):
     image_size: int = Field(32, ge=4, le=256)  # pixels a side in which a new model sees pictures, where the dataset has any
     patch_size: int = Field(8, ge=2, le=64)  # pixels a side of what becomes one token
 
+    ema_decay: float = Field(0.0, ge=0, lt=1)  # above 0: a moving average of the weights is kept, and published in their place
+    activation_checkpointing: bool = False  # compute a block's activations again in the backward pass, in place of keeping them
+
     # Robust standard deviations by which the loss must lie above its last steps' median, several times in a row, to be called
     # diverged; 0: only what is not finite is.
     spike_deviations: float = Field(10.0, ge=0)
@@ -89,6 +92,7 @@ class TrainSpec(BaseModel):
     log_every: int = Field(10, ge=1)  # steps between two step events
     log_every_seconds: float = Field(1.0, ge=0)  # and the time that lies at least between them
     sample_every_seconds: float = Field(10.0, gt=0)
+    evaluate_every_seconds: float = Field(60.0, gt=0)
     checkpoint_every_seconds: float = Field(15.0, gt=0)
 
     @model_validator(mode="after")

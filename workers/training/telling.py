@@ -7,8 +7,10 @@ import torch
 
 from workers.moe import ChatTokenizer, Decoder, generate
 from workers.protocol import emit
+from workers.training.flops import peak_flops
+from workers.training.held_out import glance
 from workers.training.lora import merged
-from workers.training.memory import used_bytes
+from workers.training.memory import peak_bytes, used_bytes
 from workers.training.parallel import whole_state
 from workers.training.prepare import Prepared, Question
 from workers.training.ranks import Ranks
@@ -30,6 +32,10 @@ class Teller:
         now = clock()
         self._next_progress = now
         self._next_sample = now + spec.sample_every_seconds
+        self._next_evaluation = now + spec.evaluate_every_seconds
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(spec.precision, torch.float32)
+        # Measured by the first rank; the others have the same device and as many threads.
+        self._peak = ranks.size * peak_flops(ranks.device, dtype) if ranks.is_first else 0.0
         self._last_step_event = -spec.log_every_seconds + now
         self._last_logged = -spec.log_every
         self._since = _Since(now)
@@ -37,6 +43,10 @@ class Teller:
     @property
     def sample_is_due(self) -> bool:
         return bool(self._questions) and self._clock() >= self._next_sample
+
+    @property
+    def evaluation_is_due(self) -> bool:
+        return bool(self._questions) and self._clock() >= self._next_evaluation
 
     def note(self, message: str, **data) -> None:
         if self._ranks.is_first:
@@ -61,7 +71,8 @@ class Teller:
         emit(
             "step", step=progress.step, loss=since.loss / since.steps, lr=since.lr, grad_norm=since.grad_norm, loss_scale=since.loss_scale,
             tokens_per_second=since.tokens / max(now - since.began, 1e-9), skipped_steps=progress.skipped_steps, tokens=progress.tokens,
-            elapsed=progress.elapsed, memory_bytes=used_bytes(self._ranks.device),
+            elapsed=progress.elapsed, memory_bytes=used_bytes(self._ranks.device), peak_memory_bytes=peak_bytes(self._ranks.device),
+            mfu=since.flops / max(now - since.began, 1e-9) / self._peak, micro_batch=progress.examples_per_step // max(progress.micro_batches, 1),
             expert_load_max_over_mean=load_max_over_mean(progress), expert_load_min_over_mean=load_min_over_mean(progress),
             expert_load=[[round(s, 4) for s in row] for row in load_shares(progress)],
         )  # fmt: skip
@@ -88,6 +99,17 @@ class Teller:
             emit("sample", step=step, question=asked.question, answer=answer, reference=asked.reference)
         took = self._clock() - began
         self._next_sample = self._clock() + max(self._spec.sample_every_seconds, took / LARGEST_SHARE)
+
+    def evaluate(self, model: Decoder, step: int) -> None:
+        """Loss and BLEU on held-out questions. All ranks take part."""
+        began = self._clock()
+        answering = self._plain(model)
+        if answering is not None:
+            answering.eval()
+            found = glance(answering, self._tokenizer, self._questions)
+            model.train()
+            emit("evaluation", step=step, **found)
+        self._next_evaluation = self._clock() + max(self._spec.evaluate_every_seconds, (self._clock() - began) / LARGEST_SHARE)
 
     def _plain(self, model: Decoder) -> Decoder | None:
         """The model itself, or where it is sharded a copy from all ranks; None on the ranks that do not speak."""
@@ -117,11 +139,12 @@ class _Since:
     def __init__(self, began: float):
         self.began = began
         self.steps = self.tokens = 0
-        self.loss = self.lr = self.grad_norm = 0.0
+        self.loss = self.lr = self.grad_norm = self.flops = 0.0
         self.loss_scale = 1.0
 
     def add(self, outcome, loss_scale: float) -> None:
         self.steps += 1
         self.tokens += outcome.tokens
         self.loss += outcome.loss
+        self.flops += outcome.flops
         self.lr, self.grad_norm, self.loss_scale = outcome.lr, outcome.grad_norm, loss_scale
