@@ -32,6 +32,40 @@ def newest_and(rows: QuerySet, chosen: str | None) -> list[Model]:
     return found
 
 
+class ManyFiles(forms.FileInput):
+    allow_multiple_selected = True
+
+    def value_from_datadict(self, data, files, name):
+        return files.getlist(name) if hasattr(files, "getlist") else files.get(name)
+
+
+class FilesField(forms.FileField):
+    """Several files of one folder; a list, empty where none was chosen."""
+
+    widget = ManyFiles
+
+    def clean(self, data, initial=None):
+        return [super(FilesField, self).clean(file, initial) for file in data or []]
+
+
+class ImportForm(forms.Form):
+    name = forms.CharField(label=_("Name"), max_length=60, widget=forms.TextInput(attrs={"autocomplete": "off"}))
+    path = forms.CharField(
+        label=_("Path or URL"), max_length=500, required=False,
+        help_text=_("Of a Hugging Face folder: in the portal's import folder, or at a place that the settings allow."),
+    )  # fmt: skip
+    files = FilesField(
+        label=_("Or its files"), required=False, max_length=200,
+        help_text=_("config.json, the .safetensors files, tokenizer.json and, where there are, tokenizer_config.json, chat_template.jinja, generation_config.json."),
+    )  # fmt: skip
+
+    def clean(self):
+        data = super().clean()
+        if bool(data.get("path")) == bool(data.get("files")) and "files" not in self.errors:
+            self.add_error("path", _("Give a path, or choose the folder's files: one of the two."))
+        return data
+
+
 class CompressForm(forms.Form):
     version = forms.ModelChoiceField(ModelVersion.objects.none(), label=_("Version"), empty_label=None)
     method = forms.ChoiceField(label=_("Method"), choices=CompressionJob.Method.choices, widget=forms.RadioSelect, initial=CompressionJob.Method.INT8)

@@ -341,7 +341,9 @@ def _import_name(name: str) -> str:
 
 
 def _import_url(url: str) -> str:
-    if any(url.startswith(allowed) for allowed in settings.IMPORT_URLS) and ".." not in url and len(url) <= MAX_SOURCE:
+    below = any(url.startswith(allowed.rstrip("/") + "/") for allowed in settings.IMPORT_URLS)  # s3://models is not s3://models-of-others
+    # fsspec chains protocols at "::", whereby an allowed beginning could lead anywhere.
+    if below and ".." not in url and "::" not in url and len(url) <= MAX_SOURCE:
         return url
     allowed = ", ".join(settings.IMPORT_URLS) or "none"
     raise Problem(

@@ -4,6 +4,7 @@ from apps.registry import views
 
 urlpatterns = [
     path("models/", views.models, name="models"),
+    path("models/import/", views.import_model, name="model_import"),
     path("models/<str:pk>/", views.version, name="version"),
     path("models/<str:pk>/charts/", views.version_charts, name="version_charts"),
     path("models/<str:pk>/promote/", views.promote, name="promote"),

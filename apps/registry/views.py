@@ -1,5 +1,6 @@
 from datetime import timedelta
 
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
@@ -20,17 +21,20 @@ from apps.registry import services
 from apps.registry.answers import VIEWS, pairs
 from apps.registry.charts import variants
 from apps.registry.expertise import chosen_layer, expertise_charts, layers_to_choose
-from apps.registry.forms import FIELDS, CompressForm
+from apps.registry.forms import FIELDS, CompressForm, ImportForm
 from apps.registry.job_charts import chart_title, job_chart
 from apps.registry.listing import SORTS, listing, sort_link
-from apps.registry.models import CompressionJob, Evaluation, ModelVersion
+from apps.registry.models import CompressionJob, Evaluation, ImportJob, ModelVersion
 from apps.registry.presentation import domain_lines, gate_lines, lineage_nodes
 from apps.registry.selectors import latest_evaluation, lineage, versions
 from apps.rest import source_of
 from apps.serving.models import Deployment
 from workers.compression.applicable import applicable
+from workers.moe.families import FAMILIES
 
 CHILDREN_SHOWN = 12
+IMPORTS_SHOWN = 10
+IMPORTABLE = sorted({family.model_type for family in FAMILIES})
 HISTORY_SHOWN = 20
 FAILURE_SHOWN = timedelta(hours=1)
 ANSWERS_SHOWN = 5
@@ -55,6 +59,30 @@ def models(request: HttpRequest) -> HttpResponse:
         "filtered": any(request.GET.get(name) for name in ("state", "kind", "q")),
     }  # fmt: skip
     return render(request, "registry/_versions.html" if request.GET.get("fragment") == "rows" else "registry/list.html", values)
+
+
+@login_required
+def import_model(request: HttpRequest) -> HttpResponse:
+    """The form, and the imports so far. `?fragment=jobs` is the latter."""
+    if not request.user.may_operate:
+        raise PermissionDenied
+    form = ImportForm(request.POST or None, request.FILES or None)
+    if request.method == "POST" and form.is_valid():
+        given, who = form.cleaned_data, {"actor": request.user, "source": source_of(request)}
+        try:
+            if given["files"]:
+                services.import_uploads(name=given["name"], uploads=given["files"], **who)
+            else:
+                services.import_model(name=given["name"], path=given["path"], **who)
+            return redirect("model_import")
+        except Problem as problem:
+            refuse(form, problem)
+    jobs_shown = list(ImportJob.objects.select_related("model_version").order_by("-pk")[:IMPORTS_SHOWN])
+    values = {
+        "section": "models", "form": form, "jobs": jobs_shown, "active": any(job.is_active for job in jobs_shown),
+        "families": IMPORTABLE, "urls": settings.IMPORT_URLS,
+    }  # fmt: skip
+    return render(request, "registry/_imports.html" if request.GET.get("fragment") == "jobs" else "registry/import.html", values)
 
 
 def _version(pk: str) -> ModelVersion:

@@ -193,10 +193,12 @@ def test_a_folder_elsewhere_or_a_link_out_of_the_root_is_refused(as_operator, se
 
 
 def test_a_url_is_imported_where_the_settings_allow_its_beginning(as_operator, settings):
-    settings.IMPORT_URLS = ["s3://models/"]
+    settings.IMPORT_URLS = ["s3://models"]
 
     assert as_operator.post("/api/v1/model-versions/", {"name": "a", "path": "s3://models/gpt"}).status_code == 202
     assert as_operator.post("/api/v1/model-versions/", {"name": "b", "path": "s3://models/../secret"}).status_code == 400
+    assert as_operator.post("/api/v1/model-versions/", {"name": "b", "path": "s3://models-of-others/gpt"}).status_code == 400
+    assert as_operator.post("/api/v1/model-versions/", {"name": "b", "path": "s3://models/x::file:///etc"}).status_code == 400
 
 
 def test_the_files_of_a_model_come_as_multipart(as_operator):

@@ -4,11 +4,12 @@ import json
 
 import plotly.graph_objects as go
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
 from apps import artifacts
 from apps.registry import services
-from apps.registry.models import CompressionJob, Evaluation, ModelVersion
+from apps.registry.models import CompressionJob, Evaluation, ImportJob, ModelVersion
 from apps.registry.selectors import lineage
 from tests.apps import making
 
@@ -286,3 +287,27 @@ def test_the_version_page_shows_which_experts_learnt_what(page, dataset):
     assert charts["information"]["now"] == "of 1.00 bits"
     assert "58.8%" in text(page.get(f"/models/{plain.pk}/?tables=1"))
     assert page.get("/models/nobody/charts/").status_code == 404
+
+
+# -- import
+
+
+def test_a_model_is_imported_by_path_or_files_and_what_is_wrong_is_said_at_its_field(page, reader, settings, tmp_path):
+    settings.IMPORT_ROOTS = [*settings.IMPORT_ROOTS, tmp_path / "root"]
+    folder = tmp_path / "root" / "gpt"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    form = page.get("/models/import/").content.decode()
+    assert "deepseek_v3" in form
+    for given in ({"name": "gpt"}, {"name": "gpt", "path": "/etc"}, {"name": "gpt", "path": "s3://elsewhere/gpt"}, {"name": "a/b", "path": "gpt"}):
+        refused = page.post("/models/import/", given)
+        assert refused.status_code == 200
+        assert "field-error" in refused.content.decode(), given
+    assert not ImportJob.objects.exists()
+    assert page.post("/models/import/", {"name": "gpt", "path": "gpt"}).status_code == 302
+    files = [SimpleUploadedFile("config.json", b"{}"), SimpleUploadedFile("model.safetensors", b"w")]
+    assert page.post("/models/import/", {"name": "sent", "files": files}).status_code == 302
+    assert sorted(ImportJob.objects.values_list("name", flat=True)) == ["gpt", "sent"]
+    shown = page.get("/models/import/?fragment=jobs").content.decode()
+    assert "gpt" in shown and "sent" in shown and "every 2s" in shown
+    assert reader.get("/models/import/").status_code == 403
