@@ -30,6 +30,7 @@ REASONS = {
     "contact_spam": _("mostly contacts"),
     "too_short": _("too short"),
     "low_rating": _("rated too low"),
+    "corrected": _("corrected by somebody else"),
     "exact_duplicate": _("exact copy"),
     "near_duplicate": _("nearly a copy"),
     "held_out": _("asked in the held-out set"),

@@ -69,8 +69,8 @@ def preferences_in(records: Iterable[Record]) -> Preferences:
 def _by_question(records: Iterable[Record]) -> dict[str, list[Answer]]:
     ratings: dict[str, dict[str, list[tuple[float, str, Record]]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
-        if not (record.kept and record.kind == RATING and record.question and record.answer):
-            continue
+        if not (record.kept and record.kind == RATING and record.question and record.answer) or record.image:
+            continue  # preference training reads text: the same question about two pictures is not one question
         of_question = ratings[normalised(record.question)]
         of_question[normalised(record.answer)].append((float(record.rating or 0), record.answer, record))
         if record.correction and normalised(record.correction) != normalised(record.answer):

@@ -4,7 +4,7 @@ from typing import Any
 
 from workers.moe import count_parameters, save_model
 from workers.training.batches import MOST_TURNS
-from workers.training.lora import adapter_tensors, save_adapter
+from workers.training.lora import adapter_tensors, adapters, save_adapter
 from workers.training.memory import peak_bytes
 from workers.training.prepare import Prepared
 from workers.training.ranks import Ranks
@@ -33,7 +33,7 @@ def finish(spec: TrainSpec, ranks: Ranks, prepared: Prepared, progress: Progress
     }  # fmt: skip
     save_model(spec.output_folder, model, prepared.tokenizer, _card(spec, result, len(prepared.examples)))
     if spec.lora:
-        save_adapter(spec.output_folder, spec.lora, adapter)
+        save_adapter(spec.output_folder, spec.lora, adapter, adapters(prepared.model))
     return result
 
 

@@ -9,7 +9,7 @@ percent of the product's cost, and one copy of an adapted matrix at a time where
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -100,14 +100,15 @@ def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def save_adapter(model_folder: Path, lora: LoraSpec, tensors: dict[str, Tensor]) -> None:
-    """Write `adapter/` into a model folder: the adapter alone, which with the parent gives the model."""
+def save_adapter(model_folder: Path, lora: LoraSpec, tensors: dict[str, Tensor], names: Iterable[str]) -> None:
+    """Write `adapter/` into a model folder: the adapter alone, which with the parent gives the model. `names`: of the adapted parameters."""
     folder = model_folder / FOLDER
     folder.mkdir()
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    owners = {name.removeprefix("base_model.model.").rsplit(".", 2)[0] for name in tensors}
+    adapted = {name.split(".", 2)[-1] for name in names}  # without the block's number
     described = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": 0.0, "bias": "none",
-        "target_modules": sorted({owner.split(".", 2)[-1] for owner in owners}), "inference_mode": True,
+        "target_modules": sorted(name.removesuffix(".weight") for name in adapted if name.endswith(".weight")),
+        "target_parameters": sorted(name for name in adapted if not name.endswith(".weight")), "inference_mode": True,
     }  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(described, indent=1) + "\n")

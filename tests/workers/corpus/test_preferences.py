@@ -38,6 +38,10 @@ def test_of_two_bad_answers_none_is_chosen():
     assert pairs_of(rated(0, 2, "A gas."), rated(1, 1, "Water.")) == set()
 
 
+def test_the_same_question_about_two_pictures_is_no_pair():
+    assert pairs_of(rated(0, 5, "A circle.", image="data:1"), rated(1, 1, "A square.", image="data:2")) == set()
+
+
 def test_several_peoples_mean_decides():
     assert pairs_of(rated(0, 5, "A gas."), rated(1, 1, "a gas"), rated(2, 4, "A metal.")) == {("A metal.", "A gas.")}
     assert judged_of(rated(0, 5, "A gas."), rated(1, 2, "a gas")) == set()

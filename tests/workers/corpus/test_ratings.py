@@ -30,3 +30,9 @@ def test_a_correction_is_the_truth_whatever_the_rating():
     (done,) = apply_ratings([rated(0, 1, correction="A yellow metal.")])
 
     assert (done.reason, done.answer, done.original, done.weight) == (None, "A yellow metal.", "A metal.", 3.0)
+
+
+def test_a_correction_holds_against_another_persons_good_rating():
+    liked, corrected = apply_ratings([rated(0, 5), rated(1, 2, correction="A yellow metal.")])
+
+    assert (liked.reason, corrected.reason, corrected.answer) == ("corrected", None, "A yellow metal.")

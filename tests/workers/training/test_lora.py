@@ -133,6 +133,8 @@ def test_the_adapter_is_stored_beside_the_merged_model_and_gives_it_from_the_par
     tensors = load_file(spec.output_folder / "adapter" / "adapter_model.safetensors")
 
     assert (described["peft_type"], described["r"], described["lora_alpha"]) == ("LORA", 2, 6.0)
+    assert described["target_modules"] == ["attention.out", "attention.qkv"]
+    assert described["target_parameters"] == ["feed_forward.experts.down", "feed_forward.experts.gate_up"]
     before, after = (load_model(folder)[0].state_dict() for folder in (parent, spec.output_folder))
     a, b = (tensors[f"base_model.model.blocks.1.attention.qkv.{part}.weight"] for part in ("lora_A", "lora_B"))
     torch.testing.assert_close(after["blocks.1.attention.qkv.weight"], before["blocks.1.attention.qkv.weight"] + 6 / 2 * b @ a)
