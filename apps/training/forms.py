@@ -49,7 +49,7 @@ class StartForm(forms.Form):
     zero_stage = forms.TypedChoiceField(label=_("ZeRO stage"), choices=ZERO_STAGES, coerce=int, initial=0)
     method = forms.ChoiceField(
         label=_("What is trained"), choices=TrainingJob.Method.choices, initial=TrainingJob.Method.FULL, required=False,
-        help_text=_("LoRA needs a version to go on from. It takes far less memory, and moves the model less."),
+        help_text=_("LoRA needs a version to go on from: small matrices beside its weights are learnt, which takes less memory."),
     )  # fmt: skip
     lora_rank = forms.IntegerField(
         label=_("LoRA rank"), initial=8, min_value=1, max_value=1024, required=False, help_text=_("The size of the adapters.")
