@@ -29,7 +29,7 @@ def require_few(messages: list[dict]) -> None:
 
 
 def sees(version: ModelVersion) -> bool:
-    """Whether it has an image front end; compressed to INT8 or ONNX it has none any more."""
+    """Whether it has an image front end; written as ONNX it has none any more."""
     return any(file["name"] == VISION_FILE for file in version.files)
 
 

@@ -32,7 +32,7 @@ def run_distill(spec: CompressSpec) -> dict[str, Any]:
     tell(0.0, "Loading the teacher")
     teacher, tokenizer = load_parent(spec.model_folder)
     config = student_config(teacher.config, spec.student)
-    examples = read_examples(spec.dataset_folder, tokenizer, config.max_seq_len)
+    examples = read_examples(spec.dataset_folder, tokenizer, config)
     probe = pack(examples[:HELD_BACK])
     tell(0.01, "The teacher answers questions that the dataset does not ask", eta_seconds=20.0)
     taught = taught_by(spec, tokenizer, config.max_seq_len)
@@ -79,7 +79,7 @@ def divergence(teacher: Decoder, student: Decoder, batch: Batch) -> float:
 
 def _logits(model: Decoder, batch: Batch) -> Tensor:
     """(learnt tokens, vocab)"""
-    return model(batch.tokens, positions=batch.positions, mask=batch.mask, valid=batch.valid, select=batch.select).float()
+    return model(batch.tokens, **batch.inputs).float()
 
 
 def _divergence(wanted: Tensor, found: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from workers.compression.measure import compare, logit_error, sample_prompts
 from workers.compression.runners import open_runner
 from workers.compression.spec import CompressSpec
 from workers.compression.telling import tell
-from workers.moe import describe, export_tensors, save_tensors
+from workers.moe import describe, export_tensors, save_tensors, vision_of
 
 
 def run_int8(spec: CompressSpec) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def run_int8(spec: CompressSpec) -> dict[str, Any]:
     errors = _rounding(exported, stored)
     storage = {"format": quantization.FORMAT, "model": model.config.as_dict()}
     card = model_card(spec.model_folder, "INT8", "8-bit weights with one scale for each output; activations are rounded to 8 bits at run time.")
-    save_tensors(spec.output_folder, describe(model.config, tokenizer) | {"storage": storage}, stored, tokenizer, card)
+    save_tensors(spec.output_folder, describe(model.config, tokenizer) | {"storage": storage}, stored, tokenizer, card, vision_of(model))
 
     tell(0.15, "Compiling the 8-bit products; only the first time on a machine", eta_seconds=20.0)
     prompts = sample_prompts(spec.dataset_folder, tokenizer, spec.seed)

@@ -151,11 +151,15 @@ def _normalise(x, rows, weight, eps, into):
 
 
 @njit(**_COMPILED)
-def _embed(tokens, head, into):
-    """Rows of the packed embedding, `into`: (rows, d_model)."""
+def _embed(tokens, given, head, into):
+    """Rows of the packed embedding, or where a token is -1 - n, row n of `given`. `into`: (rows, d_model)."""
     weight, inputs = head.weight[0], head.inputs
     for row in range(len(tokens)):
         token = tokens[row]
+        if token < 0:
+            for i in range(into.shape[1]):
+                into[row, i] = given[-1 - token, i]
+            continue
         start = (token // 16) * inputs * 16 + (token % 16) * 4
         scale = head.scale[0, token]
         for i in range(into.shape[1]):
@@ -347,14 +351,15 @@ def _feed_forward(x, layers, number, scratch):
 
 
 @njit(nogil=True, cache=True)
-def decode(tokens, slots, positions, last, layers, embedding, head, norm, keys, values, cos, sin, scratch, logits):
-    """All of one forward. `tokens`, `slots`, `positions`: (rows,); `last`: the rows whose logits are asked for; `logits`: (len(last), padded).
+def decode(tokens, slots, positions, last, given, layers, embedding, head, norm, keys, values, cos, sin, scratch, logits):
+    """All of one forward. `tokens`, `slots`, `positions`: (rows,); `last`: the rows whose logits are asked for; `given`: (n, d_model), rows in place of
+    tokens; `logits`: (len(last), padded).
 
     `keys`: (n_layers, slots, kv_heads, head_dim, capacity), `values`: (n_layers, slots, kv_heads, capacity, head_dim).
     """
     x = scratch.stream[: len(tokens)]
     d_model = x.shape[1]
-    _embed(tokens, embedding, x)
+    _embed(tokens, given, embedding, x)
     for number in range(len(layers.attention_norm)):
         _attention(x, slots, positions, layers, number, keys[number], values[number], cos, sin, scratch)
         _feed_forward(x, layers, number, scratch)

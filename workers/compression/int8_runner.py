@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from workers.compression.int8_layers import Scratch, decode
 from workers.compression.int8_weights import Int8Weights
-from workers.engine.runner import Chunk, Logits
+from workers.engine.runner import Chunk, Logits, pointing_at
 
 # One forward's buffers hold so many tokens; longer prompts go through in pieces. Small enough for the buffers to stay in the cache.
 PIECE_TOKENS = 256
@@ -17,6 +17,8 @@ PIECE_TOKENS = 256
 
 class Int8Runner:
     """Compiled code over packed INT8 weights. With several threads the chunks are shared out: a sequence stays with one thread."""
+
+    takes_rows = True
 
     def __init__(self, weights: Int8Weights, *, threads: int, max_batch: int, max_seq_len: int):
         config = weights.config
@@ -27,6 +29,7 @@ class Int8Runner:
         self._keys = np.zeros((*shape, config.head_dim, max_seq_len), np.float32)
         self._values = np.zeros((*shape, max_seq_len, config.head_dim), np.float32)
         self._logits = np.empty((max_batch, weights.head.scale.shape[1]), np.float32)
+        self._no_rows = np.zeros((0, config.d_model), np.float32)
         self._scratch = [_scratch(weights, max(PIECE_TOKENS, max_batch), max_seq_len) for _ in range(max(1, threads))]
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
@@ -47,10 +50,12 @@ class Int8Runner:
         positions: list[int] = []
         last: list[int] = []
         ready = first
+        given = self._no_rows
         for chunk in chunks:
             begin = 0
+            chunk_tokens, given = pointing_at(chunk, given)
             while begin < len(chunk.tokens):
-                piece = chunk.tokens[begin : begin + PIECE_TOKENS - len(tokens)]
+                piece = chunk_tokens[begin : begin + PIECE_TOKENS - len(tokens)]
                 tokens += piece
                 slots += [chunk.slot] * len(piece)
                 positions += range(chunk.start + begin, chunk.start + begin + len(piece))
@@ -58,16 +63,18 @@ class Int8Runner:
                 if begin == len(chunk.tokens):
                     last.append(len(tokens) - 1)
                 if len(tokens) == PIECE_TOKENS:
-                    self._decode(tokens, slots, positions, last, ready, scratch)
+                    self._decode(tokens, slots, positions, last, given, ready, scratch)
                     ready += len(last)
                     tokens, slots, positions, last = [], [], [], []
         if tokens:
-            self._decode(tokens, slots, positions, last, ready, scratch)
+            self._decode(tokens, slots, positions, last, given, ready, scratch)
 
-    def _decode(self, tokens: list[int], slots: list[int], positions: list[int], last: list[int], ready: int, scratch: Scratch) -> None:
+    def _decode(
+        self, tokens: list[int], slots: list[int], positions: list[int], last: list[int], given: NDArray[np.float32], ready: int, scratch: Scratch
+    ) -> None:
         w = self._weights
         decode(
-            _integers(tokens), _integers(slots), _integers(positions), _integers(last), w.layers, w.embedding, w.head, w.norm,
+            _integers(tokens), _integers(slots), _integers(positions), _integers(last), given, w.layers, w.embedding, w.head, w.norm,
             self._keys, self._values, self._cos, self._sin, scratch, self._logits[ready : ready + len(last)],
         )  # fmt: skip
 

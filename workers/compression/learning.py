@@ -14,7 +14,7 @@ from torch import Tensor
 
 from workers.compression.spec import CompressSpec
 from workers.compression.telling import tell
-from workers.moe import ChatTokenizer, Decoder
+from workers.moe import ChatTokenizer, Decoder, ModelConfig
 from workers.protocol import JobError, emit
 from workers.training import (
     Batch,
@@ -80,11 +80,11 @@ class Length:
         return progress_of(step=step, elapsed_seconds=seconds, steps=self.steps, minutes=self.minutes)
 
 
-def read_examples(dataset_folder: Path | None, tokenizer: ChatTokenizer, max_length: int) -> list[Example]:
+def read_examples(dataset_folder: Path | None, tokenizer: ChatTokenizer, config: ModelConfig) -> list[Example]:
     """What the model was trained on. JobError where there is nothing to learn from."""
     if dataset_folder is None:
         raise JobError("This model was not trained here, so there is no text to learn from. Train from it on a dataset first.")
-    examples, _ = encode(read_records(dataset_folder / "train.jsonl"), tokenizer, min(MAX_LENGTH, max_length))
+    examples, _ = encode(read_records(dataset_folder / "train.jsonl"), tokenizer, min(MAX_LENGTH, config.max_seq_len), config)
     if not examples:
         raise JobError("The dataset's train.jsonl holds no text to learn from. Process it again, or choose another version.")
     return examples

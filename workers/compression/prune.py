@@ -13,7 +13,7 @@ from workers.compression.pruning_curve import draw
 from workers.compression.quality import evaluate, held_out_if_any
 from workers.compression.spec import NARROWING, CompressSpec
 from workers.compression.telling import span, tell
-from workers.moe import ChatTokenizer, Decoder, count_parameters, describe, export_tensors, save_tensors
+from workers.moe import ChatTokenizer, Decoder, count_parameters, describe, export_tensors, save_tensors, vision_of
 from workers.protocol import JobError
 from workers.training import pack
 
@@ -70,7 +70,7 @@ def worth_of(model: Decoder, tokenizer: ChatTokenizer, spec: CompressSpec) -> st
         return structure.by_weight(model)
     if model.config.expert_bias or model.config.swiglu_limit:
         raise JobError("Use is counted for plain SwiGLU experts only, and this model's have biases or limits. Let their magnitude decide.")
-    examples = read_examples(spec.dataset_folder, tokenizer, model.config.max_seq_len)
+    examples = read_examples(spec.dataset_folder, tokenizer, model.config)
     step = max(1, len(examples) // USE_EXAMPLES)
     spread = examples[::step][:USE_EXAMPLES]  # over the file: neighbours are of one entry
     return structure.by_use(model, [pack(spread[start : start + USE_BATCH]) for start in range(0, len(spread), USE_BATCH)])
@@ -145,7 +145,7 @@ def _recover(parent: Decoder, model: Decoder, masks: magnitude.Masks, tokenizer:
     """Where steps or minutes are given, what is left learns from the model as it was to make up for what is gone. What is zero stays so."""
     if spec.steps is None and spec.minutes is None:
         return None
-    examples = read_examples(spec.dataset_folder, tokenizer, model.config.max_seq_len)
+    examples = read_examples(spec.dataset_folder, tokenizer, model.config)
     return learn(
         model, examples, distillation(parent, model), length=Length.of(spec, RECOVERY_MINUTES), rates=RECOVERY_RATES, seed=spec.seed,
         share=(0.25, 0.8), message="Recovering", work_folder=spec.work_folder, after_step=lambda: magnitude.apply(model, masks),
@@ -159,4 +159,5 @@ def save_pruned(model: Decoder, tokenizer: ChatTokenizer, spec: CompressSpec) ->
     if spec.structure not in NARROWING:
         tensors, storage = sparse.encode(tensors)
         described |= {"storage": storage}
-    save_tensors(spec.output_folder, described, tensors, tokenizer, model_card(spec.model_folder, "Pruned", _CARDS[spec.structure]))
+    card = model_card(spec.model_folder, "Pruned", _CARDS[spec.structure])
+    save_tensors(spec.output_folder, described, tensors, tokenizer, card, vision_of(model))

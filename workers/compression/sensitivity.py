@@ -13,7 +13,7 @@ from workers.compression.folders import describe_result, load_parent, model_card
 from workers.compression.learning import read_examples
 from workers.compression.spec import CompressSpec
 from workers.compression.telling import tell
-from workers.moe import Decoder, describe, export_tensors, import_tensors, layout_named, save_tensors
+from workers.moe import Decoder, describe, export_tensors, import_tensors, layout_named, save_tensors, vision_of
 from workers.training import Batch, pack
 
 EXAMPLES = 64
@@ -25,7 +25,7 @@ Tensors = quantization.Tensors
 def run_mixed(spec: CompressSpec) -> dict[str, Any]:
     """A child of which the least sensitive matrices are 8-bit in the file. The engine decodes it: smaller, and as fast as its parent."""
     model, tokenizer = load_parent(spec.model_folder)
-    examples = read_examples(spec.dataset_folder, tokenizer, model.config.max_seq_len)
+    examples = read_examples(spec.dataset_folder, tokenizer, model.config)
     spread = examples[:: max(1, len(examples) // EXAMPLES)][:EXAMPLES]
     exported = export_tensors(model.config, {name: tensor.detach() for name, tensor in model.state_dict().items()})
     tell(0.1, "Rounding one matrix at a time")
@@ -38,7 +38,7 @@ def run_mixed(spec: CompressSpec) -> dict[str, Any]:
         stored[name] = exported[name].float().contiguous()
     card = model_card(spec.model_folder, "Mixed precision", "8-bit weights where that changes answers least, FP32 elsewhere; computed in FP32.")
     storage = {"format": quantization.MIXED, "kept": kept}
-    save_tensors(spec.output_folder, described | {"storage": storage}, stored, tokenizer, card)
+    save_tensors(spec.output_folder, described | {"storage": storage}, stored, tokenizer, card, vision_of(model))
     layers = [{"name": name, "divergence": value, "weights": exported[name].numel(), "kept": name in kept} for name, value in ranked.items()]
     return describe_result("int8", model.config, {"sensitivity": layers, "kept_matrices": len(kept), "kernel": "none: decoded to FP32 at load"})
 
@@ -53,7 +53,7 @@ def sensitivities(model: Decoder, model_type: str, exported: Tensors, batch: Bat
         if not quantization.is_quantized(name) or not tensor.numel():
             continue
         rounded = quantization.dequantize(*quantization.quantize(tensor))
-        model.load_state_dict(import_tensors(layout_named(model_type), model.config, exported | {name: rounded}))
+        model.load_state_dict(original | import_tensors(layout_named(model_type), model.config, exported | {name: rounded}))
         changed = _log_probabilities(model, batch)
         found[name] = float((wanted.exp() * (wanted - changed)).sum(-1).mean())
     model.load_state_dict(original)
@@ -72,5 +72,5 @@ def most_sensitive(ranked: dict[str, float], exported: Tensors, share: float) ->
 
 
 def _log_probabilities(model: Decoder, batch: Batch) -> torch.Tensor:
-    logits = model(batch.tokens, positions=batch.positions, mask=batch.mask, valid=batch.valid, select=batch.select)[: batch.learnt_count]
+    logits = model(batch.tokens, **batch.inputs)[: batch.learnt_count]
     return torch.log_softmax(logits.float(), -1)

@@ -48,7 +48,7 @@ def by_use(model: Decoder, batches: Sequence[Batch]) -> Importance:
     hooks = [_watch(model, prefix, total) for prefix, total in worth.items()]
     try:
         for batch in batches:
-            model(batch.tokens, positions=batch.positions, mask=batch.mask, valid=batch.valid, select=batch.select[:1])
+            model(batch.tokens, **batch.inputs | {"select": batch.select[:1]})
     finally:
         for hook in hooks:
             hook.remove()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from workers.engine.fused import Floats, Scratch, forward
 from workers.engine.fused_weights import Weights
 from workers.engine.product import padded
-from workers.engine.runner import Chunk, Logits
+from workers.engine.runner import Chunk, Logits, pointing_at
 from workers.moe import ModelConfig
 
 # One call's buffers hold so many tokens; longer chunks go through in pieces. Small enough for the buffers to stay in the cache.
@@ -51,9 +51,7 @@ class FusedRunner:
         last: list[int] = []
         given = self._no_rows
         for chunk in chunks:
-            tokens = chunk.tokens
-            if chunk.embedded:
-                tokens, given = _replaced(chunk, given)
+            tokens, given = pointing_at(chunk, given)
             for at, token in enumerate(tokens):
                 rows.append((token, chunk.slot, chunk.start + at))
                 if at == len(tokens) - 1:
@@ -77,15 +75,6 @@ class FusedRunner:
         if self._pool:
             self._pool.shutdown()
         del self._weights, self._keys, self._values, self._logits, self._scratch
-
-
-def _replaced(chunk: Chunk, given: Floats) -> tuple[list[int], Floats]:
-    """The chunk's tokens, with those whose rows are given pointing into `given`, to which the rows are added."""
-    tokens = list(chunk.tokens)
-    for at, rows in chunk.embedded:
-        tokens[at : at + len(rows)] = range(-1 - len(given), -1 - len(given) - len(rows), -1)
-        given = np.ascontiguousarray(np.concatenate([given, rows]), np.float32)
-    return tokens, given
 
 
 def _share_out(chunks: Sequence[Chunk], threads: int) -> list[tuple[int, int]]:

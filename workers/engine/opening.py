@@ -32,7 +32,7 @@ def open_engine(
     if tokenizer.vocab_size > runner.vocab_size:  # compiled code looks ids up without asking
         runner.close()
         raise UnusableModel(f"The tokenizer of {folder.name} has {tokenizer.vocab_size:,} tokens, its model only {runner.vocab_size:,}.")
-    # INT8 and ONNX runners take tokens only: what they serve is a model of text.
+    # An ONNX runner takes tokens only: what it serves is a model of text.
     front_end = read_front_end(folder, described["hidden_size"]) if getattr(runner, "takes_rows", False) else None
     return Engine(runner, tokenizer, max_waiting=max_waiting, front_end=front_end)
 

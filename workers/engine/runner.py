@@ -41,6 +41,17 @@ class Chunk(NamedTuple):
     embedded: Sequence[tuple[int, NDArray[np.float32]]] = ()
 
 
+def pointing_at(chunk: Chunk, given: NDArray[np.float32]) -> tuple[Sequence[int], NDArray[np.float32]]:
+    """The chunk's tokens for compiled code, which takes -1 - n for row n of `given`, and `given` with the chunk's rows added."""
+    if not chunk.embedded:
+        return chunk.tokens, given
+    tokens = list(chunk.tokens)
+    for at, rows in chunk.embedded:
+        tokens[at : at + len(rows)] = range(-1 - len(given), -1 - len(given) - len(rows), -1)
+        given = np.ascontiguousarray(np.concatenate([given, rows]), np.float32)
+    return tokens, given
+
+
 class Runner(Protocol):
     """A loaded model. Called from one thread at a time.
 

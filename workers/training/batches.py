@@ -106,6 +106,11 @@ class Batch:
     images: Tensor | None = None
     image_at: Tensor | None = None
 
+    @property
+    def inputs(self) -> dict[str, Tensor | None]:
+        """What the decoder is given beside the tokens, to say only what is to be learnt."""
+        return {name: getattr(self, name) for name in ("positions", "mask", "valid", "select", "images", "image_at")}
+
     def to(self, device: torch.device) -> "Batch":
         if device.type == "cpu":
             return self

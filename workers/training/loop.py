@@ -141,10 +141,7 @@ class Loop:
 
     def logits(self, batch: Batch) -> Tensor:
         with self.precision.autocast():
-            return self.module(
-                batch.tokens, positions=batch.positions, mask=batch.mask, valid=batch.valid, select=batch.select, images=batch.images,
-                image_at=batch.image_at,
-            )  # fmt: skip
+            return self.module(batch.tokens, **batch.inputs)
 
     def losses(self, stage: Stage, batch: Batch) -> tuple[Tensor, Tensor]:
         """The objective's mean over what the batch teaches (learnt tokens, or pairs), and what the routers add for balance."""

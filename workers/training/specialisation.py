@@ -119,10 +119,7 @@ def choices_of(model: Decoder, examples: Sequence[Example]) -> Choices | None:
             part = [example for _, example in chosen[start : start + EXAMPLES_A_BATCH]]
             batch = pack(part)
             seen.clear()
-            model(
-                batch.tokens, positions=batch.positions, mask=batch.mask, valid=batch.valid, select=batch.select[:1], images=batch.images,
-                image_at=batch.image_at,
-            )  # fmt: skip
+            model(batch.tokens, **batch.inputs | {"select": batch.select[:1]})
             text, owner = batch.valid.reshape(-1).clone(), batch.example.reshape(-1, 1)
             if batch.image_at is not None:
                 text[batch.image_at] = False
