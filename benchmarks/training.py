@@ -9,7 +9,7 @@ turns, the ratios those of each turn. All step by PyTorch's fused AdamW; the row
 The peer of the same weights is Mixtral, whose formula is ours to the last term; its loss on the first batch is checked against ours.
 Qwen3-MoE adds norms of queries and keys. They get the examples as their trainers give them, padded to the longest, and also in our
 packed rows with a mask for each, which no usual trainer does; experts by their loop and by `grouped_mm`, attention by SDPA. Tokens are
-the examples' own, padding not counted.
+the examples' own, padding not counted. All rows run with the allocator as our jobs set it, which spares the peers more page faults than us.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from transformers import MixtralConfig, MixtralForCausalLM, Qwen3MoeConfig, Qwen
 
 from workers.moe import PRESETS, ChatTokenizer, Decoder, ModelConfig
 from workers.training import Example, Precision, Sampler, encode, pack, sampling_weights, texts_of
+from workers.training.memory import keep_freed_memory
 from workers.training.muon import Muon, muon_groups
 
 DEMO = Path(__file__).resolve().parents[1] / "demo" / "knowledge"
@@ -219,6 +220,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one short turn of each: shows that it runs, not how fast")
     quick = parser.parse_args().quick or bool(os.environ.get("BENCH_QUICK"))
     torch.set_num_threads(os.cpu_count() or 1)
+    keep_freed_memory()
     entries = [json.loads(line) for path in sorted(DEMO.glob("*.jsonl")) for line in path.read_text().splitlines()]
     records: list[dict[str, Any]] = [{"question": f"What is {e['title']}?", "answer": e["text"]} for e in entries]
     print(f"PyTorch {torch.__version__}, transformers {transformers.__version__}, {torch.get_num_threads()} threads, {BATCH} examples a step")

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from workers.protocol import JobError
+from workers.training.memory import keep_freed_memory
 from workers.training.spec import TrainSpec
 
 # A rank may wait while the first one writes the model; a rank that died ends the run sooner, torchrun sees to that.
@@ -46,6 +47,7 @@ def join(spec: TrainSpec) -> Ranks:
             f"The job wants {spec.world_size} ranks and was started with {size}. Start it with torchrun --nproc-per-node {spec.world_size}."
         )
     torch.set_num_threads(max(1, spec.threads // local_size))
+    keep_freed_memory()
     ranks = Ranks(rank, size, local_size, _device(spec, local_rank))
     if size > 1:
         store, _, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
