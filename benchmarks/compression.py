@@ -1,13 +1,15 @@
 """What each method of compression does to a model's file and to its speed in the engine, next to its parent, in one run.
 
-    python -m benchmarks.compression [PRESET …]
+    python -m benchmarks.compression [PRESET …] [--quick] [--model FOLDER --data FOLDER]
+
+First with random weights, then with the demonstration's model: how much of its quality a student, an ONNX graph and the policy keep.
 
 Weights are random (speed and size do not depend on what they say; quality does, and each job measures it on the real model), questions
 are random text, answers 32 tokens. Seconds are of one core's work; parent and child answer in turns, and each counts by its best round.
 """
 
+import argparse
 import os
-import sys
 import tempfile
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 
 import torch
 
+from benchmarks._policy_table import print_table
 from workers.compression.distill import run_distill
 from workers.compression.int8 import run_int8
 from workers.compression.onnx_export import run_onnx
@@ -52,8 +55,22 @@ def row(name: str, details: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("presets", nargs="*", choices=[*PRESETS, []], help="none: nano and small")
+    parser.add_argument("--quick", action="store_true", help="few steps: shows that it runs, not what it reaches")
+    parser.add_argument("--model", type=Path, help="a model folder in place of the demonstration's, with --data")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--threads", type=int, default=2, help="of training")
+    given = parser.parse_args()
+    quick = given.quick or bool(os.environ.get("BENCH_QUICK"))
+    random_weights(given.presets or (["nano"] if quick else ["nano", "small"]))
+    torch.set_num_threads(given.threads)
+    print_table(quick, given.threads, given.model, given.data)
+
+
+def random_weights(presets: list[str]) -> None:
     torch.set_num_threads(THREADS)
-    for preset in sys.argv[1:] or ["nano", "small"]:
+    for preset in presets:
         with tempfile.TemporaryDirectory() as name, Path(os.devnull).open("w") as nowhere:
             folder = Path(name)
             parent = make_parent(preset, folder)
