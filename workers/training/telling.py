@@ -67,11 +67,12 @@ class Teller:
             self._emit_progress(progress, share_done)
 
     def _emit_step(self, progress: Progress, now: float) -> None:
-        since = self._since
+        # The system counts what is used by threads, and may be ahead of its own peak.
+        since, used = self._since, used_bytes(self._ranks.device)
         emit(
             "step", step=progress.step, loss=since.loss / since.steps, lr=since.lr, grad_norm=since.grad_norm, loss_scale=since.loss_scale,
             tokens_per_second=since.tokens / max(now - since.began, 1e-9), skipped_steps=progress.skipped_steps, tokens=progress.tokens,
-            elapsed=progress.elapsed, memory_bytes=used_bytes(self._ranks.device), peak_memory_bytes=peak_bytes(self._ranks.device),
+            elapsed=progress.elapsed, memory_bytes=used, peak_memory_bytes=max(used, peak_bytes(self._ranks.device)),
             mfu=since.flops / max(now - since.began, 1e-9) / self._peak, micro_batch=progress.examples_per_step // max(progress.micro_batches, 1),
             expert_load_max_over_mean=load_max_over_mean(progress), expert_load_min_over_mean=load_min_over_mean(progress),
             expert_load=[[round(s, 4) for s in row] for row in load_shares(progress)],
