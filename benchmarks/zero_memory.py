@@ -11,6 +11,7 @@ checkpoint, writing the model. Planned is `workers.planning.peak` for the rows t
 import argparse
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from typing import Any
 from workers.moe.config import PRESETS
 
 MB = 1e6
-STEPS = 8
+STEPS = {"fp32": 8, "bf16": 60}  # in half precision memory grows until the shapes have all been met
 MICRO_BATCH = 32
 WORDS = [
     "water",
@@ -48,22 +49,20 @@ WORDS = [
 
 def measure(spec_path: Path) -> None:
     """On each rank, under torchrun: train, then write down the peak and the largest batch."""
-    import workers.training.loop as loop
+    from workers.moe import Decoder
     from workers.training.spec import TrainSpec
     from workers.training.train import train
 
     spec = TrainSpec.model_validate_json(spec_path.read_text())
     largest = [0, 0, 0]
-    pack = loop.pack
+    forward = Decoder.forward
 
-    def watched(examples):
-        batch = pack(examples)
-        rows, length = batch.tokens.shape
-        if rows * length > largest[0] * largest[1]:
-            largest[:] = [rows, length, len(batch.select)]
-        return batch
+    def watched(model, tokens, **given):
+        if model.training and tokens.numel() > largest[0] * largest[1]:
+            largest[:] = [*tokens.shape, len(given["select"])]
+        return forward(model, tokens, **given)
 
-    loop.pack = watched  # type: ignore[assignment]
+    Decoder.forward = watched  # type: ignore[method-assign]
     train(spec)
     status = Path("/proc/self/status").read_text()
     peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
@@ -92,7 +91,7 @@ def run(preset: str, precision: str, stage: int, ranks: int, folder: Path) -> di
     work = folder / f"{preset}-{precision}-{ranks}-{stage}"
     work.mkdir()
     spec = {
-        "dataset_folder": str(folder), "output_folder": str(work / "model"), "work_folder": str(work), "preset": preset, "steps": STEPS, "precision": precision,
+        "dataset_folder": str(folder), "output_folder": str(work / "model"), "work_folder": str(work), "preset": preset, "steps": STEPS[precision], "precision": precision,
         "zero_stage": stage, "world_size": ranks, "threads": ranks, "micro_batch": MICRO_BATCH,
     }  # fmt: skip
     path = work / "spec.json"
@@ -115,10 +114,12 @@ def run(preset: str, precision: str, stage: int, ranks: int, folder: Path) -> di
 
 
 def write_data(folder: Path) -> None:
-    rows = [
-        {"question": f"What is {WORDS[n % 20]} {n} made of?", "answer": f"Of {WORDS[n * 7 % 20]}, {WORDS[n * 3 % 20]} and {n * 37} parts {WORDS[n * 11 % 20]}."}
-        for n in range(600)
-    ]  # fmt: skip
+    chance = random.Random(0)
+
+    def words(least: int, most: int) -> str:
+        return " ".join(chance.choices(WORDS, k=chance.randint(least, most)))
+
+    rows = [{"question": f"What is {words(2, 8)} {n}?", "answer": f"{words(2, 12)} {n * 37}."} for n in range(1000)]
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -134,7 +135,7 @@ def main() -> None:
     if asked.measure:
         measure(asked.measure)
         return
-    if asked.short:
+    if asked.short or os.environ.get("BENCH_QUICK"):
         asked.presets, asked.ranks, asked.stages, asked.precisions = ["nano"], [2], [0, 3], ["fp32"]
     print(f"| preset | precision | ranks | stage | measured MB | planned MB | measured / planned | planned, by part |\n|{'---|' * 8}")
     worst = 1.0

@@ -14,7 +14,8 @@ from django.utils.translation import get_language
 from apps.accounts.problems import Problem
 from apps.monitoring import services
 from apps.monitoring.advisor import hardware, shapes, tuning
-from apps.monitoring.advisor.devices import PRICE_NOTE
+from apps.monitoring.advisor.devices import PRICE_NOTE, facts_of
+from apps.monitoring.advisor.memory import MOMENTS
 from apps.monitoring.charts import WINDOWS, Window, happened, moment_of, monitoring_charts, settled
 from apps.monitoring.figures import Chart
 from apps.monitoring.forms import HardwareForm
@@ -152,6 +153,8 @@ def advisor(request: HttpRequest) -> HttpResponse:
     values = {
         "section": "advisor", "tab": "hardware", "form": form, "advice": advice, "of_training": [form[name] for name in form.TRAINING],
         "of_serving": [form[name] for name in form.SERVING], "price_note": PRICE_NOTE,
+        "devices": [(d, facts_of(d.device, advice.precision)) for d in advice.devices] if advice else [],
+        "moment": MOMENTS[advice.moment] if advice and advice.moment else "",
         "mission_lines": list(zip(advice.mission.claimed, advice.mission.yours, strict=True)) if advice else [],
     }  # fmt: skip
     return render(request, "monitoring/advisor.html", values, status=400 if form.errors else 200)

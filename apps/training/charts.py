@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from django.utils.translation import gettext as _
 
 from apps.monitoring.figures import Chart, Line, Number, Table, Threshold, heat_chart, line_chart, thin
-from apps.portal.templatetags.portal import NOTHING, decimals, exact
+from apps.portal.templatetags.portal import NOTHING, decimals, exact, percent, size
 from apps.registry.expertise import expertise_charts
 from apps.registry.models import VERSION_COLOURS
 from apps.training.history import History
@@ -15,16 +15,16 @@ TABLE_ROWS = 40
 OVERLOADED = 1.5  # the mission's: no expert takes more than this times the mean
 
 
-def job_charts(job: TrainingJob, history: History, layer: int = 0) -> dict[str, Chart]:
+def job_charts(job: TrainingJob, history: History, evaluations: Sequence[dict], layer: int = 0) -> dict[str, Chart]:
     """All figures of the job's page by name. `layer`: the one whose experts are shown, 0 for all."""
     final = not job.is_active
     waiting = _("The first steps are on their way.") if job.is_active else _("This job ended before its first step.")
 
-    def steps(name: str, title: str, now: str, hover: str, size: str = "s", **more) -> Chart:
+    def steps(name: str, title: str, now: str, hover: str, height: str = "s", **more) -> Chart:
         x, y = thin(history.columns["step"], history.columns[name])
         table = _table(_("Step"), title, history.columns["step"], history.columns[name])
         lines = [Line("", x, y, _colour(job), hover=hover)]
-        return line_chart(lines, size=size, now=now, table=table, empty=waiting, final=final, x_title=_("step") if size != "s" else "", **more)
+        return line_chart(lines, size=height, now=now, table=table, empty=waiting, final=final, x_title=_("step") if height != "s" else "", **more)
 
     loss, speed, balance = history.last("loss"), history.last("tokens_per_second"), history.last("expert_load_max_over_mean")
     emptiest = history.last("expert_load_min_over_mean")
@@ -42,8 +42,33 @@ def job_charts(job: TrainingJob, history: History, layer: int = 0) -> dict[str, 
             threshold=Threshold(OVERLOADED, f"{OVERLOADED} ×"),
         ),
         "load": _expert_load(history, final, waiting),
+        "memory": _if_told(history, "memory_bytes", final, waiting)
+        or steps("memory_bytes", _("Memory of the first process"), size(history.last("memory_bytes")), "%{y:.3s}B", tick_format="~s"),
+        "mfu": _if_told(history, "mfu", final, waiting)
+        or steps("mfu", _("MFU"), percent(history.last("mfu"), 1), "%{y:.1%}", tick_format=".0%"),
+        "bleu": _evaluated(job, evaluations, "bleu", _("BLEU"), 1, final),
+        "held_out_loss": _evaluated(job, evaluations, "loss", _("Held-out loss"), 3, final),
     }  # fmt: skip
     return charts | expertise_charts(job.result, layer)
+
+
+def _if_told(history: History, name: str, final: bool, waiting: str) -> Chart | None:
+    """A word in place of a figure that the run does not tell: an older one, or one that has only begun."""
+    if history.has(name):
+        return None
+    return Chart(empty=_("This run did not tell it.") if history else waiting, final=final)
+
+
+def _evaluated(job: TrainingJob, evaluations: Sequence[dict], name: str, title: str, places: int, final: bool) -> Chart:
+    """Answers to held-out questions while it learns: a glance at a few, which its gate's evaluation will not equal."""
+    told = [each for each in evaluations if each.get(name) is not None]
+    if not told:
+        waiting = _("It has not answered held-out questions yet.") if job.is_active else _("It was not evaluated while it learnt.")
+        return Chart(empty=waiting, final=final)
+    x, y = [each["step"] for each in told], [each[name] for each in told]
+    hover = _("%%{y:.%(places)sf}, of few questions") % {"places": places}
+    line = Line("", x, y, _colour(job), hover=hover)
+    return line_chart([line], size="s", now=decimals(y[-1], places), table=_table(_("Step"), title, x, y), empty="", final=final)
 
 
 def _loss_scale(job: TrainingJob, history: History, final: bool, waiting: str) -> Chart:

@@ -18,6 +18,8 @@ COLUMNS = (
     "expert_load_max_over_mean",
     "expert_load_min_over_mean",
     "elapsed",
+    "memory_bytes",
+    "mfu",
 )
 JOBS_KEPT = 16  # 10,000 steps are about 1 MB
 
@@ -74,3 +76,13 @@ def history(job_id: str) -> History:
 def samples(job_id: str, count: int = 8) -> list[dict]:
     """What the model answered on the way, newest first."""
     return list(JobEvent.objects.filter(job_id=job_id, kind="sample").order_by("-id").values_list("data", flat=True)[:count])
+
+
+def evaluations(job_id: str) -> list[dict]:
+    """Held-out questions answered on the way, ascending in `step`: `bleu` (0–100), `loss`, `answered`. A resumed job's replace those it repeats."""
+    found: list[dict] = []
+    for data in JobEvent.objects.filter(job_id=job_id, kind="evaluation").order_by("id").values_list("data", flat=True):
+        while found and found[-1]["step"] >= data["step"]:
+            found.pop()
+        found.append(data)
+    return found

@@ -21,7 +21,7 @@ from apps.training.admission import changes_of, configuration_of
 from apps.training.charts import compare_chart, job_charts, name_of
 from apps.training.estimates import MICRO_BATCH, estimate
 from apps.training.forms import StartForm
-from apps.training.history import history, samples
+from apps.training.history import evaluations, history, samples
 from apps.training.models import TrainingJob
 from apps.training.selectors import preset, presets, training_jobs
 
@@ -137,7 +137,7 @@ def training_job(request: HttpRequest, pk: str) -> HttpResponse:
         "layer": chosen_layer(job.result, request.GET.get("layer")), "every": 2 if job.is_active else 0,
     }  # fmt: skip
     if request.GET.get("tables"):  # for reading without scripts
-        values["drawn"] = job_charts(job, history(job.pk), values["layer"])
+        values["drawn"] = job_charts(job, history(job.pk), evaluations(job.pk), values["layer"])
     return render(request, "training/job.html", values)
 
 
@@ -145,7 +145,7 @@ def training_job(request: HttpRequest, pk: str) -> HttpResponse:
 def training_charts(request: HttpRequest, pk: str) -> JsonResponse:
     job = _job(pk)
     layer = chosen_layer(job.result, request.GET.get("layer"))
-    return JsonResponse({"charts": {name: chart.as_json() for name, chart in job_charts(job, history(job.pk), layer).items()}})
+    return JsonResponse({"charts": {name: chart.as_json() for name, chart in job_charts(job, history(job.pk), evaluations(job.pk), layer).items()}})
 
 
 def _compared(request: HttpRequest) -> list[TrainingJob]:

@@ -11,6 +11,7 @@ from workers.training.flops import peak_flops
 from workers.training.held_out import glance
 from workers.training.lora import merged
 from workers.training.memory import peak_bytes, used_bytes
+from workers.training.pace import Pace
 from workers.training.parallel import whole_state
 from workers.training.prepare import Prepared, Question
 from workers.training.ranks import Ranks
@@ -39,6 +40,7 @@ class Teller:
         self._last_step_event = -spec.log_every_seconds + now
         self._last_logged = -spec.log_every
         self._since = _Since(now)
+        self._pace = Pace()
 
     @property
     def sample_is_due(self) -> bool:
@@ -84,7 +86,7 @@ class Teller:
         if self._spec.minutes is not None:
             eta = max(0.0, self._spec.minutes * 60 - progress.elapsed)
         else:
-            eta = progress.elapsed * (1 - share_done) / share_done
+            eta = self._pace.seconds_left(share_done, progress.elapsed)
         emit("progress", progress=share_done, message=f"Step {progress.step:,}", eta_seconds=eta)
 
     def sample(self, model: Decoder, step: int) -> None:

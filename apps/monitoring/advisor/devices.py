@@ -113,6 +113,16 @@ DEVICES = (
 _BLOCK_BYTES = 32 * 1024**2  # larger than the caches' share of one core
 
 
+def facts_of(device: Device, precision: str) -> str:
+    """Peak in the precision, bandwidth and price, in one line."""
+    facts = [f"{device.bandwidth / 1e9:,.0f} GB/s"]
+    if device.supports(precision):
+        facts.insert(0, f"{device.flops[precision] / 1e12:,.3g} T{'OP' if precision == 'int8' else 'FLOP'}/s {precision.upper()}")
+    if device.price_per_hour is not None:
+        facts.append(f"${device.price_per_hour:,.2f}/h")
+    return " · ".join(facts)
+
+
 @lru_cache(maxsize=1)
 def this_machine() -> Device:
     """The machine that the portal runs on: cores, clock and features from /proc, the bandwidth measured once."""

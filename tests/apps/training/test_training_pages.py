@@ -122,10 +122,25 @@ def test_the_nearest_values_that_fit_are_one_click_away(page, dataset, monkeypat
 
 
 def test_all_charts_of_a_job_are_valid_plotly(page, dataset):
-    job = with_steps(making.training_job(dataset, precision="fp16"), [5.0, 4.0, 3.0], loss_scale=65536.0)
+    job = with_steps(making.training_job(dataset, precision="fp16"), [5.0, 4.0, 3.0], loss_scale=65536.0, memory_bytes=7e8, mfu=0.21)
     Job.objects.filter(pk=job.pk).update(status="succeeded", result=making.EXPERTISE)
+    JobEvent.objects.create(job_id=job.pk, kind="evaluation", data={"step": 3, "loss": 2.5, "bleu": 41.0, "answered": 8})
     charts = page.get(f"/training/{job.pk}/charts/").json()["charts"]
-    assert set(charts) == {"loss", "tokens_per_second", "grad_norm", "lr", "loss_scale", "balance", "load", "domains", "information"}
+    assert set(charts) == {
+        "loss",
+        "tokens_per_second",
+        "grad_norm",
+        "lr",
+        "loss_scale",
+        "balance",
+        "load",
+        "memory",
+        "mfu",
+        "bleu",
+        "held_out_loss",
+        "domains",
+        "information",
+    }
     for chart in charts.values():
         assert chart["final"]
         assert not chart["empty"]
@@ -155,6 +170,14 @@ def test_steps_that_a_resumed_job_repeats_replace_the_old_ones(dataset):
     with_steps(job, [2.5, 2.0], first=2)
     assert history(job.pk).columns["step"] == [1, 2, 3]
     assert history(job.pk).columns["loss"] == [5.0, 2.5, 2.0]
+
+
+def test_evaluations_that_a_resumed_job_repeats_replace_the_old_ones(page, dataset):
+    job = with_steps(making.training_job(dataset), [5.0, 4.0, 3.0])
+    for step, bleu in ((10, 5.0), (20, 9.0), (20, 8.0), (30, 12.0)):
+        JobEvent.objects.create(job_id=job.pk, kind="evaluation", data={"step": step, "loss": 2.0, "bleu": bleu, "answered": 8})
+    trace = page.get(f"/training/{job.pk}/charts/").json()["charts"]["bleu"]["data"][0]
+    assert (trace["x"], trace["y"]) == ([10, 20, 30], [5.0, 8.0, 12.0])
 
 
 def test_the_live_part_asks_for_the_whole_page_once_the_run_is_over(page, dataset):
