@@ -84,6 +84,7 @@ class TrainingInput(serializers.Serializer):
         default=None, allow_null=True, min_value=1, max_value=4096, help_text="examples in one forward pass of a rank; 32 where none is given"
     )
     zero_stage = serializers.IntegerField(default=0, min_value=0, max_value=3)
+    activation_checkpointing = serializers.BooleanField(default=False, help_text="compute activations again in place of keeping them")
     world_size = serializers.IntegerField(default=1, min_value=1, max_value=32_767)
     router = serializers.ChoiceField(TrainingJob.Router.choices, default=TrainingJob.Router.SOFTMAX)
     parent = IdentField(default=None, allow_null=True, help_text="the model version to go on from")

@@ -29,7 +29,6 @@ MIN_STEPS = 20  # a run shorter than this measured its start
 MICRO_BATCH = TrainSpec.model_fields["micro_batch"].default
 MAX_LENGTH = TrainSpec.model_fields["max_length"].default
 CPU_EFFICIENCY = 0.15  # of the peak, by small models on a CPU: what benchmarks/training.py finds on two cores
-# The field appears in the spec with the loop that honours it.
 CHECKPOINTING = "activation_checkpointing"
 
 
@@ -82,7 +81,7 @@ def plan(*, configuration: Configuration, dataset: Dataset | None, parent: Model
     if asked.bytes_in_all <= room:
         return Plan(asked, room, None)
     others: list[Shape] = [shape] if parent else [shape_of_preset(each["name"]) for each in presets()]
-    return Plan(asked, room, nearest(configuration, others, rows, room, may_checkpoint=CHECKPOINTING in TrainSpec.model_fields))
+    return Plan(asked, room, nearest(configuration, others, rows, room, may_checkpoint=True))
 
 
 def _shape(configuration: Configuration, parent: ModelVersion | None) -> Shape:

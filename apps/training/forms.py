@@ -45,6 +45,9 @@ class StartForm(forms.Form):
         label=_("Examples a pass"), required=False, initial=TrainSpec.model_fields["micro_batch"].default, min_value=1, max_value=4096,
         help_text=_("Of one process; a smaller number takes less memory."),
     )  # fmt: skip
+    activation_checkpointing = forms.BooleanField(
+        label=_("Activation checkpointing"), required=False, help_text=_("A layer's activations are computed again."),
+    )  # fmt: skip
     world_size = forms.IntegerField(label=_("Processes"), initial=1, min_value=1, max_value=1024, help_text=_("Ranks under torchrun."))
     zero_stage = forms.TypedChoiceField(label=_("ZeRO stage"), choices=ZERO_STAGES, coerce=int, initial=0)
     method = forms.ChoiceField(
@@ -75,6 +78,7 @@ class StartForm(forms.Form):
         "router",
         "accum_steps",
         "micro_batch",
+        "activation_checkpointing",
         "world_size",
         "zero_stage",
         "method",
@@ -126,6 +130,7 @@ class StartForm(forms.Form):
         }
         same |= {"lora_rank": job.lora.get("rank", 8), "order": "stages" if job.stages else "mixed"}
         amount, unit = (job.minutes, "minutes") if job.minutes else (job.steps, "steps")
+        same["activation_checkpointing"] = job.options.get("spec", {}).get("activation_checkpointing", False)
         if micro_batch := job.options.get("spec", {}).get("micro_batch"):
             same["micro_batch"] = micro_batch
         return {**same, "dataset": job.dataset_id, "parent": job.parent_id, "amount": amount, "unit": unit, "clone": job.pk}

@@ -77,6 +77,7 @@ def start(
     seed: int = 0,
     domain_routing: float = 0.0,
     micro_batch: int | None = None,
+    activation_checkpointing: bool = False,
     options: dict | None = None,
     actor: User | None,
     source: str = "",
@@ -92,6 +93,8 @@ def start(
     options = {**(options or {})}
     if micro_batch not in (None, micro_batch_of(options)):
         options["spec"] = {**options.get("spec", {}), "micro_batch": micro_batch}
+    if activation_checkpointing:
+        options["spec"] = {**options.get("spec", {}), "activation_checkpointing": True}
     check_memory(
         configuration_of(
             preset=preset, precision=precision, accum_steps=accum_steps, world_size=world_size, zero_stage=zero_stage, options=options,

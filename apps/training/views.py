@@ -19,7 +19,7 @@ from apps.rest import source_of
 from apps.training import services
 from apps.training.admission import changes_of, configuration_of
 from apps.training.charts import compare_chart, job_charts, name_of
-from apps.training.estimates import MICRO_BATCH, estimate
+from apps.training.estimates import CHECKPOINTING, MICRO_BATCH, estimate
 from apps.training.forms import StartForm
 from apps.training.history import evaluations, history, samples
 from apps.training.models import TrainingJob
@@ -100,6 +100,7 @@ def _estimate(form: StartForm) -> dict[str, Any]:
     parent = ModelVersion.objects.filter(pk=str(form["parent"].value() or "")).first()
     source = TrainingJob.objects.filter(pk=str(form["clone"].value() or "")).first()
     spec = {**(source.options.get("spec", {}) if source else {}), "micro_batch": max(1, number("micro_batch", int, MICRO_BATCH))}
+    spec[CHECKPOINTING] = form[CHECKPOINTING].value() in (True, "True", "on")
     configuration = configuration_of(
         preset=chosen["name"], precision=str(form["precision"].value()), accum_steps=max(1, number("accum_steps", int, 1)),
         world_size=max(1, number("world_size", int, 1)), zero_stage=number("zero_stage", int, 0), options={"spec": spec},

@@ -77,6 +77,15 @@ def test_a_run_that_will_not_fit_is_refused_before_it_is_queued_and_the_nearest_
     assert TrainingJob.objects.get().options["spec"]["micro_batch"] == refused["nearest"]["micro_batch"]
 
 
+def test_recomputed_activations_are_told_to_the_child_and_planned(as_operator, data, monkeypatch):
+    asked = {"preset": "small", "micro_batch": 31, "steps": 10}  # which no halving divides
+    monkeypatch.setattr("apps.training.estimates.machine_bytes", lambda: 2_500_000_000)
+
+    assert start(as_operator, data, **asked).json()["nearest"] == {"activation_checkpointing": True}
+    assert start(as_operator, data, **asked, activation_checkpointing=True).status_code == 202
+    assert TrainingJob.objects.get().options["spec"] == {"micro_batch": 31, "activation_checkpointing": True}
+
+
 def test_a_model_for_which_no_configuration_fits_but_a_smaller_one_names_that(as_operator, data, monkeypatch):
     monkeypatch.setattr("apps.training.estimates.machine_bytes", lambda: 16_000_000_000)
 
