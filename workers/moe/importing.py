@@ -10,7 +10,7 @@ from workers.moe.checkpoint import BrokenModel, load_model, load_tokenizer, read
 from workers.moe.layouts import UnsupportedModel
 from workers.moe.model import Decoder
 from workers.moe.parameters import count_parameters
-from workers.moe.tokenizer import ChatTokenizer
+from workers.moe.tokenizer import ChatTokenizer, TemplateRefused
 from workers.protocol import JobError, emit
 
 PROBE = "What is photosynthesis? 光合作用是什么？ 3.14 🌱\n"
@@ -57,7 +57,10 @@ def _require_usable(tokenizer: ChatTokenizer, vocab_size: int) -> None:
 
 @torch.inference_mode()
 def _require_finite(model: Decoder, tokenizer: ChatTokenizer) -> None:
-    prompt = tokenizer.encode_prompt([{"role": "user", "content": PROBE}])[-model.config.max_seq_len :]
+    try:
+        prompt = tokenizer.encode_prompt([{"role": "user", "content": PROBE}])[-model.config.max_seq_len :]
+    except TemplateRefused as error:
+        raise JobError(f"{error} Nothing was imported.") from error
     if not bool(model(torch.tensor([prompt])).isfinite().all()):
         raise JobError("The model's answer to a first question is not a number: its weights are damaged. Nothing was imported.")
 

@@ -35,8 +35,8 @@ def muon_groups(
 
 
 def _is_hidden_matrix(name: str, parameter: Tensor) -> bool:
-    """Muon is for matrices between hidden states; embeddings, heads and routers go by AdamW (Jordan 2024)."""
-    return parameter.dim() > 1 and "blocks." in name and ".router." not in name
+    """Muon is for matrices between hidden states; embeddings, heads and routers go by AdamW (Jordan 2024), and stacked biases too."""
+    return parameter.dim() > 1 and "blocks." in name and ".router." not in name and not name.endswith("_bias")
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ import sys
 import pytest
 import torch
 from tokenizers import Tokenizer, models
-from transformers import GptOssForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, GptOssForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
+from tests.workers.moe.test_foreign import CHATML, byte_level
 from workers.moe.checkpoint import load_model, save_model
 
 
@@ -44,6 +45,41 @@ def test_a_folder_that_transformers_wrote_is_imported(source, make_model, tmp_pa
     tokens = torch.randint(0, 300, (2, 20), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert (model(tokens) - theirs(tokens).logits).abs().max() <= 1e-4
+
+
+def test_another_familys_model_in_bf16_comes_with_its_own_turns_and_leaves_as_it_came(tmp_path):
+    source = tmp_path / "source"
+    config = Qwen3MoeConfig(
+        vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=12, moe_intermediate_size=16,
+        num_experts=4, num_experts_per_tok=2, norm_topk_prob=True, max_position_embeddings=128,
+    )  # fmt: skip
+    theirs = Qwen3MoeForCausalLM(config).bfloat16()
+    theirs.save_pretrained(source, max_shard_size="40KB")
+    byte_level().save(str(source / "tokenizer.json"))
+    (source / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>", "bos_token": "<|endoftext|>"}))
+    (source / "chat_template.jinja").write_text(CHATML)
+
+    event, code = run_import(source, tmp_path)
+
+    assert code == 0, event
+    assert event["result"]["config"]["qk_norm"] == "head"
+    again, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path / "out"), AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert again.config.model_type == "qwen3_moe"
+    messages = [{"role": "user", "content": "What is photosynthesis?"}]
+    expected = AutoTokenizer.from_pretrained(source).apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) == expected
+    tokens = torch.randint(0, 300, (2, 20), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wide = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+        assert (again(tokens).logits - wide(tokens).logits).abs().max() <= 1e-4
+
+
+def test_a_chat_template_that_fails_is_told_before_anything_is_written(source, tmp_path):
+    byte_level().save(str(source / "tokenizer.json"))
+    (source / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>", "chat_template": "{{ raise_exception('no') }}"}))
+    event, code = run_import(source, tmp_path)
+    assert (code, "chat template" in event["message"]) == (1, True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_architecture_we_cannot_read_is_refused_with_those_we_can(source, tmp_path):
