@@ -201,6 +201,18 @@ USE_I18N = USE_TZ = True
 FORMAT_MODULE_PATH = "dsportal.formats"
 TIME_ZONE = "UTC"
 
+# -- who is told of alerts
+ALERT_WEBHOOKS = _words("DSPORTAL_ALERT_WEBHOOKS")  # URLs that take Slack's {"text": …}
+ALERT_EMAILS = _words("DSPORTAL_ALERT_EMAILS")
+PUBLIC_URL = os.environ.get("DSPORTAL_PUBLIC_URL", "").rstrip("/")  # for links in messages
+EMAIL_HOST = os.environ.get("DSPORTAL_SMTP_HOST", "localhost")
+EMAIL_PORT = int(os.environ.get("DSPORTAL_SMTP_PORT", 25))
+EMAIL_HOST_USER = os.environ.get("DSPORTAL_SMTP_USER", "")
+EMAIL_HOST_PASSWORD = os.environ.get("DSPORTAL_SMTP_PASSWORD", "")
+EMAIL_USE_TLS = _flag("DSPORTAL_SMTP_TLS", default=False)
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = os.environ.get("DSPORTAL_MAIL_FROM", "dsportal@localhost")
+
 # -- files
 STATIC_URL = "/static/"
 STATIC_ROOT = Path(os.environ.get("DSPORTAL_STATIC_ROOT") or HOME / "static")

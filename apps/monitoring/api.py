@@ -5,17 +5,17 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.decorators import action
-from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
+from rest_framework.mixins import DestroyModelMixin, ListModelMixin, RetrieveModelMixin
 from rest_framework.response import Response
 from rest_framework.routers import SimpleRouter
 from rest_framework.views import APIView
 
-from apps.monitoring import selectors, services
+from apps.monitoring import alerting, selectors, services
 from apps.monitoring.advisor import hardware, shapes, tuning
 from apps.monitoring.advisor.answer import MAX_GPUS
-from apps.monitoring.models import Alert
+from apps.monitoring.models import Alert, Silence
 from apps.registry.selectors import live_version
-from apps.rest import IdentField, Resource, read_query, source_of
+from apps.rest import IdentField, Resource, checked, read_query, source_of
 from apps.serving.routing import find_version
 from workers.planning import RECIPES
 
@@ -85,8 +85,41 @@ class AlertViewSet(ListModelMixin, RetrieveModelMixin, Resource):
     @extend_schema(request=None)
     @action(detail=True, methods=["post"])
     def acknowledge(self, request, pk=None):
-        alert = services.acknowledge(alert=self.get_object(), actor=request.user, source=source_of(request))
+        alert = alerting.acknowledge(alert=self.get_object(), actor=request.user, source=source_of(request))
         return Response(AlertOutput(alert).data)
+
+
+class SilenceInput(serializers.Serializer):
+    rule = serializers.CharField(default="", allow_blank=True, max_length=40, help_text="all of them where none is given")
+    minutes = serializers.IntegerField(min_value=1, max_value=alerting.MOST_SILENT_MINUTES)
+    reason = serializers.CharField(default="", allow_blank=True, max_length=200)
+
+
+class SilenceOutput(serializers.ModelSerializer):
+    created_by = serializers.CharField(source="created_by.username", default=None, allow_null=True)
+
+    class Meta:
+        model = Silence
+        fields = ["id", "rule", "reason", "until", "created_at", "created_by"]
+
+
+class SilenceViewSet(ListModelMixin, RetrieveModelMixin, DestroyModelMixin, Resource):
+    """Rules of which nobody is told for a while."""
+
+    queryset = Silence.objects.none()
+    serializer_class = SilenceOutput
+
+    def get_queryset(self):
+        return alerting.silences()
+
+    @extend_schema(request=SilenceInput, responses={201: SilenceOutput})
+    def create(self, request):
+        row = alerting.silence(**checked(SilenceInput, request), actor=request.user, source=source_of(request))
+        return Response(SilenceOutput(row).data, status=201)
+
+    def perform_destroy(self, instance):
+        """End it before its time."""
+        alerting.end_silence(row=instance, actor=self.request.user, source=source_of(self.request))
 
 
 # -- advisors
@@ -166,6 +199,7 @@ class TuningView(APIView):
 
 router = SimpleRouter()
 router.register("alerts", AlertViewSet)
+router.register("silences", SilenceViewSet, basename="silence")
 urlpatterns = [
     re_path(r"^metrics/timeseries/?$", TimeseriesView.as_view()),
     path("advisor/hardware/", HardwareView.as_view()),

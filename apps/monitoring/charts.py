@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy
 
 from apps.monitoring.figures import Chart, Line, Mark, Number, Span, Table, Threshold, line_chart
 from apps.monitoring.models import Alert
-from apps.monitoring.services import ERRORS, P99
+from apps.monitoring.rules import ERRORS, P99
 from apps.portal.templatetags.portal import NOTHING, decimals, ms, percent
 from apps.registry.models import ModelVersion
 from apps.serving.models import Deployment

@@ -48,3 +48,21 @@ class Alert(models.Model):
 
     def __str__(self) -> str:
         return f"{self.rule} {self.state}"
+
+
+class Silence(models.Model):
+    """Nobody is told of a rule's alerts until then. An empty rule is all of them."""
+
+    id = OpaqueIdField()
+    rule = models.CharField(max_length=40, blank=True)
+    reason = models.CharField(max_length=200, blank=True)
+    until = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True, help_text="when it was ended before its time")
+    created_at = models.DateTimeField(auto_now_add=True)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return self.rule or "all rules"

@@ -5,7 +5,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from django.db.models import QuerySet
+from django.db.models import QuerySet, Sum
 
 from apps.monitoring import names
 from apps.monitoring.histogram import percentile
@@ -85,6 +85,13 @@ def _minutes(first: int, last: int, version: str | None) -> dict[int, Bucket]:
         )
         for row in rows
     }
+
+
+def minutes_between(first: float, last: float) -> tuple[int, int]:
+    """Requests and errors of all versions in the minutes that began within."""
+    span = {"minute__gte": datetime.fromtimestamp(first, UTC), "minute__lte": datetime.fromtimestamp(last, UTC)}
+    found = MetricMinute.objects.filter(version="", **span).aggregate(requests=Sum("requests"), errors=Sum("errors"))
+    return found["requests"] or 0, found["errors"] or 0
 
 
 def timeseries(*, window: int, step: int, version: str | None = None, now: float | None = None) -> list[dict]:

@@ -12,14 +12,14 @@ from django.utils import timezone
 from django.utils.translation import get_language
 
 from apps.accounts.problems import Problem
-from apps.monitoring import services
+from apps.monitoring import alerting
 from apps.monitoring.advisor import hardware, shapes, tuning
 from apps.monitoring.advisor.devices import PRICE_NOTE, facts_of
 from apps.monitoring.advisor.memory import MOMENTS
 from apps.monitoring.charts import WINDOWS, Window, happened, moment_of, monitoring_charts, settled
 from apps.monitoring.figures import Chart
 from apps.monitoring.forms import HardwareForm
-from apps.monitoring.models import Alert
+from apps.monitoring.models import Alert, Silence
 from apps.monitoring.selectors import alerts, timeseries, workers
 from apps.portal.pages import action, back, refuse
 from apps.registry.models import ModelVersion
@@ -30,6 +30,7 @@ from apps.serving.models import Answer, ScalingDecision
 SECTION = "monitoring"
 SLOWEST_SHOWN = 12
 ALERTS_SHOWN = 8
+SILENT_MINUTES = 60
 DECISIONS_SHOWN = 6
 VERSIONS_SHOWN = 50
 ROLES = ("web", "jobs", "inference")
@@ -50,7 +51,8 @@ def monitoring(request: HttpRequest) -> HttpResponse:
     window, chosen = _window(request.GET), _version(request.GET)
     values = {"section": SECTION, "window": window, "windows": WINDOWS.values(), "version": chosen, "alerts": list(alerts()[:ALERTS_SHOWN])}
     values["firing"] = [alert for alert in values["alerts"] if alert.state != Alert.State.RESOLVED]
-    values["workers"] = _workers()
+    values["workers"], values["silences"] = _workers(), list(alerting.silences())
+    values["silent"] = {row.rule for row in values["silences"]}
     values |= {"scaling": list(ScalingDecision.objects.all()[:DECISIONS_SHOWN]), "most_replicas": settings.MAX_REPLICAS, "scales": is_on()}
     if request.GET.get("fragment") == "now":
         return render(request, "monitoring/_now.html", values)
@@ -134,7 +136,19 @@ def _csv(points: list[dict]) -> Iterator[str]:
 
 @action
 def alert_acknowledge(request: HttpRequest, pk: str) -> HttpResponse:
-    services.acknowledge(alert=get_object_or_404(Alert, pk=pk), actor=request.user, source=source_of(request))
+    alerting.acknowledge(alert=get_object_or_404(Alert, pk=pk), actor=request.user, source=source_of(request))
+    return back(request, "monitoring")
+
+
+@action
+def silence_start(request: HttpRequest) -> HttpResponse:
+    alerting.silence(rule=request.POST.get("rule", ""), minutes=SILENT_MINUTES, actor=request.user, source=source_of(request))
+    return back(request, "monitoring")
+
+
+@action
+def silence_end(request: HttpRequest, pk: str) -> HttpResponse:
+    alerting.end_silence(row=get_object_or_404(Silence, pk=pk), actor=request.user, source=source_of(request))
     return back(request, "monitoring")
 
 

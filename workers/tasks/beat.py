@@ -2,7 +2,10 @@
 
 from apps.demonstration.services import advance
 from apps.jobs.services import reap
-from apps.monitoring.services import evaluate_alerts, roll_up
+from apps.monitoring.alerting import evaluate_alerts
+from apps.monitoring.models import Alert
+from apps.monitoring.notifying import NotTold, notify
+from apps.monitoring.services import roll_up
 from apps.serving.autoscaler import scale
 from dsportal.celery import app
 
@@ -26,3 +29,12 @@ def judge_alerts() -> None:
 @app.task(name="dsportal.beat.scale", ignore_result=True)
 def follow_load() -> None:
     scale()
+
+
+@app.task(name="dsportal.beat.notify", ignore_result=True, bind=True, max_retries=8)
+def tell_of_alert(self, *, alert: str, told: list[str] | None = None) -> None:
+    """Tries again after 5, 10, 20 … seconds, only those who were not reached."""
+    try:
+        notify(Alert.objects.get(pk=alert), told or [])
+    except NotTold as error:
+        raise self.retry(exc=error, kwargs={"alert": alert, "told": error.args[1]}, countdown=5 * 2**self.request.retries) from error

@@ -13,7 +13,7 @@ from django.utils.translation import gettext_noop
 from apps.jobs.models import JobEvent
 from apps.monitoring.histogram import percentile
 from apps.monitoring.models import MetricMinute
-from apps.monitoring.services import P99
+from apps.monitoring.rules import P99
 from apps.registry.gates import COMPRESSION_TOLERANCE, REQUIRED_GAIN, newest_evaluation
 from apps.registry.models import CompressionJob, Evaluation, ModelVersion
 from workers.compression.applicable import applicable

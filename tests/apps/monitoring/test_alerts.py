@@ -6,8 +6,9 @@ import pytest
 from django.utils import timezone
 
 from apps.monitoring import recorder
+from apps.monitoring.alerting import evaluate_alerts
 from apps.monitoring.models import Alert
-from apps.monitoring.services import P99, evaluate_alerts
+from apps.monitoring.rules import P99
 from apps.redis import connection
 
 pytestmark = pytest.mark.django_db

@@ -1,0 +1,97 @@
+"""Alerts as rows: pending → firing → resolved, one open row a rule; acknowledged, silenced, told to whoever asked to be told."""
+
+import logging
+from datetime import datetime, timedelta
+
+from django.db import DatabaseError, transaction
+from django.db.models import QuerySet
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from apps.accounts.models import User
+from apps.accounts.problems import Conflict, Problem
+from apps.accounts.services import record
+from apps.monitoring.models import Alert, Silence
+from apps.monitoring.rules import RULES, AlertRule
+from dsportal.celery import app as celery
+
+log = logging.getLogger(__name__)
+
+MOST_SILENT_MINUTES = 7 * 24 * 60
+
+
+def evaluate_alerts() -> None:
+    """One rule that cannot be measured keeps no other from being judged."""
+    for rule in RULES:
+        try:
+            value = rule.measure()
+        except DatabaseError:
+            log.exception("the alert rule %s cannot be measured", rule.name)
+            continue
+        _judge(rule, value)
+
+
+@transaction.atomic
+def _judge(rule: AlertRule, value: float | None) -> None:
+    now = timezone.now()
+    row = Alert.objects.filter(rule=rule.name).exclude(state=Alert.State.RESOLVED).first()
+    if value is not None and value > rule.threshold:
+        message = rule.message.format(value=value, threshold=rule.threshold)
+        if row is None:
+            Alert.objects.create(rule=rule.name, value=value, threshold=rule.threshold, message=message)
+        elif row.state == Alert.State.PENDING and now - row.started_at >= timedelta(seconds=rule.for_seconds):
+            changes = {"state": Alert.State.FIRING, "fired_at": now, "value": max(value, row.value), "message": message, "resolved_at": None}
+            Alert.objects.filter(pk=row.pk, state=Alert.State.PENDING).update(**changes)
+            _tell(row.pk, rule.name, now)
+        else:
+            Alert.objects.filter(pk=row.pk).update(value=max(value, row.value), resolved_at=None)
+    elif row is None:
+        return
+    elif row.state == Alert.State.PENDING:
+        row.delete()  # a peak too short to tell anybody of
+    elif row.resolved_at is None:  # below: wait whether it stays so
+        Alert.objects.filter(pk=row.pk).update(resolved_at=now)
+    elif now - row.resolved_at >= timedelta(seconds=rule.for_seconds):
+        Alert.objects.filter(pk=row.pk).update(state=Alert.State.RESOLVED)
+        _tell(row.pk, rule.name, now)
+
+
+def _tell(alert: str, rule: str, now: datetime) -> None:
+    if not silences(now).filter(rule__in=(rule, "")).exists():
+        transaction.on_commit(lambda: celery.send_task("dsportal.beat.notify", kwargs={"alert": alert}, queue="beat"))
+
+
+def silences(now: datetime | None = None) -> QuerySet[Silence]:
+    return Silence.objects.filter(until__gt=now or timezone.now(), ended_at=None).select_related("created_by")
+
+
+@transaction.atomic
+def acknowledge(*, alert: Alert, actor: User, source: str = "") -> Alert:
+    if alert.state == Alert.State.RESOLVED:
+        raise Conflict(_("This alert is resolved; there is nothing to acknowledge."))
+    if alert.acknowledged_at is None:
+        alert.acknowledged_at, alert.acknowledged_by = timezone.now(), actor
+        alert.save(update_fields=["acknowledged_at", "acknowledged_by"])
+        record(actor, "alert.acknowledge", alert, after={"rule": alert.rule}, source=source)
+    return alert
+
+
+@transaction.atomic
+def silence(*, rule: str, minutes: int, actor: User, reason: str = "", source: str = "") -> Silence:
+    """Nobody is told of the rule (of all, where it is empty) for so long. The alert is still judged and shown."""
+    if rule and rule not in {each.name for each in RULES}:
+        raise Problem(_("There is no rule %(name)s.") % {"name": repr(rule)}, field="rule")
+    if not 1 <= minutes <= MOST_SILENT_MINUTES:
+        raise Problem(_("Silence a rule for 1 to %(most)s minutes.") % {"most": f"{MOST_SILENT_MINUTES:,}"}, field="minutes")
+    row = Silence.objects.create(rule=rule, reason=reason[:200], until=timezone.now() + timedelta(minutes=minutes), created_by=actor)
+    record(actor, "alert.silence", row, after={"rule": rule or "all", "minutes": minutes}, source=source)
+    return row
+
+
+@transaction.atomic
+def end_silence(*, row: Silence, actor: User, source: str = "") -> Silence:
+    if row.ended_at is None:
+        row.ended_at = timezone.now()
+        row.save(update_fields=["ended_at"])
+        record(actor, "alert.unsilence", row, after={"rule": row.rule or "all"}, source=source)
+    return row
