@@ -5,8 +5,9 @@ The model named `dsportal` is whatever is live, or the running experiment's arm;
 
 import hashlib
 import json
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 from django.http import Http404
 from django.urls import path
@@ -25,6 +26,8 @@ from apps.registry.models import ModelVersion
 from apps.rest import AlwaysJSON
 from apps.serving import services
 from apps.serving.openai_requests import ChatRequest, CompletionRequest, Request
+from apps.serving.openai_shapes import ChatShape, CompletionShape, Shape, finish_reason_of
+from apps.serving.questions import MAX_SEED
 from apps.serving.routing import LIVE_NAMES, find_version
 from apps.serving.services import Pending
 from apps.serving.streams import HEARTBEAT, event, event_stream
@@ -106,134 +109,112 @@ class ModelView(OpenAIView):
 # -- answers
 
 
-class ChatCompletionsView(OpenAIView):
+class AnsweringView(OpenAIView):
+    request_class: type[Request]
+    shape_class: type[Shape]
+
+    def answer(self, request):
+        asked = self.request_class.model_validate(request.data)
+        pendings = _ask(request, asked, self.quota)
+        shape = self.shape_class(pendings)
+        _send_ahead(pendings)
+        if asked.stream:
+            return event_stream(_chunks(pendings, asked, shape))
+        for number, pending in enumerate(pendings):
+            with _others_stopped(pendings[number + 1 :]):
+                pending.whole()
+        return Response(shape.whole())
+
+
+class ChatCompletionsView(AnsweringView):
+    request_class, shape_class = ChatRequest, ChatShape
+
     @extend_schema(request=OpenApiTypes.OBJECT, responses=OpenApiTypes.OBJECT, operation_id="openai_chat_completions", tags=["openai"])
     def post(self, request):
-        asked = ChatRequest.model_validate(request.data)
-        pending = _ask(request, asked, self.quota)
-        if asked.stream:
-            return event_stream(_chunks(pending, asked, ChatShape(pending)))
-        pending.whole()
-        return Response(ChatShape(pending).whole())
+        return self.answer(request)
 
 
-class CompletionsView(OpenAIView):
+class CompletionsView(AnsweringView):
+    request_class, shape_class = CompletionRequest, CompletionShape
+
     @extend_schema(request=OpenApiTypes.OBJECT, responses=OpenApiTypes.OBJECT, operation_id="openai_completions", tags=["openai"])
     def post(self, request):
-        asked = CompletionRequest.model_validate(request.data)
-        pending = _ask(request, asked, self.quota)
-        if asked.stream:
-            return event_stream(_chunks(pending, asked, CompletionShape(pending)))
-        pending.whole()
-        return Response(CompletionShape(pending).whole())
+        return self.answer(request)
 
 
-def _ask(request, asked: Request, quota: Quota) -> Pending:
+def _ask(request, asked: Request, quota: Quota) -> list[Pending]:
+    """As many answers on their way as there are choices. Each is a row of its own; seeds follow each other where one is given."""
     question = asked.question()
     first = next(m["content"] for m in question.messages if m["role"] == "user")
     # A conversation comes again with each turn, and begins the same: so its first question tells it from others.
     own = hashlib.sha256(f"{request.user.pk}:{first}".encode()).hexdigest()
     subject = request.headers.get(SUBJECT_HEADER, "")[:200] or (asked.user or "")[:200] or own
-    return services.ask(question=question, user=request.user, channel="openai", version=asked.model, subject=subject, quota=quota)
+    pending = services.ask(question=question, user=request.user, channel="openai", version=asked.model, subject=subject, quota=quota)
+    seeds = [None if question.seed is None else (question.seed + number) & MAX_SEED for number in range(1, asked.choices)]
+    others = [
+        Pending(question=replace(pending.question, seed=seed), route=pending.route, user=pending.user, channel="openai", quota=quota)
+        for seed in seeds
+    ]  # fmt: skip
+    return [pending, *others]
 
 
-class Shape:
-    """How one answer is written, whole and in chunks."""
-
-    prefix: str
-    object: str
-    chunk_object: str
-
-    def __init__(self, pending: Pending):
-        self.pending = pending
-        version = pending.route.version
-        self.head = {
-            "id": f"{self.prefix}-{pending.id}", "created": int(time.time()), "model": version.name, "system_fingerprint": version.pk,
-        }  # fmt: skip
-
-    def usage(self) -> dict:
-        p = self.pending
-        return {"prompt_tokens": p.prompt_tokens, "completion_tokens": p.completion_tokens, "total_tokens": p.prompt_tokens + p.completion_tokens}
-
-    def whole(self) -> dict:
-        choice = {"index": 0, **self.said(self.pending.text), "logprobs": None, "finish_reason": self.finish_reason}
-        return {**self.head, "object": self.object, "choices": [choice], "usage": self.usage()}
-
-    def chunk(self, piece: dict, finish_reason: str | None = None) -> dict:
-        return {**self.head, "object": self.chunk_object, "choices": [{"index": 0, **piece, "logprobs": None, "finish_reason": finish_reason}]}
-
-    @property
-    def finish_reason(self) -> str:
-        return "length" if self.pending.finish_reason == "length" else "stop"
-
-    def said(self, text: str) -> dict:
-        raise NotImplementedError
-
-    def opening(self) -> dict | None:
-        return None
-
-    def piece(self, text: str) -> dict:
-        raise NotImplementedError
-
-    def closing(self) -> dict:
-        raise NotImplementedError
+def _send_ahead(pendings: list[Pending]) -> None:
+    """Several are made at once; they are read one after the other."""
+    for number, pending in enumerate(pendings if len(pendings) > 1 else ()):
+        with _others_stopped(pendings[:number]):
+            pending.send_ahead()
 
 
-class ChatShape(Shape):
-    prefix, object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
-
-    def said(self, text: str) -> dict:
-        return {"message": {"role": "assistant", "content": text, "refusal": None}}
-
-    def opening(self) -> dict:
-        return {"delta": {"role": "assistant", "content": ""}}
-
-    def piece(self, text: str) -> dict:
-        return {"delta": {"content": text}}
-
-    def closing(self) -> dict:
-        return {"delta": {}}
+@contextmanager
+def _others_stopped(others: list[Pending]) -> Iterator[None]:
+    """Where this one's reader goes away, or it fails, nobody will read the others."""
+    try:
+        yield
+    except BaseException:
+        for other in others:
+            other.cancel()
+        raise
 
 
-class CompletionShape(Shape):
-    prefix, object, chunk_object = "cmpl", "text_completion", "text_completion"
-
-    def said(self, text: str) -> dict:
-        return {"text": text}
-
-    def piece(self, text: str) -> dict:
-        return {"text": text}
-
-    def closing(self) -> dict:
-        return {"text": ""}
-
-
-def _chunks(pending: Pending, asked: Request, shape: Shape) -> Iterator[bytes]:
+def _chunks(pendings: list[Pending], asked: Request, shape: Shape) -> Iterator[bytes]:
     """The stream. Its first piece is awaited here and now, so that a refusal is still a status and not an event."""
-    pieces = pending.pieces()
-    first = next(pieces, None)
-    return _written(pending, asked, shape, first, pieces)
+    pieces = pendings[0].pieces()
+    with _others_stopped(pendings[1:]):
+        first = next(pieces, None)
+    return _written(pendings, asked, shape, first, pieces)
 
 
-def _written(pending: Pending, asked: Request, shape: Shape, first: str | None, pieces: Iterator[str]) -> Iterator[bytes]:
+def _written(pendings: list[Pending], asked: Request, shape: Shape, first: str | None, pieces: Iterator[str]) -> Iterator[bytes]:
+    """One choice after the other: those that were made meanwhile come at once."""
     with_usage = asked.include_usage
     blank = {"usage": None} if with_usage else {}
     try:
-        if opening := shape.opening():
-            yield event({**shape.chunk(opening), **blank})
-        if first:
-            yield event({**shape.chunk(shape.piece(first)), **blank})
-        for piece in pieces:
-            yield event({**shape.chunk(shape.piece(piece)), **blank}) if piece else HEARTBEAT
+        for number, pending in enumerate(pendings):
+            with _others_stopped(pendings[number + 1 :]):
+                if number:
+                    first, pieces = None, pending.pieces()
+                for chunk in _choice(number, pending, shape, first, pieces):
+                    yield event({**chunk, **blank}) if chunk else HEARTBEAT
     except Problem as problem:
         yield event(error_body(problem.status, problem.detail, param=_param_of(problem), code=_code_of(problem)))
         return
-    finally:
-        pieces.close()
-    yield event({**shape.chunk(shape.closing(), shape.finish_reason), **blank})
     if with_usage:
         yield event(json.dumps({**shape.head, "object": shape.chunk_object, "choices": [], "usage": shape.usage()}))
     yield event("[DONE]")
+
+
+def _choice(number: int, pending: Pending, shape: Shape, first: str | None, pieces: Iterator[str]) -> Iterator[dict | None]:
+    """The chunks of one choice; None for a sign of life."""
+    try:
+        if opening := shape.opening():
+            yield shape.chunk(number, opening)
+        if first:
+            yield shape.chunk(number, shape.piece(first))
+        for piece in pieces:
+            yield shape.chunk(number, shape.piece(piece)) if piece else None
+    finally:
+        pieces.close()
+    yield shape.chunk(number, shape.closing(), finish_reason_of(pending))
 
 
 urlpatterns = [

@@ -6,9 +6,10 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, m
 
 from apps.serving.pictures import MAX_CHARACTERS as MAX_PICTURE_CHARACTERS
 from apps.serving.pictures import accepted
-from apps.serving.questions import MAX_SEED, MAX_TOKENS, Question
+from apps.serving.questions import MAX_LOGPROBS, MAX_SEED, MAX_TOKENS, Question
 
 DEFAULT_MAX_TOKENS = 256
+MAX_CHOICES = 8
 
 
 class StreamOptions(BaseModel):
@@ -27,7 +28,9 @@ class Request(BaseModel):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: StrictInt | None = Field(None, ge=-1)  # not OpenAI's, but vLLM's and common
-    n: StrictInt | None = None
+    min_p: float | None = None  # as top_k
+    repetition_penalty: float | None = None  # as top_k
+    n: StrictInt | None = Field(None, ge=1, le=MAX_CHOICES)
     stop: str | list[str] | None = None
     seed: StrictInt | None = None
     stream: bool = False
@@ -35,26 +38,17 @@ class Request(BaseModel):
     user: str | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
-    logit_bias: dict[str, Any] | None = None
+    logit_bias: dict[str, float] | None = None
 
-    @field_validator("n")
-    @classmethod
-    def _one_answer(cls, n: int | None) -> int | None:
-        if n not in (None, 1):
-            raise ValueError("one answer is made at a time: n must be 1")
-        return n
-
-    @model_validator(mode="after")
-    def _plain_sampling(self) -> "Request":
-        if self.frequency_penalty or self.presence_penalty or self.logit_bias:
-            raise ValueError("frequency_penalty, presence_penalty and logit_bias are not offered; leave them out")
-        return self
+    @property
+    def choices(self) -> int:
+        return self.n or 1
 
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def _question(self, messages: list[dict], max_tokens: int | None) -> Question:
+    def _question(self, messages: list[dict], max_tokens: int | None, logprobs: int | None) -> Question:
         return Question(
             messages,
             # Clients ask for thousands by default; a shorter limit is told by finish_reason.
@@ -64,6 +58,12 @@ class Request(BaseModel):
             top_k=max(0, self.top_k or 0),
             seed=self.seed & MAX_SEED if self.seed is not None else None,
             stop=[self.stop] if isinstance(self.stop, str) else list(self.stop or []),
+            min_p=self.min_p or 0.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            repetition_penalty=self.repetition_penalty if self.repetition_penalty is not None else 1.0,
+            logit_bias=self.logit_bias or {},
+            logprobs=logprobs,
         )
 
 
@@ -118,13 +118,14 @@ class ChatRequest(Request):
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: StrictInt | None = Field(None, ge=1)
     logprobs: bool | None = None
+    top_logprobs: StrictInt | None = Field(None, ge=0, le=MAX_LOGPROBS)
     tools: list[Any] | None = None
     response_format: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _plain_text(self) -> "ChatRequest":
-        if self.logprobs:
-            raise ValueError("logprobs are not offered; leave them out")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs to be true")
         if self.tools:
             raise ValueError("tools are not offered: this model answers in text")
         if self.response_format and self.response_format.get("type") != "text":
@@ -132,12 +133,13 @@ class ChatRequest(Request):
         return self
 
     def question(self) -> Question:
-        return self._question([message.plain() for message in self.messages], self.max_completion_tokens or self.max_tokens)
+        logprobs = (self.top_logprobs or 0) if self.logprobs else None
+        return self._question([message.plain() for message in self.messages], self.max_completion_tokens or self.max_tokens, logprobs)
 
 
 class CompletionRequest(Request):
     prompt: str | list[str]
-    logprobs: StrictInt | None = None
+    logprobs: StrictInt | None = Field(None, ge=0, le=MAX_LOGPROBS)
     echo: bool | None = None
     suffix: str | None = None
     best_of: StrictInt | None = None
@@ -151,10 +153,10 @@ class CompletionRequest(Request):
 
     @model_validator(mode="after")
     def _plain_text(self) -> "CompletionRequest":
-        if self.logprobs is not None or self.echo or self.suffix or self.best_of not in (None, 1):
-            raise ValueError("logprobs, echo, suffix and best_of are not offered; leave them out")
+        if self.echo or self.suffix or self.best_of not in (None, self.choices):
+            raise ValueError("echo, suffix and a best_of other than n are not offered; leave them out")
         return self
 
     def question(self) -> Question:
         prompt = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
-        return self._question([{"role": "user", "content": prompt}], self.max_tokens)
+        return self._question([{"role": "user", "content": prompt}], self.max_tokens, self.logprobs)

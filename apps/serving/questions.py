@@ -3,7 +3,7 @@
 import hashlib
 import re
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from django.utils.translation import gettext as _
 
@@ -15,6 +15,8 @@ MAX_MESSAGES = 200
 MAX_TOKENS = 1024
 MAX_TOP_K = 1_000_000
 MAX_SEED = 2**31 - 1
+MAX_LOGPROBS = 20
+MAX_BIASES = 300
 _UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
 ROLES = ("system", "user", "assistant")
 
@@ -28,6 +30,12 @@ class Question:
     top_k: int = 0
     seed: int | None = None
     stop: list[str] = field(default_factory=list)
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[str, float] = field(default_factory=dict)  # by a token's id; a JSON object's names are text
+    logprobs: int | None = None  # of each token, and of so many of the likeliest
 
     @property
     def prompt(self) -> str:
@@ -36,7 +44,8 @@ class Question:
 
     @property
     def parameters(self) -> dict:
-        return {name: getattr(self, name) for name in ("max_tokens", "temperature", "top_p", "top_k", "seed", "stop")}
+        """Everything but the messages: what the worker is told, and what the cache tells answers apart by."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "messages"}
 
     @property
     def is_deterministic(self) -> bool:
@@ -72,6 +81,23 @@ class Question:
             raise Problem(_("The seed must be between 0 and %(most)s.") % {"most": MAX_SEED}, field="seed")
         if len(self.stop) > 8 or any(not s or len(s) > 200 or _UNWRITABLE.search(s) for s in self.stop):
             raise Problem(_("Give at most 8 stop strings of 1 to 200 characters."), field="stop")
+        self._check_shaping()
+
+    def _check_shaping(self) -> None:
+        if not 0 <= self.min_p <= 1:
+            raise Problem(_("min_p must be between 0 (off) and 1."), field="min_p")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not -2 <= getattr(self, name) <= 2:
+                raise Problem(_("%(name)s must be between -2 and 2.") % {"name": name}, field=name)
+        if not 0 < self.repetition_penalty <= 10:
+            raise Problem(_("repetition_penalty must be more than 0 and at most 10; 1 is off."), field="repetition_penalty")
+        wrong = any(not token.isascii() or not token.isdigit() or not -100 <= bias <= 100 for token, bias in self.logit_bias.items())
+        if wrong or len(self.logit_bias) > MAX_BIASES:
+            raise Problem(
+                _("logit_bias gives up to %(most)s tokens, by their ids, numbers from -100 to 100.") % {"most": MAX_BIASES}, field="logit_bias"
+            )
+        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
+            raise Problem(_("At most %(most)s alternatives are given for a token.") % {"most": MAX_LOGPROBS}, field="top_logprobs")
 
 
 def prompt_key(text: str, image: str | None = None) -> str:

@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import redis
@@ -52,8 +53,10 @@ class Pending:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     finish_reason: str = "stop"
+    logprobs: list[dict] = field(default_factory=list)  # of each token: its bytes, its logprob, and those of the likeliest as `top`
     first_token_ms: float | None = None
     row: Answer | None = None
+    _sent: bool = False
 
     @property
     def elapsed_ms(self) -> float:
@@ -92,7 +95,7 @@ class Pending:
             return None
         self.cached, self.text = True, found["text"]
         self.prompt_tokens, self.completion_tokens = found["prompt_tokens"], found["completion_tokens"]
-        self.finish_reason = found["finish_reason"]
+        self.finish_reason, self.logprobs = found["finish_reason"], found.get("logprobs", [])
         self.first_token_ms = self.elapsed_ms
         return [self.text]
 
@@ -107,15 +110,31 @@ class Pending:
                 cache_lookups_total.labels("joined").inc()
                 return
         try:
-            self._send()
+            if not self._sent:
+                self._send()
             yield from self._follow(self.id)
             if self._key and self.finish_reason in ("stop", "length"):
-                kept = {name: getattr(self, name) for name in ("text", "prompt_tokens", "completion_tokens", "finish_reason")}
+                kept = {name: getattr(self, name) for name in ("text", "prompt_tokens", "completion_tokens", "finish_reason", "logprobs")}
                 cache.put(self._key, kept)
         finally:
             connection().zrem(names.IN_FLIGHT, self.id)
             if self._key:
                 flight.leave(self._key, self.id)
+
+    def send_ahead(self) -> None:
+        """Let the work begin before `pieces` are read, so that several answers to one question are made at once. Busy.
+
+        Answers that are always the same wait for their turn: the second comes from the cache.
+        """
+        if not self.question.is_deterministic:
+            with suppress(redis.RedisError, OperationalError):  # reading the pieces tries again, and says what is wrong
+                self._send()
+                self._sent = True
+
+    def cancel(self) -> None:
+        """Stop work that was sent ahead and whose pieces nobody will read."""
+        connection().set(names.CANCEL.format(answer=self.id), 1, ex=120)
+        connection().zrem(names.IN_FLIGHT, self.id)
 
     def _send(self) -> None:
         r, now = connection(), time.time()
@@ -184,6 +203,7 @@ class Pending:
         if piece and self.first_token_ms is None:
             self.first_token_ms = self.elapsed_ms
         self.text += piece
+        self.logprobs += json.loads(entry.get("logprobs", "[]"))[max(0, len(self.logprobs) - int(entry.get("logprobs_at", len(self.logprobs)))) :]
         for name, value in end.items():
             setattr(self, name, value)
         return piece

@@ -10,13 +10,13 @@ Runners: the decoder as one compiled function on a CPU (fused_runner.py), PyTorc
 """
 
 from workers.engine.engine import Engine, EngineStats
-from workers.engine.errors import EngineClosed, EngineError, EngineFull, PictureRefused, PromptTooLong, UnusableModel
+from workers.engine.errors import EngineClosed, EngineError, EngineFull, ParameterRefused, PictureRefused, PromptTooLong, UnusableModel
 from workers.engine.opening import open_engine
 from workers.engine.runner import Chunk, Logits, Runner
-from workers.engine.sampling import SamplingParams
+from workers.engine.sampling import SamplingParams, TokenLogprob
 from workers.engine.sequence import Completion, Ticket
 
 __all__ = [
-    "Chunk", "Completion", "Engine", "EngineClosed", "EngineError", "EngineFull", "EngineStats", "Logits", "PictureRefused", "PromptTooLong", "Runner",
-    "SamplingParams", "Ticket", "UnusableModel", "open_engine",
+    "Chunk", "Completion", "Engine", "EngineClosed", "EngineError", "EngineFull", "EngineStats", "Logits", "ParameterRefused",
+    "PictureRefused", "PromptTooLong", "Runner", "SamplingParams", "Ticket", "TokenLogprob", "UnusableModel", "open_engine",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workers.engine.errors import EngineClosed, EngineError, EngineFull, PictureRefused, PromptTooLong
+from workers.engine.errors import EngineClosed, EngineError, EngineFull, ParameterRefused, PictureRefused, PromptTooLong
 from workers.engine.front_end import FrontEnd, Rows
 from workers.engine.runner import Logits, Runner
 from workers.engine.sampling import SamplingParams
@@ -56,7 +56,8 @@ class Engine:
     def submit(self, messages: Many[Message], sampling: SamplingParams, on_token: OnToken | None = None) -> Ticket:
         """Ask. `on_token` hears pieces of the answer, whole characters, from the engine's thread: it must be quick.
 
-        PromptTooLong; PictureRefused where a message's `image` cannot be read, or the model sees none; EngineFull where `max_waiting` wait already; EngineClosed; EngineError for a role that is none.
+        PromptTooLong; PictureRefused where a message's `image` cannot be read, or the model sees none; EngineFull where `max_waiting` wait already; EngineClosed; ParameterRefused for a token
+        that is none; EngineError for a role that is none.
         """
         sequence = self._sequence(messages, sampling, on_token)
         with self._changed:
@@ -83,6 +84,8 @@ class Engine:
         return sequence.ticket
 
     def _sequence(self, messages: Many[Message], sampling: SamplingParams, on_token: OnToken | None) -> Sequence:
+        if wrong := next((token for token, _ in sampling.logit_bias if not 0 <= token < self._runner.vocab_size), None):
+            raise ParameterRefused(f"logit_bias names token {wrong}; this model has {self._runner.vocab_size:,}, from 0 on.")
         pictures = [message["image"] for message in messages if message.get("image")]
         try:
             prompt = self._tokenizer.encode_prompt(messages, self._front_end.tokens if self._front_end else 0)
@@ -110,6 +113,10 @@ class Engine:
             raise EngineClosed("The engine was closed; ask again.")
         self._scheduler.add(sequence)
         self._changed.notify()
+
+    def spell(self, token: int) -> bytes:
+        """The bytes of a token, of a special one its name."""
+        return self._vocabulary.bytes_of(token) or self._tokenizer.token_text(token).encode()
 
     def stats(self) -> EngineStats:
         with self._changed:

@@ -26,5 +26,9 @@ class PromptTooLong(EngineError):
         self.limit = limit
 
 
+class ParameterRefused(EngineError):
+    """A parameter does not fit this model."""
+
+
 class PictureRefused(EngineError):
     """The model sees no pictures, or this one cannot be read."""

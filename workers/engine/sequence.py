@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Container
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from workers.engine.errors import EngineError
 from workers.engine.runner import Chunk
-from workers.engine.sampling import SamplingParams, draw
+from workers.engine.sampling import SamplingParams, TokenLogprob, adjust, draw, logprobs_of
 from workers.engine.text import TextStream, Vocabulary
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -29,6 +30,7 @@ class Completion:
     prompt_tokens: int
     seconds: float  # from its first forward to its last; waiting for a slot is not counted
     finish_reason: FinishReason
+    logprobs: tuple[TokenLogprob, ...] = ()  # of each token, where they were asked for; those of a stop string are among them
 
 
 class Ticket:
@@ -39,6 +41,7 @@ class Ticket:
         self._cancelled = threading.Event()
         self._completion: Completion | None = None
         self._error: EngineError | None = None
+        self.logprobs: list[TokenLogprob] = []  # grows while the answer does, ahead of the text that is told
 
     def done(self) -> bool:
         return self._ended.is_set()
@@ -91,6 +94,9 @@ class Sequence:
         self._on_token = on_token
         self._stream = TextStream(vocabulary, sampling.stop)
         self._random = np.random.default_rng(sampling.seed)
+        self._seen = set(prompt) if sampling.penalises else set()
+        self._said: Counter[int] = Counter()
+        self._latest: TokenLogprob | None = None
         self._began = 0.0
 
     @property
@@ -114,7 +120,14 @@ class Sequence:
         return Chunk(self.slot, start, self.tokens[start:end], [(at - start, rows) for at, rows in parts if len(rows)])
 
     def choose(self, logits: np.ndarray, most_likely: int) -> int:
-        return most_likely if self.sampling.temperature == 0.0 else draw(logits, self.sampling, self._random)
+        """The next token from (vocab,) `logits`, whose largest is at `most_likely`."""
+        adjusted = adjust(logits, self.sampling, self._seen, self._said)
+        if self.sampling.temperature > 0.0:
+            token = draw(adjusted, self.sampling, self._random)
+        else:
+            token = most_likely if adjusted is logits else int(adjusted.argmax())
+        self._latest = logprobs_of(logits, token, self.sampling.logprobs) if self.sampling.logprobs is not None else None
+        return token
 
     def append(self, token: int, end_ids: Container[int]) -> str:
         """Take the next token of the answer; what may be shown of it. Sets `finish_reason` where it is the last."""
@@ -122,6 +135,11 @@ class Sequence:
             self.finish_reason = "stop"
             return ""
         self.tokens.append(token)
+        if self.sampling.penalises:
+            self._seen.add(token)
+            self._said[token] += 1
+        if self._latest:
+            self.ticket.logprobs.append(self._latest)
         piece = self._stream.add(token)
         if self._stream.stopped:
             self.finish_reason = "stop"
@@ -138,4 +156,5 @@ class Sequence:
         assert self.finish_reason is not None
         self.tell(self._stream.finish())
         seconds = time.monotonic() - self._began if self._began else 0.0
-        self.ticket.resolve(Completion(self._stream.text, self.answer_tokens, self.prompt_tokens, seconds, self.finish_reason))
+        said = tuple(self.ticket.logprobs)
+        self.ticket.resolve(Completion(self._stream.text, self.answer_tokens, self.prompt_tokens, seconds, self.finish_reason, said))

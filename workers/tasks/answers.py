@@ -28,6 +28,7 @@ WORKER = f"inference@{socket.gethostname()}:{os.getpid()}"
 STREAM_EXPIRES_SECONDS = 120
 CLAIM_SECONDS = 4
 FOLLOW_LIVE_SECONDS = 2.0
+LEAST_LOGPROB = -9999.0  # JSON knows no infinity; OpenAI's figure for what is ruled out
 
 engine_running = Gauge(names.ENGINE_RUNNING, "Sequences in the engine", multiprocess_mode="livesum")
 
@@ -122,34 +123,57 @@ def _ended(stream: str) -> bool:
 
 
 def _publish(answer: str, stream: str, version: str, messages: list[dict], parameters: dict, deadline: float) -> None:
-    from workers.engine import EngineClosed, EngineError, EngineFull, PictureRefused, PromptTooLong, SamplingParams
+    from workers.engine import EngineClosed, EngineError, EngineFull, ParameterRefused, PictureRefused, PromptTooLong
 
     pieces: queue.SimpleQueue = queue.SimpleQueue()
-    sampling = SamplingParams(
-        max_tokens=parameters["max_tokens"], temperature=parameters["temperature"], top_p=parameters["top_p"], top_k=parameters["top_k"],
-        # A seed of its own for every answer, the same when it is begun again, so that the text continues.
-        seed=parameters["seed"] if parameters["seed"] is not None else zlib.crc32(answer.encode()) & 0x7FFFFFFF,
-        stop=tuple(parameters["stop"]),
-    )  # fmt: skip
     try:
-        ticket = engines.get(version).submit(messages, sampling, on_token=pieces.put)
-        sent = 0
+        engine = engines.get(version)
+        ticket = engine.submit(messages, _sampling(answer, parameters), on_token=pieces.put)
+        sent = scored = 0
         try:
             for text in _texts(ticket, pieces, answer, deadline):
-                _add(stream, {"at": sent, "text": text})
+                scored += _tell(stream, engine, sent, text, scored, ticket.logprobs[scored:])
                 sent += len(text)
         finally:
             ticket.cancel()  # nothing where it is done; else nobody hears it any more
         done = ticket.result()
-        if len(done.text) > sent:
-            _add(stream, {"at": sent, "text": done.text[sent:]})
+        if len(done.text) > sent or len(done.logprobs) > scored:
+            _tell(stream, engine, sent, done.text[sent:], scored, done.logprobs[scored:])
         end = {"prompt_tokens": done.prompt_tokens, "completion_tokens": done.tokens, "finish_reason": done.finish_reason}
         _add(stream, {"end": json.dumps(end)})
-    except (PromptTooLong, PictureRefused) as refusal:
+    except (PromptTooLong, PictureRefused, ParameterRefused) as refusal:
         _add(stream, {"error": str(refusal), "whose": "asker"})
     except (EngineFull, EngineClosed, EngineError, artifacts.ArtifactDamaged, ModelVersion.DoesNotExist, OSError, ValueError) as failure:
         log.warning("answer %s failed: %s", answer, failure)
         _add(stream, {"error": str(failure)})
+
+
+def _sampling(answer: str, parameters: dict):
+    """What the engine is asked for, from `Question.parameters`."""
+    from workers.engine import SamplingParams
+
+    given = {
+        **parameters,
+        "stop": tuple(parameters["stop"]),
+        "logit_bias": tuple((int(token), bias) for token, bias in parameters["logit_bias"].items()),
+    }
+    if given["seed"] is None:  # a seed of its own for every answer, the same when it is begun again, so that the text continues
+        given["seed"] = zlib.crc32(answer.encode()) & 0x7FFFFFFF
+    return SamplingParams(**given)
+
+
+def _tell(stream: str, engine, sent: int, text: str, scored: int, logprobs) -> int:
+    """One message: text after `sent` characters, and, where asked for, what was thought of the tokens after the first `scored`. How many of these."""
+    entry = {"at": sent, "text": text}
+    if logprobs:
+
+        def spelt(token, logprob, *_):
+            return {"bytes": list(engine.spell(token)), "logprob": max(logprob, LEAST_LOGPROB)}
+
+        told = [{**spelt(*of), "top": [spelt(*other) for other in of.top]} for of in logprobs]
+        entry |= {"logprobs_at": scored, "logprobs": json.dumps(told)}
+    _add(stream, entry)
+    return len(logprobs)
 
 
 def _texts(ticket, pieces: queue.SimpleQueue, answer: str, deadline: float):

@@ -3,6 +3,8 @@
 import openai
 import pytest
 
+from apps.monitoring import names
+from apps.redis import connection
 from apps.serving.models import Answer
 from tests.apps import making
 from tests.apps.conftest import Api
@@ -78,6 +80,54 @@ def test_content_in_parts_and_a_developers_message_are_read(client):
     assert Answer.objects.get().messages[0] == {"role": "system", "content": "Be brief."}
 
 
+def test_several_answers_to_one_question_are_each_a_choice_and_a_row(client):
+    answer = client.chat.completions.create(model="v1", messages=QUESTION, n=3, temperature=1, seed=5)
+
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert {choice.message.content for choice in answer.choices} == {"You asked: What is water?"}
+    rows = Answer.objects.all()
+    assert sorted(row.parameters["seed"] for row in rows) == [5, 6, 7]
+    assert answer.usage.completion_tokens == sum(row.completion_tokens for row in rows)
+    assert answer.usage.prompt_tokens == rows[0].prompt_tokens
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_several_answers_are_streamed_by_their_index(client, temperature):
+    texts, ended = ["", ""], []
+    for chunk in client.chat.completions.create(model="v1", messages=QUESTION, n=2, temperature=temperature, stream=True):
+        choice = chunk.choices[0]
+        texts[choice.index] += choice.delta.content or ""
+        ended += [choice.index] if choice.finish_reason else []
+
+    assert texts == ["You asked: What is water?"] * 2
+    assert ended == [0, 1]
+    assert connection().zcard(names.IN_FLIGHT) == 0
+
+
+def test_logprobs_come_whole_in_pieces_and_from_the_cache_alike(client):
+    asking = {"model": "v1", "messages": QUESTION, "logprobs": True, "top_logprobs": 2}
+    whole = client.chat.completions.create(**asking).choices[0].logprobs.content
+    cached = client.chat.completions.create(**asking).choices[0].logprobs.content
+    chunks = client.chat.completions.create(**{**asking, "max_tokens": 99}, stream=True)
+    streamed = [token for chunk in chunks if chunk.choices[0].logprobs for token in chunk.choices[0].logprobs.content]
+
+    assert [row.cached for row in Answer.objects.order_by("id")] == [False, True, False]
+    assert "".join(token.token for token in whole) == "You asked: What is water?"
+    assert bytes(byte for token in whole for byte in token.bytes) == b"You asked: What is water?"
+    assert all(token.logprob == pytest.approx(0) for token in whole)  # all others are ruled out
+    assert all(token.top_logprobs[0].token == token.token and token.top_logprobs[1].logprob == -9999.0 for token in whole)
+    assert whole == cached == streamed
+
+
+def test_a_completion_tells_logprobs_in_its_own_shape(client):
+    told = client.completions.create(model="v1", prompt="What is water?", logprobs=1).choices[0].logprobs
+
+    assert "".join(told.tokens) == "You asked: What is water?"
+    assert told.token_logprobs == pytest.approx([0] * len(told.tokens))
+    assert [list(top) for top in told.top_logprobs] == [[token] for token in told.tokens]
+    assert told.text_offset[1:] == [sum(map(len, told.tokens[:n])) for n in range(1, len(told.tokens))]
+
+
 @pytest.mark.parametrize(("stop", "text"), [("water", "You asked: What is"), (["zzz", " is"], "You asked: What")])
 def test_stop_is_a_text_or_a_list(client, stop, text):
     assert client.chat.completions.create(model="v1", messages=QUESTION, stop=stop).choices[0].message.content == text
@@ -103,7 +153,9 @@ def test_a_wrong_key_is_their_authentication_error(client):
 
 
 @pytest.mark.parametrize("bad", [
-    {"n": 2}, {"temperature": 3}, {"max_tokens": 0}, {"logprobs": True}, {"tools": [{"type": "function"}]}, {"frequency_penalty": 1},
+    {"n": 9}, {"temperature": 3}, {"max_tokens": 0}, {"top_logprobs": 2}, {"logprobs": True, "top_logprobs": 21},
+    {"tools": [{"type": "function"}]}, {"frequency_penalty": 3}, {"presence_penalty": -3}, {"logit_bias": {"12": 101}}, {"logit_bias": {"a": 1}},
+    {"logit_bias": {"99999": 1}}, {"extra_body": {"min_p": 2}}, {"extra_body": {"repetition_penalty": 0}},
     {"messages": []}, {"messages": [{"role": "robot", "content": "hi"}]}, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
     {"messages": [{"role": "user", "content": ""}]}, {"messages": [{"role": "user", "content": "x" * 100_000}]}, {"stop": ["x"] * 9},
     {"messages": [{"role": "user", "content": "a\0b"}]},

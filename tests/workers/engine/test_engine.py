@@ -1,9 +1,11 @@
 import random
 import threading
 
+import numpy as np
 import pytest
+import torch
 
-from workers.engine import Chunk, Engine, EngineClosed, EngineError, EngineFull, PromptTooLong, SamplingParams, open_engine
+from workers.engine import Chunk, Engine, EngineClosed, EngineError, EngineFull, ParameterRefused, PromptTooLong, SamplingParams, open_engine
 from workers.moe import generate
 
 
@@ -45,6 +47,49 @@ def test_an_answer_is_the_same_alone_and_in_company(folder):
     finally:
         alone.close()
         crowd.close()
+
+
+def test_penalties_and_biases_give_in_company_what_the_plain_loop_gives_alone(engine, model, tokenizer):
+    """The reference knows nothing of the engine: the whole sequence through the model for each token."""
+    asked = questions(12, seed=9)
+    sampling = SamplingParams(max_tokens=24, presence_penalty=0.5, frequency_penalty=1.5, repetition_penalty=1.3, logit_bias=((40, 2.0),), logprobs=3)
+
+    tickets = [engine.submit(ask(q), sampling) for q in asked]
+    plain = [engine.submit(ask(q), SamplingParams(max_tokens=24)) for q in asked]
+
+    for question, ticket in zip(asked, tickets, strict=True):
+        said, expected = _penalised(model, tokenizer, question, sampling)
+        found = ticket.result(20).logprobs
+        assert [t.token for t in found] == said
+        np.testing.assert_allclose([t.logprob for t in found], expected, atol=2e-4)
+    assert [t.result(20).text for t in plain] == [generate(model, tokenizer, q, 24) for q in asked]
+    assert [t.result().text for t in plain] != [t.result().text for t in tickets]
+
+
+@torch.inference_mode()
+def _penalised(model, tokenizer, question: str, sampling: SamplingParams) -> tuple[list[int], list[float]]:
+    tokens = tokenizer.encode_prompt(ask(question))
+    start, logprobs = len(tokens), []
+    while len(tokens) - start < sampling.max_tokens:
+        raw = model(torch.tensor([tokens]))[0, -1].double()
+        logits = raw.clone()
+        for token, bias in sampling.logit_bias:
+            logits[token] += bias
+        for token in set(tokens):
+            logits[token] *= sampling.repetition_penalty if logits[token] < 0 else 1 / sampling.repetition_penalty
+        said = torch.bincount(torch.tensor(tokens[start:], dtype=torch.long), minlength=len(logits))
+        logits -= said * sampling.frequency_penalty + (said > 0) * sampling.presence_penalty
+        token = int(logits.argmax())
+        if token in tokenizer.end_ids:
+            break
+        tokens.append(token)
+        logprobs.append(raw.log_softmax(0)[token].item())
+    return tokens[start:], logprobs
+
+
+def test_a_bias_for_a_token_that_is_none_is_refused(engine):
+    with pytest.raises(ParameterRefused, match="token 99999"):
+        engine.submit(ask("What"), SamplingParams(max_tokens=4, logit_bias=((99999, 1.0),)))
 
 
 def test_a_sequence_joins_while_another_decodes_and_leaves_before_it(engine, model, tokenizer):
