@@ -126,7 +126,7 @@ SAYINGS = (
     _("sparsity of all"), _("structure"), _("removed parameters"), _("recovery steps"), _("hidden units before"), _("hidden units after"),
     _("parameter ratio"), _("temperature"), _("alpha"), _("divergence before"), _("divergence after"), _("kernel"), _("max abs error"),
     _("mean abs error"), _("logit deviation"), _("opset"), _("nodes"), _("weight max abs error"), _("weight relative error"), _("quantized share"),
-    _("bleu"), _("parent bleu"), _("before int8"), _("student"), _("minutes"), _("steps"), _("seconds"), _("max bleu loss"), _("min bleu ratio"),
+    _("bleu"), _("parent bleu"), _("student"), _("minutes"), _("steps"), _("seconds"), _("max bleu loss"), _("min bleu ratio"),
     _("max bytes"), _("max questions"), _("unstructured"), _("neuron"), _("pruned"), _("distilled"), _("baseline"), _("pruning and INT8"),
     _("distillation and INT8"), _("pruning"), _("distillation"), _("mixed precision"), _("pruning and INT8 ONNX"), _("distillation and INT8 ONNX"),
     _("importance"), _("weights"), _("max p99 ms"), _("min speed ratio"), _("target"), _("questions answered by teacher"), _("recommended sparsity"),
