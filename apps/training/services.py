@@ -29,6 +29,8 @@ STEP_METRICS = (
     "step", "loss", "lr", "tokens_per_second", "grad_norm", "loss_scale", "skipped_steps", "expert_load_max_over_mean", "expert_load_min_over_mean", "elapsed",
     "mfu", "memory_bytes",
 )  # fmt: skip
+# A dataset of ratings says little next to what the parent has learnt: at the rates of a first training it forgets more (docs/decisions/fine-tuning.md).
+GENTLE = {"lr": 1e-3, "matrix_lr": 4e-3}
 MAX_MINUTES = 7 * 24 * 60
 
 
@@ -139,12 +141,18 @@ def _spec(job: TrainingJob, work: Path) -> dict:
         "router": job.router,
         "seed": job.seed,
         **({"lora": job.lora} if job.lora else {}),
+        **(GENTLE if _is_small_beside_its_parent(job) else {}),
         **({"objective": job.objective} if job.objective != TrainingJob.Objective.SFT else {}),
         **({"stages": job.stages} if job.stages else {}),
         "domain_routing": job.domain_routing,
         "threads": settings.JOB_THREADS,
         **job.options.get("spec", {}),
     }
+
+
+def _is_small_beside_its_parent(job: TrainingJob) -> bool:
+    plain = job.method == TrainingJob.Method.FULL and job.objective == TrainingJob.Objective.SFT and not job.stages
+    return plain and job.parent is not None and job.dataset.origin == Dataset.Origin.FEEDBACK
 
 
 def _prepare(job: TrainingJob, work: Path) -> Command:

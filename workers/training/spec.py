@@ -63,7 +63,7 @@ class TrainSpec(BaseModel):
     optimizer: Literal["muon", "adamw"] = "muon"
     lr: float = Field(5e-3, gt=0)  # AdamW's; with Muon of embeddings, routers and norms only
     matrix_lr: float = Field(0.02, gt=0)  # Muon's, of attention and experts
-    preference_lr: float = Field(0.1, gt=0)  # of both rates, in preference training: the policy is to stay near its reference
+    preference_lr: float = Field(0.02, gt=0)  # of both rates, in preference training: at 0.1 it harms (docs/decisions/fine-tuning.md)
     beta: float = Field(0.1, gt=0)  # how dearly DPO and KTO pay for leaving the reference
     chosen_likelihood: float = Field(0.0, ge=0)  # weight of the chosen answer's likelihood beside DPO (RPO, Pang et al. 2024, eq. 1)
     warmup: float = Field(0.05, ge=0, lt=1)  # share of the run over which the learning rate rises

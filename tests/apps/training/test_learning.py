@@ -112,3 +112,14 @@ def test_the_page_offers_them(operator, client, data, parent):
     assert {name: again[name].value() for name in ("method", "lora_rank", "objective", "order")} == {
         "method": "lora", "lora_rank": 4, "objective": "dpo", "order": "stages",
     }  # fmt: skip
+
+
+def test_a_dataset_of_ratings_moves_its_parent_gently(start, data, parent):
+    plain = spec_of(start(parent=parent.pk).json()["id"])
+    type(data).objects.filter(pk=data.pk).update(origin="feedback")
+
+    gentle = spec_of(start(parent=parent.pk).json()["id"])
+
+    assert (gentle.lr, gentle.matrix_lr) == (plain.lr / 5, plain.matrix_lr / 5)
+    for other in ({"method": "lora"}, {"objective": "dpo"}):  # gentle by themselves
+        assert "lr" not in spec_of(start(parent=parent.pk, **other).json()["id"]).model_fields_set

@@ -111,7 +111,7 @@ def test_at_the_parent_nothing_is_preferred_yet(preference_spec, method, first_l
 
 @pytest.mark.parametrize("changes", [{"objective": "dpo"}, {"objective": "kto"}, {"objective": "dpo", "chosen_likelihood": 0.5, "lora": {"rank": 4}}])
 def test_what_was_preferred_becomes_likelier_next_to_what_was_not(preference_spec, parent, changes):
-    loop = loop_of(preference_spec(steps=40, micro_batch=5, preference_lr=0.3, **changes))
+    loop = loop_of(preference_spec(steps=60, micro_batch=5, preference_lr=0.3, **changes))
     before, tokenizer = load_model(parent)
     units = read_units(loop.spec.dataset_folder, "dpo", tokenizer, 64, seed=0)
 
@@ -121,7 +121,7 @@ def test_what_was_preferred_becomes_likelier_next_to_what_was_not(preference_spe
 
     old = margins(before)
     loop.run()
-    assert (margins(loop.model.eval()) - old > 1).all()
+    assert (margins(loop.model.eval()) - old > 0.5).all()
 
 
 def test_a_run_resumed_within_the_stage_keeps_its_reference(preference_spec):
