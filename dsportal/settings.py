@@ -67,6 +67,7 @@ METRICS_PORT = int(os.environ.get("DSPORTAL_METRICS_PORT", 0))  # of a worker's 
 MIN_FREE_BYTES = 200 * 1024**2
 MAX_ENGINES = int(os.environ.get("DSPORTAL_MAX_ENGINES", 3))  # versions an inference worker holds at once
 JOB_THREADS = int(os.environ.get("DSPORTAL_JOB_THREADS", CORES))
+DEVICE = os.environ.get("DSPORTAL_DEVICE", "cpu")  # of inference workers: "cuda" for a GPU
 INFERENCE_THREADS = int(os.environ.get("DSPORTAL_INFERENCE_THREADS", max(1, CORES // 2)))
 
 INSTALLED_APPS = [

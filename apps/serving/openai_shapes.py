@@ -33,7 +33,10 @@ class Shape(ABC):
     def usage(self) -> dict:
         """The prompt counts once, however many answers it has."""
         prompt, completion = self.pendings[0].prompt_tokens, sum(pending.completion_tokens for pending in self.pendings)
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        return {
+            "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": self.pendings[0].reused_tokens},
+        }  # fmt: skip
 
     def whole(self) -> dict:
         choices = [

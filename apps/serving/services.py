@@ -53,6 +53,7 @@ class Pending:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     finish_reason: str = "stop"
+    reused_tokens: int = 0  # of the prompt, whose keys and values the engine had from an earlier turn
     logprobs: list[dict] = field(default_factory=list)  # of each token: its bytes, its logprob, and those of the likeliest as `top`
     first_token_ms: float | None = None
     row: Answer | None = None
@@ -154,6 +155,7 @@ class Pending:
             kwargs={
                 "answer": self.id, "version": self.route.version.pk, "messages": self.question.messages,
                 "parameters": self.question.parameters, "deadline": now + settings.ANSWER_TIMEOUT_SECONDS,
+                "tenant": str(self.user.pk) if self.user and self.user.pk else "",
             },
             queue="inference", expires=settings.ANSWER_TIMEOUT_SECONDS, task_id=self.id,
         )  # fmt: skip

@@ -1,7 +1,7 @@
 """Continuous-batching inference: sequences join and leave between two forwards of one model.
 
     Sequence    one question and its answer so far          (sequence.py)
-    Scheduler   who waits, who has a slot, what runs next    (scheduler.py)
+    Scheduler   who waits, who has a slot, what runs next    (scheduler.py; waiting.py: whose turn it is, slots.py: what is reused)
     Runner      the model: chunks of tokens → logits         (runner.py)
     Engine      the thread: schedule → run → postprocess     (engine.py)
 

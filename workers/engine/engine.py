@@ -1,10 +1,13 @@
 """The engine: one thread that repeats schedule → run → postprocess. Askers hand in a question and hold a ticket."""
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Iterable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +33,7 @@ class EngineStats:
     steps: int  # forwards since the engine was opened
     prompt_tokens: int  # read since then
     completion_tokens: int  # written since then
+    reused_tokens: int  # of prompts, not read again since then: an earlier turn's keys and values were there
 
 
 class Engine:
@@ -45,7 +49,7 @@ class Engine:
         self._vocabulary = Vocabulary(tokenizer)
         self._scheduler = Scheduler(runner.max_batch, prefill_tokens)
         self._max_waiting = max_waiting
-        self._steps = self._prompt_tokens = self._completion_tokens = 0
+        self._steps = self._prompt_tokens = self._completion_tokens = self._reused_tokens = 0
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
@@ -53,13 +57,19 @@ class Engine:
 
     # -- the asker's side
 
-    def submit(self, messages: Many[Message], sampling: SamplingParams, on_token: OnToken | None = None) -> Ticket:
+    def submit(
+        self, messages: Many[Message], sampling: SamplingParams, on_token: OnToken | None = None, *, tenant: str = "", is_batch: bool = False,
+        deadline: float = math.inf,
+    ) -> Ticket:  # fmt: skip
         """Ask. `on_token` hears pieces of the answer, whole characters, from the engine's thread: it must be quick.
+
+        `tenant`: those who wait take turns by it. `is_batch`: after all who talk. `deadline`: of `time.monotonic`, after which the answer
+        is cancelled.
 
         PromptTooLong; PictureRefused where a message's `image` cannot be read, or the model sees none; EngineFull where `max_waiting` wait already; EngineClosed; ParameterRefused for a token
         that is none; EngineError for a role that is none.
         """
-        sequence = self._sequence(messages, sampling, on_token)
+        sequence = self._sequence(messages, sampling, on_token, tenant=tenant, is_batch=is_batch, deadline=deadline)
         with self._changed:
             if len(self._scheduler.waiting) >= self._max_waiting and not self._closed:
                 raise EngineFull(f"{len(self._scheduler.waiting)} questions wait already; ask again in a moment.")
@@ -74,7 +84,7 @@ class Engine:
 
     def _begin(self, messages: Many[Message], sampling: SamplingParams) -> Ticket | Completion:
         try:
-            sequence = self._sequence(messages, sampling, None)
+            sequence = self._sequence(messages, sampling, None, is_batch=True)
         except PromptTooLong as refusal:
             return Completion("", 0, refusal.tokens, 0.0, "length")
         except PictureRefused:
@@ -83,7 +93,8 @@ class Engine:
             self._enqueue(sequence)
         return sequence.ticket
 
-    def _sequence(self, messages: Many[Message], sampling: SamplingParams, on_token: OnToken | None) -> Sequence:
+    def _sequence(self, messages: Many[Message], sampling: SamplingParams, on_token: OnToken | None, **manner: Any) -> Sequence:
+        """`manner`: tenant, is_batch, deadline."""
         if wrong := next((token for token, _ in sampling.logit_bias if not 0 <= token < self._runner.vocab_size), None):
             raise ParameterRefused(f"logit_bias names token {wrong}; this model has {self._runner.vocab_size:,}, from 0 on.")
         pictures = [message["image"] for message in messages if message.get("image")]
@@ -99,7 +110,7 @@ class Engine:
         room = self._runner.max_seq_len - len(prompt)
         if room < 1:
             raise PromptTooLong(len(prompt), self._runner.max_seq_len - 1)
-        return Sequence(prompt, sampling, min(room, sampling.max_tokens), self._vocabulary, on_token, self._places(prompt, rows))
+        return Sequence(prompt, sampling, min(room, sampling.max_tokens), self._vocabulary, on_token, self._places(prompt, rows), **manner)
 
     def _places(self, prompt: list[int], pictures: list[Rows]) -> Embedded:
         """Where in the prompt each picture's rows begin: the tokens that hold their places stand together."""
@@ -121,7 +132,9 @@ class Engine:
     def stats(self) -> EngineStats:
         with self._changed:
             running, waiting = len(self._scheduler.running), len(self._scheduler.waiting)
-            return EngineStats(running, waiting, self._runner.max_batch, self._steps, self._prompt_tokens, self._completion_tokens)
+            return EngineStats(
+                running, waiting, self._runner.max_batch, self._steps, self._prompt_tokens, self._completion_tokens, self._reused_tokens
+            )
 
     def close(self) -> None:
         """End: whoever waits hears EngineClosed, and the model's memory is given back. A second call does nothing."""
@@ -147,7 +160,7 @@ class Engine:
     def step(self) -> bool:
         """One turn: who comes and who goes, one forward, one token more for each that decodes. False where nothing was to be done."""
         with self._changed:
-            gone = self._scheduler.remove_cancelled()
+            gone = self._scheduler.remove_cancelled(time.monotonic())
             work = self._scheduler.schedule()
         for sequence in gone:
             sequence.finish_reason = "cancelled"
@@ -170,6 +183,8 @@ class Engine:
         finite = np.isfinite(logits[np.arange(len(work)), likely])
         self._steps += 1
         for row, (sequence, chunk) in enumerate(work):
+            if sequence.in_cache == sequence.reused_tokens:  # its first chunk
+                self._reused_tokens += sequence.reused_tokens
             sequence.in_cache += len(chunk.tokens)
             self._prompt_tokens += 0 if chunk.start >= sequence.prompt_tokens else len(chunk.tokens)
             if sequence.in_cache < len(sequence.tokens):
@@ -203,7 +218,7 @@ class Engine:
 
     def _fail(self, sequence: Sequence, error: EngineError) -> None:
         with self._changed:
-            self._scheduler.remove(sequence)
+            self._scheduler.remove(sequence, keep=False)
         sequence.ticket.resolve(error)
 
     def _abandon(self, error: EngineError, *, waiting: bool = True) -> None:

@@ -1,10 +1,11 @@
 """Who waits, who has a slot, and what runs in the next forward. No threads, no clocks: the engine calls it under its lock."""
 
-from collections import deque
 from typing import NamedTuple
 
 from workers.engine.runner import Chunk
 from workers.engine.sequence import Sequence
+from workers.engine.slots import Slots
+from workers.engine.waiting import WaitingLine
 
 
 class Work(NamedTuple):
@@ -15,40 +16,42 @@ class Work(NamedTuple):
 
 
 class Scheduler:
-    """First come, first served, over a fixed number of slots.
+    """Who waits in line, over a fixed number of slots.
 
     Each step takes one token of every decoding sequence and at most `prefill_tokens` tokens of prompts: a long prompt is read
     in parts, between which the others go on, and a short one behind it does not wait for all of it to be read.
     """
 
     def __init__(self, slots: int, prefill_tokens: int):
-        self._free = list(range(slots))[::-1]
+        self._free = Slots(slots)
         self._prefill_tokens = prefill_tokens
-        self.waiting: deque[Sequence] = deque()
+        self.waiting = WaitingLine()
         self.running: list[Sequence] = []
 
     def add(self, sequence: Sequence) -> None:
-        self.waiting.append(sequence)
+        self.waiting.add(sequence)
 
-    def remove_cancelled(self) -> list[Sequence]:
-        """Take out, and return, those whose asker has gone away."""
-        gone = [s for s in (*self.running, *self.waiting) if s.ticket.is_cancelled]
+    def remove_cancelled(self, now: float) -> list[Sequence]:
+        """Take out, and return, those whose asker has gone away, or whose time is up: `now` is after their deadline."""
+        gone = [s for s in (*self.running, *self.waiting) if s.ticket.is_cancelled or now > s.deadline]
         for sequence in gone:
             self.remove(sequence)
         return gone
 
-    def remove(self, sequence: Sequence) -> None:
+    def remove(self, sequence: Sequence, *, keep: bool = True) -> None:
+        """`keep`: its slot remembers what was read, for whoever goes on from there."""
         if sequence.slot < 0:
             self.waiting.remove(sequence)
             return
         self.running.remove(sequence)
-        self._free.append(sequence.slot)
+        self._free.give_back(sequence.slot, sequence.known() if keep else ())
 
     def schedule(self) -> list[Work]:
         """Admit who waits into the free slots, and share out the next forward. Empty where nothing is to be done."""
         while self.waiting and self._free:
-            sequence = self.waiting.popleft()
-            sequence.start(self._free.pop())
+            sequence = self.waiting.pop()
+            slot, known = self._free.take(sequence.tokens) if sequence.may_reuse else (self._free.take_any(), 0)
+            sequence.start(slot, known)
             self.running.append(sequence)
         decoding = [Work(s, s.next_chunk(1)) for s in self.running if s.is_decoding]
         return decoding + self._share_prefill([s for s in self.running if not s.is_decoding])

@@ -1,5 +1,6 @@
 """One question and its answer so far, and the ticket by which the asker follows it."""
 
+import math
 import threading
 import time
 from collections import Counter
@@ -30,6 +31,7 @@ class Completion:
     prompt_tokens: int
     seconds: float  # from its first forward to its last; waiting for a slot is not counted
     finish_reason: FinishReason
+    reused_tokens: int = 0  # of the prompt, whose keys and values were there from before
     logprobs: tuple[TokenLogprob, ...] = ()  # of each token, where they were asked for; those of a stop string are among them
 
 
@@ -79,10 +81,17 @@ class Sequence:
 
     def __init__(
         self, prompt: list[int], sampling: SamplingParams, room: int, vocabulary: Vocabulary, on_token: OnToken | None,
-        embedded: Embedded = (),
+        embedded: Embedded = (), *, tenant: str = "", is_batch: bool = False, deadline: float = math.inf,
     ):  # fmt: skip
-        """`room`: the most tokens the answer may have, at least 1. `embedded`: rows of pictures, and where in the prompt they begin."""
+        """`room`: the most tokens the answer may have, at least 1. `embedded`: rows of pictures, and where in the prompt they begin.
+
+        `tenant`: who shares the engine fairly with others. `is_batch`: nobody waits for it; nor is anything reused for it, so that what is
+        measured with batches is computed. `deadline`: of `time.monotonic`, after which it is cancelled.
+        """
         self._embedded = embedded
+        self.tenant, self.is_batch, self.deadline = tenant, is_batch, deadline
+        self.may_reuse = not embedded and not is_batch  # a picture's tokens are the same whatever it shows
+        self.reused_tokens = 0
         self.prompt_tokens = len(prompt)
         self.tokens = list(prompt)
         self.sampling = sampling
@@ -107,9 +116,15 @@ class Sequence:
     def is_decoding(self) -> bool:
         return self.in_cache >= self.prompt_tokens
 
-    def start(self, slot: int) -> None:
+    def start(self, slot: int, known: int) -> None:
+        """`known`: so many of the first tokens does the slot hold already, fewer than all."""
         self.slot = slot
+        self.in_cache = self.reused_tokens = known
         self._began = time.monotonic()
+
+    def known(self) -> list[int]:
+        """The tokens that its slot holds when it leaves; none where they do not tell what is there."""
+        return [] if self._embedded else self.tokens[: self.in_cache]
 
     def next_chunk(self, most: int) -> Chunk:
         """The tokens the runner has not seen, at most `most` of them."""
@@ -157,4 +172,6 @@ class Sequence:
         self.tell(self._stream.finish())
         seconds = time.monotonic() - self._began if self._began else 0.0
         said = tuple(self.ticket.logprobs)
-        self.ticket.resolve(Completion(self._stream.text, self.answer_tokens, self.prompt_tokens, seconds, self.finish_reason, said))
+        self.ticket.resolve(
+            Completion(self._stream.text, self.answer_tokens, self.prompt_tokens, seconds, self.finish_reason, self.reused_tokens, said)
+        )

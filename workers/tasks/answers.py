@@ -67,7 +67,7 @@ class Engines:
         version = ModelVersion.objects.get(pk=version_id)
         began = time.monotonic()
         folder = artifacts.verify(version.folder, version.files)
-        engine = open_engine(folder, threads=settings.INFERENCE_THREADS)
+        engine = open_engine(folder, threads=settings.INFERENCE_THREADS, device=settings.DEVICE)
         log.info("%s is loaded in %.1f s", version.name, time.monotonic() - began)
         return engine
 
@@ -91,9 +91,9 @@ _claims: set[str] = set()
 
 
 @app.task(name="dsportal.answer", ignore_result=True, acks_late=True, reject_on_worker_lost=True)
-def answer(*, answer: str, version: str, messages: list[dict], parameters: dict, deadline: float) -> None:
+def answer(*, answer: str, version: str, messages: list[dict], parameters: dict, deadline: float, tenant: str = "") -> None:
     """Answer one question. Delivered again when a worker dies in the middle; then the same text comes again, and the asker
-    skips what it has. `deadline` is in seconds since 1970."""
+    skips what it has. `deadline` is in seconds since 1970. `tenant`: who asks, for the turns of those who wait."""
     close_old_connections()
     r, stream = connection(), names.STREAM.format(answer=answer)
     claim = names.CLAIM.format(answer=answer)
@@ -106,7 +106,7 @@ def answer(*, answer: str, version: str, messages: list[dict], parameters: dict,
         return
     _claims.add(claim)
     try:
-        _publish(answer, stream, version, messages, parameters, deadline)
+        _publish(answer, stream, version, messages, parameters, deadline, tenant)
     except RedisError:
         raise  # the asker finds nobody at its answer, and asks again
     except Exception:  # whatever it was, somebody waits for a word, and nobody above here gives one
@@ -122,13 +122,14 @@ def _ended(stream: str) -> bool:
     return bool(last) and ("end" in last[0][1] or "error" in last[0][1])
 
 
-def _publish(answer: str, stream: str, version: str, messages: list[dict], parameters: dict, deadline: float) -> None:
+def _publish(answer: str, stream: str, version: str, messages: list[dict], parameters: dict, deadline: float, tenant: str) -> None:
     from workers.engine import EngineClosed, EngineError, EngineFull, ParameterRefused, PictureRefused, PromptTooLong
 
     pieces: queue.SimpleQueue = queue.SimpleQueue()
     try:
         engine = engines.get(version)
-        ticket = engine.submit(messages, _sampling(answer, parameters), on_token=pieces.put)
+        ends = time.monotonic() + deadline - time.time()
+        ticket = engine.submit(messages, _sampling(answer, parameters), on_token=pieces.put, tenant=tenant, deadline=ends)
         sent = scored = 0
         try:
             for text in _texts(ticket, pieces, answer, deadline):
@@ -139,7 +140,12 @@ def _publish(answer: str, stream: str, version: str, messages: list[dict], param
         done = ticket.result()
         if len(done.text) > sent or len(done.logprobs) > scored:
             _tell(stream, engine, sent, done.text[sent:], scored, done.logprobs[scored:])
-        end = {"prompt_tokens": done.prompt_tokens, "completion_tokens": done.tokens, "finish_reason": done.finish_reason}
+        end = {
+            "prompt_tokens": done.prompt_tokens,
+            "completion_tokens": done.tokens,
+            "finish_reason": done.finish_reason,
+            "reused_tokens": done.reused_tokens,
+        }
         _add(stream, {"end": json.dumps(end)})
     except (PromptTooLong, PictureRefused, ParameterRefused) as refusal:
         _add(stream, {"error": str(refusal), "whose": "asker"})

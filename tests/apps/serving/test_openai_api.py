@@ -91,6 +91,19 @@ def test_several_answers_to_one_question_are_each_a_choice_and_a_row(client):
     assert answer.usage.prompt_tokens == rows[0].prompt_tokens
 
 
+def test_the_next_turn_says_how_much_of_its_prompt_was_known(client):
+    def ask(messages):
+        return client.chat.completions.create(model="v1", messages=messages, temperature=0)
+
+    first = ask(QUESTION)
+    turns = [*QUESTION, {"role": "assistant", "content": first.choices[0].message.content}, {"role": "user", "content": "What is ice?"}]
+    second = ask(turns)
+
+    assert first.usage.prompt_tokens_details.cached_tokens == 0
+    assert second.usage.prompt_tokens_details.cached_tokens >= first.usage.prompt_tokens
+    assert second.choices[0].message.content == "You asked: What is ice?"
+
+
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_several_answers_are_streamed_by_their_index(client, temperature):
     texts, ended = ["", ""], []

@@ -1,5 +1,6 @@
 import random
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -85,6 +86,50 @@ def _penalised(model, tokenizer, question: str, sampling: SamplingParams) -> tup
         tokens.append(token)
         logprobs.append(raw.log_softmax(0)[token].item())
     return tokens[start:], logprobs
+
+
+def test_a_conversation_goes_on_from_its_earlier_turns_with_the_same_tokens(engine, folder, model, tokenizer):
+    """Every answer is that of an engine that has seen nothing before, other conversations between the turns or not."""
+    sampling, said = SamplingParams(max_tokens=6, logprobs=0), {}
+    conversations = {name: ask(f"{name} What is sugar 光合作用?") for name in "abcdefgh"}
+    read = reused = 0
+    for turn in range(3):
+        for name, messages in conversations.items():
+            answer = engine.submit(messages, sampling).result(20)
+            text = generate_from(model, tokenizer, messages, 6)
+            assert answer.text == text, (turn, name)
+            messages += [{"role": "assistant", "content": text}, *ask("1859 Who?")]
+            read, reused = read + answer.prompt_tokens, reused + answer.reused_tokens
+            said[name, turn] = answer
+    assert all(answer.reused_tokens == 0 for (_, turn), answer in said.items() if turn == 0)
+    assert all(answer.reused_tokens >= said[name, turn - 1].prompt_tokens for (name, turn), answer in said.items() if turn)
+    stats = engine.stats()
+    assert (stats.reused_tokens, stats.prompt_tokens) == (reused, read - reused)
+    assert reused > read / 3
+
+    fresh = open_engine(folder, max_batch=1)
+    last = conversations["h"][:-2]
+    again = fresh.submit(last, sampling).result(20)
+    fresh.close()
+    assert (again.reused_tokens, again.logprobs) == (0, said["h", 2].logprobs)  # to the last bit
+
+
+def generate_from(model, tokenizer, messages: list[dict[str, str]], most: int) -> str:
+    tokens = tokenizer.encode_prompt(messages)
+    start = len(tokens)
+    with torch.inference_mode():
+        while len(tokens) - start < most and (token := int(model(torch.tensor([tokens]))[0, -1].argmax())) not in tokenizer.end_ids:
+            tokens.append(token)
+    return tokenizer.decode(tokens[start:]).strip()
+
+
+def test_after_its_deadline_an_answer_is_cancelled(engine):
+    gate = Gate()
+    ticket = engine.submit(ask("What"), SamplingParams(max_tokens=60), gate, deadline=time.monotonic() + 0.2)
+    assert gate.reached.wait(10)
+    time.sleep(0.25)
+    gate.open.set()
+    assert ticket.result(10).finish_reason == "cancelled"
 
 
 def test_a_bias_for_a_token_that_is_none_is_refused(engine):

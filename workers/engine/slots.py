@@ -1,0 +1,49 @@
+"""Which slots are free, and what each of them still knows.
+
+A conversation's next turn begins with its earlier ones: where their keys and values are still in a slot, they need not be computed
+again. So a slot keeps what it holds until somebody needs it.
+"""
+
+from collections.abc import Sequence
+
+LEAST_SHARED = 8  # tokens; fewer are computed as quickly as looked for, and every conversation begins with some
+
+
+class Slots:
+    """The free ones, the least recently used first, with the tokens whose keys and values they hold."""
+
+    def __init__(self, count: int):
+        self._free: dict[int, Sequence[int]] = dict.fromkeys(range(count), ())
+
+    def __bool__(self) -> bool:
+        return bool(self._free)
+
+    def take(self, tokens: Sequence[int]) -> tuple[int, int]:
+        """A slot for `tokens`, and how many of the first it holds already: never all, as the last one's logits are needed.
+
+        A slot of which less than half would be used is another conversation's, which may go on: then the one that was not used
+        for the longest time is taken. KeyError where none is free.
+        """
+        shared = {slot: _common(held, tokens) for slot, held in self._free.items()}
+        best = max(shared, key=lambda slot: shared[slot])
+        if shared[best] < max(LEAST_SHARED, len(self._free[best]) / 2):
+            best = next(iter(self._free))
+            shared[best] = 0
+        del self._free[best]
+        return best, min(shared[best], len(tokens) - 1)
+
+    def take_any(self) -> int:
+        """The one that was not used for the longest time."""
+        slot = next(iter(self._free))
+        del self._free[slot]
+        return slot
+
+    def give_back(self, slot: int, held: Sequence[int]) -> None:
+        self._free[slot] = held
+
+
+def _common(held: Sequence[int], tokens: Sequence[int]) -> int:
+    for index, (one, other) in enumerate(zip(held, tokens, strict=False)):
+        if one != other:
+            return index
+    return min(len(held), len(tokens))
