@@ -7,4 +7,4 @@ from celery import Celery
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "dsportal.settings")
 app = Celery("dsportal")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-app.conf.imports = ["workers.tasks.jobs", "workers.tasks.answers", "workers.tasks.beat"]
+app.conf.imports = ["workers.tasks.jobs", "workers.tasks.answers", "workers.tasks.embeddings", "workers.tasks.beat"]

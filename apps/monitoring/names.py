@@ -24,6 +24,7 @@ CACHE_DATA = "dsportal:cache:data"  # hash: key → answer (JSON)
 CACHE_USED = "dsportal:cache:used"  # sorted set: key → when it was last used
 CACHE_BYTES = "dsportal:cache:bytes"
 STREAM = "dsportal:answer:{answer}:stream"  # stream of numbered pieces of one answer, then its end
+EMBEDDING = "dsportal:embedding:{request}"  # list: what the worker found for one request, once
 CLAIM = "dsportal:answer:{answer}:claim"  # which inference worker is at it; expires when that worker dies
 CANCEL = "dsportal:answer:{answer}:cancel"  # set when the asker went away
 FLIGHT = "dsportal:flight:{key}"  # which answer is being made for a question that others ask too

@@ -24,8 +24,8 @@ from apps.accounts.problems import Busy, Missing, Problem
 from apps.accounts.quotas import Metered, Quota
 from apps.registry.models import ModelVersion
 from apps.rest import AlwaysJSON
-from apps.serving import services
-from apps.serving.openai_requests import ChatRequest, CompletionRequest, Request
+from apps.serving import embeddings, services
+from apps.serving.openai_requests import ChatRequest, CompletionRequest, EmbeddingsRequest, Request
 from apps.serving.openai_shapes import ChatShape, CompletionShape, Shape, finish_reason_of
 from apps.serving.questions import MAX_SEED
 from apps.serving.routing import LIVE_NAMES, find_version
@@ -142,6 +142,16 @@ class CompletionsView(AnsweringView):
         return self.answer(request)
 
 
+class EmbeddingsView(OpenAIView):
+    @extend_schema(request=OpenApiTypes.OBJECT, responses=OpenApiTypes.OBJECT, operation_id="openai_embeddings", tags=["openai"])
+    def post(self, request):
+        asked = EmbeddingsRequest.model_validate(request.data)
+        found = embeddings.embed(texts=asked.texts, user=request.user, version=asked.model, quota=self.quota)
+        data = [{"object": "embedding", "index": number, "embedding": asked.encoded(vector)} for number, vector in enumerate(found.vectors)]
+        usage = {"prompt_tokens": found.tokens, "total_tokens": found.tokens}
+        return Response({"object": "list", "data": data, "model": found.version.name, "usage": usage})
+
+
 def _ask(request, asked: Request, quota: Quota) -> list[Pending]:
     """As many answers on their way as there are choices. Each is a row of its own; seeds follow each other where one is given."""
     question = asked.question()
@@ -222,4 +232,5 @@ urlpatterns = [
     path("v1/models/<path:name>", ModelView.as_view()),
     path("v1/chat/completions", ChatCompletionsView.as_view()),
     path("v1/completions", CompletionsView.as_view()),
+    path("v1/embeddings", EmbeddingsView.as_view()),
 ]

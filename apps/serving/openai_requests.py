@@ -1,15 +1,18 @@
 """OpenAI's requests, as far as they can be honoured; what would be silently ignored, and changes the answer, is refused."""
 
+import base64
+from array import array
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
 
 from apps.serving.pictures import MAX_CHARACTERS as MAX_PICTURE_CHARACTERS
 from apps.serving.pictures import accepted
-from apps.serving.questions import MAX_LOGPROBS, MAX_SEED, MAX_TOKENS, Question
+from apps.serving.questions import MAX_CHARACTERS, MAX_LOGPROBS, MAX_SEED, MAX_TOKENS, Question
 
 DEFAULT_MAX_TOKENS = 256
 MAX_CHOICES = 8
+MAX_TEXTS = 256
 
 
 class StreamOptions(BaseModel):
@@ -160,3 +163,39 @@ class CompletionRequest(Request):
     def question(self) -> Question:
         prompt = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
         return self._question([{"role": "user", "content": prompt}], self.max_tokens, self.logprobs)
+
+
+class EmbeddingsRequest(BaseModel):
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+    model: Annotated[str, Field(min_length=1, max_length=200)]
+    input: str | list[Any]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: StrictInt | None = None
+
+    @field_validator("input")
+    @classmethod
+    def _texts(cls, given: str | list[Any]) -> str | list[Any]:
+        texts = [given] if isinstance(given, str) else given
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("give a text or a list of texts; ids of tokens are those of another model's tokenizer")
+        if not 1 <= len(texts) <= MAX_TEXTS:
+            raise ValueError(f"give between 1 and {MAX_TEXTS} texts")
+        if any(not text or len(text) > MAX_CHARACTERS for text in texts):
+            raise ValueError(f"each text must have between 1 and {MAX_CHARACTERS:,} characters")
+        return given
+
+    @field_validator("dimensions")
+    @classmethod
+    def _whole(cls, dimensions: int | None) -> int | None:
+        if dimensions is not None:
+            raise ValueError("embeddings cannot be shortened: the model was not trained for that; leave dimensions out")
+        return dimensions
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.input] if isinstance(self.input, str) else self.input
+
+    def encoded(self, vector: array) -> list[float] | str:
+        """`vector`: of 32-bit floats, little-endian in base64."""
+        return vector.tolist() if self.encoding_format == "float" else base64.b64encode(vector.tobytes()).decode()

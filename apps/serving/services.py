@@ -36,6 +36,19 @@ NO_WORKER_SECONDS = 30.0
 LOST_SECONDS = 4.0  # without a word from a worker, after which an asker looks where the message is
 
 
+def admit(answer: str, now: float) -> None:
+    """Count it among those in flight. Busy where there are too many."""
+    r = connection()
+    pipe = r.pipeline()
+    pipe.zremrangebyscore(names.IN_FLIGHT, "-inf", now)
+    pipe.zadd(names.IN_FLIGHT, {answer: now + settings.ANSWER_TIMEOUT_SECONDS})
+    pipe.zcard(names.IN_FLIGHT)
+    waiting = pipe.execute()[2]
+    if waiting > settings.MAX_IN_FLIGHT:
+        r.zrem(names.IN_FLIGHT, answer)
+        raise Busy(_("%(n)s answers are being made already; ask again in a moment.") % {"n": waiting - 1}, retry_after_seconds=2)
+
+
 @dataclass
 class Pending:
     """One answer on its way: iterate `pieces()` for its text as it comes; then `row` is written."""
@@ -138,15 +151,8 @@ class Pending:
         connection().zrem(names.IN_FLIGHT, self.id)
 
     def _send(self) -> None:
-        r, now = connection(), time.time()
-        pipe = r.pipeline()
-        pipe.zremrangebyscore(names.IN_FLIGHT, "-inf", now)
-        pipe.zadd(names.IN_FLIGHT, {self.id: now + settings.ANSWER_TIMEOUT_SECONDS})
-        pipe.zcard(names.IN_FLIGHT)
-        waiting = pipe.execute()[2]
-        if waiting > settings.MAX_IN_FLIGHT:
-            r.zrem(names.IN_FLIGHT, self.id)
-            raise Busy(_("%(n)s answers are being made already; ask again in a moment.") % {"n": waiting - 1}, retry_after_seconds=2)
+        now = time.time()
+        admit(self.id, now)
         self._publish(now)
 
     def _publish(self, now: float) -> None:

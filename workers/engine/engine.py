@@ -7,13 +7,13 @@ import time
 from collections.abc import Iterable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from workers.engine.errors import EngineClosed, EngineError, EngineFull, ParameterRefused, PictureRefused, PromptTooLong
 from workers.engine.front_end import FrontEnd, Rows
-from workers.engine.runner import Logits, Runner
+from workers.engine.runner import Logits, ReadsStates, Runner
 from workers.engine.sampling import SamplingParams
 from workers.engine.scheduler import Scheduler, Work
 from workers.engine.sequence import Completion, Embedded, OnToken, Sequence, Ticket
@@ -71,9 +71,26 @@ class Engine:
         """
         sequence = self._sequence(messages, sampling, on_token, tenant=tenant, is_batch=is_batch, deadline=deadline)
         with self._changed:
-            if len(self._scheduler.waiting) >= self._max_waiting and not self._closed:
-                raise EngineFull(f"{len(self._scheduler.waiting)} questions wait already; ask again in a moment.")
-            self._enqueue(sequence)
+            self._admit(sequence)
+        return sequence.ticket
+
+    def embed(self, text: str, *, tenant: str = "", deadline: float = math.inf) -> Ticket:
+        """Read a text: when the ticket is done, its `embedding` is the mean of the last hidden states of all tokens, of length 1.
+
+        PromptTooLong; ParameterRefused where the text has no tokens, or this model's runner gives no hidden states; EngineFull; EngineClosed.
+        """
+        if not hasattr(self._runner, "hidden_states"):
+            raise ParameterRefused("An INT8 or ONNX version gives no embeddings; name the one that it was made from.")
+        tokens = self._tokenizer.encode(text)
+        if not tokens:
+            raise ParameterRefused("A text without a token has no embedding.")
+        if len(tokens) > self._runner.max_seq_len:
+            raise PromptTooLong(len(tokens), self._runner.max_seq_len)
+        sequence = Sequence(
+            tokens, SamplingParams(max_tokens=1), 1, self._vocabulary, None, tenant=tenant, deadline=deadline, is_read_only=True
+        )  # fmt: skip
+        with self._changed:
+            self._admit(sequence)
         return sequence.ticket
 
     def generate_all(self, prompts: Iterable[Many[Message]], max_tokens: int, temperature: float = 0.0) -> list[Completion]:
@@ -118,6 +135,11 @@ class Engine:
             return ()
         held = np.flatnonzero(np.array(prompt) == self._tokenizer.image_id)
         return list(zip(held[:: len(pictures[0])].tolist(), pictures, strict=True))
+
+    def _admit(self, sequence: Sequence) -> None:
+        if len(self._scheduler.waiting) >= self._max_waiting and not self._closed:
+            raise EngineFull(f"{len(self._scheduler.waiting)} questions wait already; ask again in a moment.")
+        self._enqueue(sequence)
 
     def _enqueue(self, sequence: Sequence) -> None:
         if self._closed:
@@ -168,14 +190,29 @@ class Engine:
         if not work:
             return False
         try:
-            logits = self._runner.forward([w.chunk for w in work])
+            self._read(work)
+            work = [w for w in work if not w.sequence.is_read_only]
+            logits = self._runner.forward([w.chunk for w in work]) if work else None
         except Exception:
             # Whatever a model's kernels raise must reach those who wait; a thread that died would leave them waiting for ever.
             log.exception("a forward of %d chunks failed", len(work))
             self._abandon(EngineError("The model failed while it answered; the worker's log says why."), waiting=False)
             return True
-        self._postprocess(work, logits)
+        if logits is not None:
+            self._postprocess(work, logits)
         return True
+
+    def _read(self, work: list[Work]) -> None:
+        """Texts whose hidden states are wanted: one after the other, as nobody waits for their next token."""
+        for sequence, chunk in work:
+            if not sequence.is_read_only:
+                continue
+            sequence.take_states(cast(ReadsStates, self._runner).hidden_states(chunk))
+            self._prompt_tokens += len(chunk.tokens)
+            if sequence.finish_reason:
+                with self._changed:
+                    self._scheduler.remove(sequence)
+                self._complete(sequence)
 
     def _postprocess(self, work: list[Work], logits: Logits) -> None:
         """`logits`: (len(work), vocab). Those whose prompt has been read choose their next token; those that end give up their slot."""

@@ -45,6 +45,18 @@ class FusedRunner:
                 future.result()
         return self._logits[: len(chunks), : self.vocab_size]
 
+    def hidden_states(self, chunk: Chunk) -> Floats:
+        """(tokens, d_model), after the last norm."""
+        w, scratch, found = self._weights, self._scratch[0], []
+        for begin in range(0, len(chunk.tokens), PIECE_TOKENS):
+            piece = chunk.tokens[begin : begin + PIECE_TOKENS]
+            rows = [(token, chunk.slot, chunk.start + begin + at) for at, token in enumerate(piece)]
+            self._forward(rows, [], self._no_rows, 0, scratch)
+            found.append(scratch.stream[: len(rows)].copy())
+        x = np.concatenate(found)
+        normalised: Floats = x / np.sqrt((x * x).mean(-1, keepdims=True) + np.float32(w.layers.eps)) * w.norm
+        return normalised
+
     def _run(self, chunks: Sequence[Chunk], first: int, scratch: Scratch) -> None:
         """Logits of `chunks` into the rows from `first` on."""
         rows: list[tuple[int, int, int]] = []  # token, slot, position

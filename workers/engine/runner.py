@@ -72,3 +72,11 @@ class Runner(Protocol):
     def close(self) -> None:
         """Give the memory back. No forward comes after it."""
         ...
+
+
+class ReadsStates(Protocol):
+    """What a runner that serves embeddings offers too; without it the engine refuses them."""
+
+    def hidden_states(self, chunk: Chunk) -> NDArray[np.float32]:
+        """(tokens, d_model): what stands before the head, normalised, after each of the chunk's tokens. It is read as by `forward`."""
+        ...

@@ -43,6 +43,7 @@ class Ticket:
         self._cancelled = threading.Event()
         self._completion: Completion | None = None
         self._error: EngineError | None = None
+        self.embedding: NDArray[np.float32] | None = None  # (d_model,), of a text that is only read
         self.logprobs: list[TokenLogprob] = []  # grows while the answer does, ahead of the text that is told
 
     def done(self) -> bool:
@@ -82,15 +83,19 @@ class Sequence:
     def __init__(
         self, prompt: list[int], sampling: SamplingParams, room: int, vocabulary: Vocabulary, on_token: OnToken | None,
         embedded: Embedded = (), *, tenant: str = "", is_batch: bool = False, deadline: float = math.inf,
+        is_read_only: bool = False,
     ):  # fmt: skip
         """`room`: the most tokens the answer may have, at least 1. `embedded`: rows of pictures, and where in the prompt they begin.
 
         `tenant`: who shares the engine fairly with others. `is_batch`: nobody waits for it; nor is anything reused for it, so that what is
-        measured with batches is computed. `deadline`: of `time.monotonic`, after which it is cancelled.
+        measured with batches is computed. `deadline`: of `time.monotonic`, after which it is cancelled. `is_read_only`: what is wanted is the
+        mean of the prompt's hidden states, no answer.
         """
         self._embedded = embedded
         self.tenant, self.is_batch, self.deadline = tenant, is_batch, deadline
-        self.may_reuse = not embedded and not is_batch  # a picture's tokens are the same whatever it shows
+        self.is_read_only = is_read_only
+        # A picture's tokens are the same whatever it shows; and what was not read again has no hidden states.
+        self.may_reuse = not embedded and not is_batch and not is_read_only
         self.reused_tokens = 0
         self.prompt_tokens = len(prompt)
         self.tokens = list(prompt)
@@ -106,6 +111,7 @@ class Sequence:
         self._seen = set(prompt) if sampling.penalises else set()
         self._said: Counter[int] = Counter()
         self._latest: TokenLogprob | None = None
+        self._states = np.zeros(0, np.float64)
         self._began = 0.0
 
     @property
@@ -143,6 +149,15 @@ class Sequence:
             token = most_likely if adjusted is logits else int(adjusted.argmax())
         self._latest = logprobs_of(logits, token, self.sampling.logprobs) if self.sampling.logprobs is not None else None
         return token
+
+    def take_states(self, states: NDArray[np.float32]) -> None:
+        """Of the tokens just read, (tokens, d_model). With the last of them the embedding is ready: their mean, of length 1."""
+        self._states = self._states + states.sum(0, dtype=np.float64) if len(self._states) else states.sum(0, dtype=np.float64)
+        self.in_cache += len(states)
+        if self.in_cache >= self.prompt_tokens:
+            length = np.linalg.norm(self._states)
+            self.ticket.embedding = (self._states / (length or 1.0)).astype(np.float32)
+            self.finish_reason = "stop"
 
     def append(self, token: int, end_ids: Container[int]) -> str:
         """Take the next token of the answer; what may be shown of it. Sets `finish_reason` where it is the last."""

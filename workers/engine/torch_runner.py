@@ -44,7 +44,20 @@ class TorchRunner:
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> Logits:
-        model, batch = self._model, _Batch(chunks, self._device, self._window)
+        batch = _Batch(chunks, self._device, self._window)
+        logits = self._model.head(self._model.norm(self._read(batch).index_select(0, batch.last)))
+        array: np.ndarray = logits.float().cpu().numpy()
+        return array
+
+    @torch.inference_mode()
+    def hidden_states(self, chunk: Chunk) -> Logits:
+        """(tokens, d_model), after the last norm."""
+        array: np.ndarray = self._model.norm(self._read(_Batch([chunk], self._device, self._window))).float().cpu().numpy()
+        return array
+
+    def _read(self, batch: "_Batch") -> Tensor:
+        """What the last layer makes of each row: (rows, d_model)."""
+        model = self._model
         x = model.embedding(batch.tokens)  # rows, d_model
         for at, rows in batch.embedded:
             x[at : at + len(rows)] = torch.from_numpy(rows).to(x)
@@ -54,9 +67,7 @@ class TorchRunner:
             heads = self._attend(block.attention, self._cache.layers[layer], batch, q.squeeze(2), k.squeeze(2), v.squeeze(2))
             x = x + block.attention.finish(heads)
             x = x + block.feed_forward(block.feed_forward_norm(x), None)
-        logits = model.head(model.norm(x.index_select(0, batch.last)))
-        array: np.ndarray = logits.float().cpu().numpy()
-        return array
+        return x
 
     def _attend(self, attention: Any, cache: LayerCache, batch: "_Batch", q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """`q`: (rows, H, width), `k`, `v`: (rows, cached heads, …) → (rows, H, …). Keys and values go into the cache first."""

@@ -1,0 +1,78 @@
+"""Embeddings: texts go to an inference worker, and their vectors come back in one piece. Nothing of them is kept."""
+
+import base64
+import json
+import sys
+import time
+from array import array
+from dataclasses import dataclass
+
+import redis
+from django.conf import settings
+from django.utils.translation import gettext as _
+from kombu.exceptions import OperationalError
+
+from apps.accounts.models import User
+from apps.accounts.problems import Problem, TimedOut, Unavailable
+from apps.accounts.quotas import Quota
+from apps.ids import new_id
+from apps.monitoring import names, recorder
+from apps.redis import connection
+from apps.registry.models import ModelVersion
+from apps.serving.routing import route
+from apps.serving.services import admit
+from dsportal.celery import app as celery
+
+CHANNEL = "embeddings"
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    version: ModelVersion
+    vectors: list[array]  # of 32-bit floats, in the order of the texts
+    tokens: int
+
+
+def embed(*, texts: list[str], user: User, version: str, quota: Quota | None = None) -> Embeddings:
+    """Problem for what the version cannot embed; Busy, TimedOut, Unavailable."""
+    began, request = time.monotonic(), new_id()
+    model = route(asked=version, subject=str(user.pk)).version
+    outcome, tokens = "error", 0
+    try:
+        found = _ask(request, texts, model, str(user.pk))
+        outcome, tokens = "ok", found["tokens"]
+    except (redis.RedisError, OperationalError) as lost:
+        raise Unavailable(_("The queue cannot be reached at the moment; it is being restarted. Ask again in a few seconds.")) from lost
+    finally:
+        recorder.observe(
+            version=model.pk, route=CHANNEL, latency_ms=(time.monotonic() - began) * 1000, outcome=outcome, prompt_tokens=tokens
+        )  # fmt: skip
+    if quota:
+        quota.spend_tokens(tokens)
+    return Embeddings(model, [_floats(text) for text in found["vectors"]], tokens)
+
+
+def _ask(request: str, texts: list[str], model: ModelVersion, tenant: str) -> dict:
+    now, seconds = time.time(), settings.ANSWER_TIMEOUT_SECONDS
+    admit(request, now)
+    try:
+        celery.send_task(
+            "dsportal.embed", kwargs={"request": request, "version": model.pk, "texts": texts, "deadline": now + seconds, "tenant": tenant},
+            queue="inference", expires=seconds, task_id=request,
+        )  # fmt: skip
+        while time.time() < now + seconds:  # in turns shorter than the connection's own limit
+            if answer := connection().blpop([names.EMBEDDING.format(request=request)], timeout=1):
+                found = json.loads(answer[1])
+                if "error" in found:
+                    raise Problem(found["error"]) if found.get("whose") == "asker" else Unavailable(found["error"])
+                return found
+        raise TimedOut(_("No embedding within %(n)s s. Ask again, or for fewer texts.") % {"n": f"{seconds:.0f}"})
+    finally:
+        connection().zrem(names.IN_FLIGHT, request)
+
+
+def _floats(encoded: str) -> array:
+    vector = array("f", base64.b64decode(encoded))
+    if sys.byteorder == "big":
+        vector.byteswap()
+    return vector
