@@ -1,6 +1,7 @@
 """OpenAI's requests, as far as they can be honoured; what would be silently ignored, and changes the answer, is refused."""
 
 import base64
+import json
 from array import array
 from typing import Annotated, Any, Literal
 
@@ -42,6 +43,7 @@ class Request(BaseModel):
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
+    guided_regex: str | None = Field(None, min_length=1)  # as top_k
 
     @property
     def choices(self) -> int:
@@ -51,7 +53,7 @@ class Request(BaseModel):
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def _question(self, messages: list[dict], max_tokens: int | None, logprobs: int | None) -> Question:
+    def _question(self, messages: list[dict], max_tokens: int | None, logprobs: int | None, schema: str | None = None) -> Question:
         return Question(
             messages,
             # Clients ask for thousands by default; a shorter limit is told by finish_reason.
@@ -67,6 +69,8 @@ class Request(BaseModel):
             repetition_penalty=self.repetition_penalty if self.repetition_penalty is not None else 1.0,
             logit_bias=self.logit_bias or {},
             logprobs=logprobs,
+            schema=schema,
+            regex=self.guided_regex,
         )
 
 
@@ -117,13 +121,39 @@ class Message(BaseModel):
         return {"role": "system" if self.role == "developer" else self.role, "content": text, **image}
 
 
+class NamedSchema(BaseModel):
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)  # `strict` changes nothing: the schema is always kept to
+
+    given: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> "ResponseFormat":
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema belongs to the type json_schema, and that needs it")
+        return self
+
+    @property
+    def schema_text(self) -> str | None:
+        """JSON Schema; None for free text. The order of properties is theirs: answers keep to it."""
+        if self.type == "text":
+            return None
+        return json.dumps(self.json_schema.given if self.json_schema else {"type": "object"})
+
+
 class ChatRequest(Request):
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: StrictInt | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: StrictInt | None = Field(None, ge=0, le=MAX_LOGPROBS)
     tools: list[Any] | None = None
-    response_format: dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
 
     @model_validator(mode="after")
     def _plain_text(self) -> "ChatRequest":
@@ -131,13 +161,14 @@ class ChatRequest(Request):
             raise ValueError("top_logprobs needs logprobs to be true")
         if self.tools:
             raise ValueError("tools are not offered: this model answers in text")
-        if self.response_format and self.response_format.get("type") != "text":
-            raise ValueError("only the response_format text is offered")
+        if self.response_format and self.response_format.schema_text and self.guided_regex:
+            raise ValueError("ask for a response_format or for guided_regex, not for both")
         return self
 
     def question(self) -> Question:
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
-        return self._question([message.plain() for message in self.messages], self.max_completion_tokens or self.max_tokens, logprobs)
+        schema = self.response_format.schema_text if self.response_format else None
+        return self._question([message.plain() for message in self.messages], self.max_completion_tokens or self.max_tokens, logprobs, schema)
 
 
 class CompletionRequest(Request):

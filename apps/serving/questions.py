@@ -17,6 +17,7 @@ MAX_TOP_K = 1_000_000
 MAX_SEED = 2**31 - 1
 MAX_LOGPROBS = 20
 MAX_BIASES = 300
+MAX_FORM_CHARACTERS = 20_000
 _UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
 ROLES = ("system", "user", "assistant")
 
@@ -35,6 +36,8 @@ class Question:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: dict[str, float] = field(default_factory=dict)  # by a token's id; a JSON object's names are text
+    schema: str | None = None  # JSON Schema as text: the form of the answer
+    regex: str | None = None  # the same
     logprobs: int | None = None  # of each token, and of so many of the likeliest
 
     @property
@@ -95,6 +98,10 @@ class Question:
         if wrong or len(self.logit_bias) > MAX_BIASES:
             raise Problem(
                 _("logit_bias gives up to %(most)s tokens, by their ids, numbers from -100 to 100.") % {"most": MAX_BIASES}, field="logit_bias"
+            )
+        if len(self.schema or self.regex or "") > MAX_FORM_CHARACTERS:
+            raise Problem(
+                _("The form of an answer may take at most %(most)s characters.") % {"most": f"{MAX_FORM_CHARACTERS:,}"}, field="response_format"
             )
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
             raise Problem(_("At most %(most)s alternatives are given for a token.") % {"most": MAX_LOGPROBS}, field="top_logprobs")

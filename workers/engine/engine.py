@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from workers.engine.constraint import Constraints
 from workers.engine.errors import EngineClosed, EngineError, EngineFull, ParameterRefused, PictureRefused, PromptTooLong
 from workers.engine.front_end import FrontEnd, Rows
 from workers.engine.runner import Logits, ReadsStates, Runner
@@ -47,6 +48,7 @@ class Engine:
         self._tokenizer = tokenizer
         self._end_ids = tokenizer.end_ids
         self._vocabulary = Vocabulary(tokenizer)
+        self._constraints = Constraints(tokenizer, self._vocabulary)
         self._scheduler = Scheduler(runner.max_batch, prefill_tokens)
         self._max_waiting = max_waiting
         self._steps = self._prompt_tokens = self._completion_tokens = self._reused_tokens = 0
@@ -67,7 +69,7 @@ class Engine:
         is cancelled.
 
         PromptTooLong; PictureRefused where a message's `image` cannot be read, or the model sees none; EngineFull where `max_waiting` wait already; EngineClosed; ParameterRefused for a token
-        that is none; EngineError for a role that is none.
+        that is none, or a form that is not understood; EngineError for a role that is none.
         """
         sequence = self._sequence(messages, sampling, on_token, tenant=tenant, is_batch=is_batch, deadline=deadline)
         with self._changed:
@@ -127,6 +129,7 @@ class Engine:
         room = self._runner.max_seq_len - len(prompt)
         if room < 1:
             raise PromptTooLong(len(prompt), self._runner.max_seq_len - 1)
+        manner["constraint"] = self._constraints.begin(sampling.schema, sampling.regex)
         return Sequence(prompt, sampling, min(room, sampling.max_tokens), self._vocabulary, on_token, self._places(prompt, rows), **manner)
 
     def _places(self, prompt: list[int], pictures: list[Rows]) -> Embedded:
@@ -229,7 +232,12 @@ class Engine:
             if not finite[row]:
                 self._fail(sequence, EngineError("The model gives no finite numbers for this conversation; its weights are damaged."))
                 continue
-            self._advance(sequence, sequence.choose(logits[row], int(likely[row])))
+            try:
+                token = sequence.choose(logits[row], int(likely[row]))
+            except EngineError as error:
+                self._fail(sequence, error)
+                continue
+            self._advance(sequence, token)
 
     def _advance(self, sequence: Sequence, token: int) -> None:
         piece = sequence.append(token, self._end_ids)

@@ -15,7 +15,7 @@ class SamplingParams:
     Penalties: `repetition` divides the logits of all tokens so far, the prompt's included (Keskar 2019 §4.1); `frequency`, for each
     time that it was written, and `presence`, once, are taken from those of the answer's tokens, as in OpenAI's API. `logit_bias` is
     added to the logits of its tokens (id, bias) first. They hold for the most likely token too. `logprobs`: report each token's
-    log-probability, and those of so many of the likeliest.
+    log-probability, and those of so many of the likeliest. `schema`, JSON Schema as text, or `regex`: the form of the whole answer.
     """
 
     max_tokens: int
@@ -30,6 +30,8 @@ class SamplingParams:
     logprobs: int | None = None
     seed: int | None = None  # None: another text each time
     stop: tuple[str, ...] = ()
+    schema: str | None = None
+    regex: str | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:

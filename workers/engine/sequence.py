@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.engine.constraint import Constraint
 from workers.engine.errors import EngineError
 from workers.engine.runner import Chunk
 from workers.engine.sampling import SamplingParams, TokenLogprob, adjust, draw, logprobs_of
@@ -83,14 +84,15 @@ class Sequence:
     def __init__(
         self, prompt: list[int], sampling: SamplingParams, room: int, vocabulary: Vocabulary, on_token: OnToken | None,
         embedded: Embedded = (), *, tenant: str = "", is_batch: bool = False, deadline: float = math.inf,
-        is_read_only: bool = False,
+        is_read_only: bool = False, constraint: Constraint | None = None,
     ):  # fmt: skip
         """`room`: the most tokens the answer may have, at least 1. `embedded`: rows of pictures, and where in the prompt they begin.
 
         `tenant`: who shares the engine fairly with others. `is_batch`: nobody waits for it; nor is anything reused for it, so that what is
         measured with batches is computed. `deadline`: of `time.monotonic`, after which it is cancelled. `is_read_only`: what is wanted is the
-        mean of the prompt's hidden states, no answer.
+        mean of the prompt's hidden states, no answer. `constraint`: the answer's form.
         """
+        self._constraint = constraint
         self._embedded = embedded
         self.tenant, self.is_batch, self.deadline = tenant, is_batch, deadline
         self.is_read_only = is_read_only
@@ -141,8 +143,10 @@ class Sequence:
         return Chunk(self.slot, start, self.tokens[start:end], [(at - start, rows) for at, rows in parts if len(rows)])
 
     def choose(self, logits: np.ndarray, most_likely: int) -> int:
-        """The next token from (vocab,) `logits`, whose largest is at `most_likely`."""
+        """The next token from (vocab,) `logits`, whose largest is at `most_likely`. EngineError where its form allows none."""
         adjusted = adjust(logits, self.sampling, self._seen, self._said)
+        if self._constraint:
+            adjusted = self._constraint.mask(adjusted)
         if self.sampling.temperature > 0.0:
             token = draw(adjusted, self.sampling, self._random)
         else:
@@ -165,6 +169,8 @@ class Sequence:
             self.finish_reason = "stop"
             return ""
         self.tokens.append(token)
+        if self._constraint:
+            self._constraint.consume(token)
         if self.sampling.penalises:
             self._seen.add(token)
             self._said[token] += 1

@@ -1,5 +1,7 @@
 """OpenAI's official client against a live server, unchanged."""
 
+import json
+
 import openai
 import pytest
 
@@ -91,6 +93,18 @@ def test_several_answers_to_one_question_are_each_a_choice_and_a_row(client):
     assert answer.usage.prompt_tokens == rows[0].prompt_tokens
 
 
+def test_an_answer_keeps_to_the_schema_or_expression_that_is_asked_for(client):
+    """The model would say something else."""
+    schema = {"type": "object", "properties": {"wet": {"enum": [True]}}, "required": ["wet"], "additionalProperties": False}
+    response_format = {"type": "json_schema", "json_schema": {"name": "wetness", "strict": True, "schema": schema}}
+
+    answer = client.chat.completions.create(model="v1", messages=QUESTION, response_format=response_format).choices[0]
+    pieces = client.completions.create(model="v1", prompt="What is water?", stream=True, extra_body={"guided_regex": "(ice|ICE)!"})
+
+    assert (json.loads(answer.message.content), answer.finish_reason) == ({"wet": True}, "stop")
+    assert "".join(piece.choices[0].text for piece in pieces) in ("ice!", "ICE!")
+
+
 def test_the_next_turn_says_how_much_of_its_prompt_was_known(client):
     def ask(messages):
         return client.chat.completions.create(model="v1", messages=messages, temperature=0)
@@ -168,6 +182,8 @@ def test_a_wrong_key_is_their_authentication_error(client):
 @pytest.mark.parametrize("bad", [
     {"n": 9}, {"temperature": 3}, {"max_tokens": 0}, {"top_logprobs": 2}, {"logprobs": True, "top_logprobs": 21},
     {"tools": [{"type": "function"}]}, {"frequency_penalty": 3}, {"presence_penalty": -3}, {"logit_bias": {"12": 101}}, {"logit_bias": {"a": 1}},
+    {"response_format": {"type": "json_schema"}}, {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "x"}}}},
+    {"response_format": {"type": "xml"}}, {"extra_body": {"guided_regex": "(open"}},
     {"logit_bias": {"99999": 1}}, {"extra_body": {"min_p": 2}}, {"extra_body": {"repetition_penalty": 0}},
     {"messages": []}, {"messages": [{"role": "robot", "content": "hi"}]}, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
     {"messages": [{"role": "user", "content": ""}]}, {"messages": [{"role": "user", "content": "x" * 100_000}]}, {"stop": ["x"] * 9},
