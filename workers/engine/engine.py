@@ -14,7 +14,7 @@ import numpy as np
 from workers.engine.constraint import Constraints
 from workers.engine.errors import EngineClosed, EngineError, EngineFull, ParameterRefused, PictureRefused, PromptTooLong
 from workers.engine.front_end import FrontEnd, Rows
-from workers.engine.runner import Logits, ReadsStates, Runner
+from workers.engine.runner import CopiesSlots, Logits, ReadsStates, Runner
 from workers.engine.sampling import SamplingParams
 from workers.engine.scheduler import Scheduler, Work
 from workers.engine.sequence import Completion, Embedded, OnToken, Sequence, Ticket
@@ -49,7 +49,7 @@ class Engine:
         self._end_ids = tokenizer.end_ids
         self._vocabulary = Vocabulary(tokenizer)
         self._constraints = Constraints(tokenizer, self._vocabulary)
-        self._scheduler = Scheduler(runner.max_batch, prefill_tokens)
+        self._scheduler = Scheduler(runner.max_batch, prefill_tokens, may_copy=hasattr(runner, "copy_prefix"))
         self._max_waiting = max_waiting
         self._steps = self._prompt_tokens = self._completion_tokens = self._reused_tokens = 0
         self._closed = False
@@ -187,12 +187,15 @@ class Engine:
         with self._changed:
             gone = self._scheduler.remove_cancelled(time.monotonic())
             work = self._scheduler.schedule()
+            copies, self._scheduler.copies = self._scheduler.copies, []
         for sequence in gone:
             sequence.finish_reason = "cancelled"
             self._complete(sequence)
         if not work:
             return False
         try:
+            for target, known, source in copies:
+                cast(CopiesSlots, self._runner).copy_prefix(cast(int, source), target, known)
             self._read(work)
             work = [w for w in work if not w.sequence.is_read_only]
             logits = self._runner.forward([w.chunk for w in work]) if work else None

@@ -45,6 +45,10 @@ class FusedRunner:
                 future.result()
         return self._logits[: len(chunks), : self.vocab_size]
 
+    def copy_prefix(self, source: int, target: int, tokens: int) -> None:
+        self._keys[:, target, ..., :tokens] = self._keys[:, source, ..., :tokens]
+        self._values[:, target, :, :tokens] = self._values[:, source, :, :tokens]
+
     def hidden_states(self, chunk: Chunk) -> Floats:
         """(tokens, d_model), after the last norm."""
         w, scratch, found = self._weights, self._scratch[0], []

@@ -80,3 +80,11 @@ class ReadsStates(Protocol):
     def hidden_states(self, chunk: Chunk) -> NDArray[np.float32]:
         """(tokens, d_model): what stands before the head, normalised, after each of the chunk's tokens. It is read as by `forward`."""
         ...
+
+
+class CopiesSlots(Protocol):
+    """What a runner offers whose slots can be copied: a beginning that many conversations share is then computed once."""
+
+    def copy_prefix(self, source: int, target: int, tokens: int) -> None:
+        """Let slot `target` hold the first `tokens` that `source` holds."""
+        ...

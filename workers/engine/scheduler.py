@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from workers.engine.runner import Chunk
 from workers.engine.sequence import Sequence
-from workers.engine.slots import Slots
+from workers.engine.slots import Slots, Taken
 from workers.engine.waiting import WaitingLine
 
 
@@ -22,7 +22,10 @@ class Scheduler:
     in parts, between which the others go on, and a short one behind it does not wait for all of it to be read.
     """
 
-    def __init__(self, slots: int, prefill_tokens: int):
+    def __init__(self, slots: int, prefill_tokens: int, *, may_copy: bool = False):
+        """`may_copy`: the runner can copy from slot to slot; what `copies` then has must be copied before the next forward."""
+        self._may_copy = may_copy
+        self.copies: list[Taken] = []
         self._free = Slots(slots)
         self._prefill_tokens = prefill_tokens
         self.waiting = WaitingLine()
@@ -50,8 +53,10 @@ class Scheduler:
         """Admit who waits into the free slots, and share out the next forward. Empty where nothing is to be done."""
         while self.waiting and self._free:
             sequence = self.waiting.pop()
-            slot, known = self._free.take(sequence.tokens) if sequence.may_reuse else (self._free.take_any(), 0)
-            sequence.start(slot, known)
+            taken = self._free.take(sequence.tokens, may_copy=self._may_copy) if sequence.may_reuse else self._free.take_any()
+            if taken.source is not None:
+                self.copies.append(taken)
+            sequence.start(taken.slot, taken.known)
             self.running.append(sequence)
         decoding = [Work(s, s.next_chunk(1)) for s in self.running if s.is_decoding]
         return decoding + self._share_prefill([s for s in self.running if not s.is_decoding])

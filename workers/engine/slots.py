@@ -5,8 +5,17 @@ again. So a slot keeps what it holds until somebody needs it.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 LEAST_SHARED = 8  # tokens; fewer are computed as quickly as looked for, and every conversation begins with some
+
+
+class Taken(NamedTuple):
+    """`known`: so many of the first tokens are in the slot, or will be once they are copied from `source`."""
+
+    slot: int
+    known: int
+    source: int | None = None
 
 
 class Slots:
@@ -18,25 +27,28 @@ class Slots:
     def __bool__(self) -> bool:
         return bool(self._free)
 
-    def take(self, tokens: Sequence[int]) -> tuple[int, int]:
-        """A slot for `tokens`, and how many of the first it holds already: never all, as the last one's logits are needed.
+    def take(self, tokens: Sequence[int], *, may_copy: bool) -> Taken:
+        """A slot for `tokens`. Of what it holds never all is used, as the last one's logits are needed. KeyError where none is free.
 
-        A slot of which less than half would be used is another conversation's, which may go on: then the one that was not used
-        for the longest time is taken. KeyError where none is free.
+        A slot of which less than half would be used is another conversation's, which may go on: then the one that was not used for the
+        longest time is taken, and what is the same (a system prompt, say) is copied where `may_copy`.
         """
         shared = {slot: _common(held, tokens) for slot, held in self._free.items()}
         best = max(shared, key=lambda slot: shared[slot])
         if shared[best] < max(LEAST_SHARED, len(self._free[best]) / 2):
-            best = next(iter(self._free))
-            shared[best] = 0
+            source, known = best, min(shared[best], len(tokens) - 1)
+            slot = self.take_any().slot
+            if slot == source or not may_copy or known < LEAST_SHARED:
+                return Taken(slot, min(shared[slot], len(tokens) - 1) if slot == source and known >= LEAST_SHARED else 0)
+            return Taken(slot, known, source)
         del self._free[best]
-        return best, min(shared[best], len(tokens) - 1)
+        return Taken(best, min(shared[best], len(tokens) - 1))
 
-    def take_any(self) -> int:
+    def take_any(self) -> Taken:
         """The one that was not used for the longest time."""
         slot = next(iter(self._free))
         del self._free[slot]
-        return slot
+        return Taken(slot, 0)
 
     def give_back(self, slot: int, held: Sequence[int]) -> None:
         self._free[slot] = held

@@ -50,6 +50,12 @@ class TorchRunner:
         return array
 
     @torch.inference_mode()
+    def copy_prefix(self, source: int, target: int, tokens: int) -> None:
+        for layer in self._cache.layers:
+            for cached in (layer.keys, layer.values):
+                cached[target, :, :tokens] = cached[source, :, :tokens]
+
+    @torch.inference_mode()
     def hidden_states(self, chunk: Chunk) -> Logits:
         """(tokens, d_model), after the last norm."""
         array: np.ndarray = self._model.norm(self._read(_Batch([chunk], self._device, self._window))).float().cpu().numpy()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from workers.engine import Chunk, Engine, EngineClosed, EngineError, EngineFull, ParameterRefused, PromptTooLong, SamplingParams, open_engine
+from workers.engine.torch_runner import open_torch_runner
 from workers.moe import generate
 
 
@@ -112,6 +113,28 @@ def test_a_conversation_goes_on_from_its_earlier_turns_with_the_same_tokens(engi
     again = fresh.submit(last, sampling).result(20)
     fresh.close()
     assert (again.reused_tokens, again.logprobs) == (0, said["h", 2].logprobs)  # to the last bit
+
+
+@pytest.mark.parametrize("kind", ["fused", "torch"])
+def test_a_system_prompt_is_read_once_and_copied_and_the_first_conversation_still_goes_on(kind, folder, model, tokenizer):
+    runner = open_engine(folder, max_batch=8)._runner if kind == "fused" else open_torch_runner(folder, threads=1, max_batch=8, max_seq_len=96)
+    engine = Engine(runner, tokenizer)
+    system = {"role": "system", "content": "It was written: sugar. 1859"}
+    shared = len(tokenizer.encode_prompt([system])) - 1
+    first = [system, *ask("zq zq zq zq zq zq zq zq " * 2)]
+    sampling = SamplingParams(max_tokens=6)
+    begun = engine.submit(first, sampling).result(20)
+
+    for question in questions(5, seed=12):
+        done = engine.submit([system, *ask(question)], sampling).result(20)
+        assert done.reused_tokens >= shared
+        assert done.text == generate_from(model, tokenizer, [system, *ask(question)], 6)
+
+    turns = [*first, {"role": "assistant", "content": begun.text}, *ask("Who")]
+    last = engine.submit(turns, sampling).result(20)
+    engine.close()
+    assert last.reused_tokens >= begun.prompt_tokens
+    assert last.text == generate_from(model, tokenizer, turns, 6)
 
 
 def generate_from(model, tokenizer, messages: list[dict[str, str]], most: int) -> str:
