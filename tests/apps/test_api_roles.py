@@ -16,7 +16,8 @@ ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 WRITES = ("post", "put", "patch", "delete")
 # What every role may do: ask, rate, and see to one's own tokens and conversations.
 FOR_EVERYBODY = {
-    ("post", "/api/v1/generate/"), ("post", "/api/v1/chat/"), ("post", "/v1/chat/completions"), ("post", "/v1/completions", "/v1/embeddings"),
+    ("post", "/api/v1/generate/"), ("post", "/api/v1/chat/"), ("post", "/v1/chat/completions"), ("post", "/v1/completions"),
+    ("post", "/v1/embeddings"),
     ("post", "/api/v1/feedback/"), ("post", "/api/v1/tokens/"), ("delete", f"/api/v1/tokens/{ID}/"), ("delete", f"/api/v1/conversations/{ID}/"),
 }  # fmt: skip
 FOR_ADMINISTRATORS = {("post", "/api/v1/users/"), ("patch", "/api/v1/users/1/")}
