@@ -9,7 +9,7 @@ import torch
 WINDOW = 64  # steps that say what is usual
 FEWEST = 32  # before so many, nothing is called unusual
 PATIENCE = 3  # a single batch of hard examples is no divergence; so many steps in a row are
-SMALLEST_LEAP = 0.3  # nats; the last percent of a small dataset's loss moves by many of its own deviations, which harms nobody
+SMALLEST_LEAP = 2.0  # nats; late in a small dataset most batches are learnt and some are not: their losses differ by many deviations, and harm nobody
 _TO_SIGMA = 1.4826  # median absolute deviation → standard deviation of a normal distribution
 
 

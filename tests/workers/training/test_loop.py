@@ -116,9 +116,9 @@ def test_a_checkpoint_of_the_weights_that_broke_is_not_gone_back_to(make_spec, c
 
 def test_a_loss_that_leaps_for_several_steps_goes_back_and_one_hard_batch_does_not(make_spec, capsys):
     usual = [2.0 + 0.1 * np.sin(n) for n in range(40)]
-    assert is_leap(3.5, usual, 10) and not is_leap(2.3, usual, 10) and not is_leap(1.0, usual, 10)
-    assert not is_leap(3.5, usual[:20], 10) and not is_leap(3.5, usual, 0)
-    assert not is_leap(0.02, [0.001 * (1 + n % 2) for n in range(40)], 10)  # many deviations, and nothing to fear
+    assert is_leap(4.5, usual, 10) and not is_leap(2.3, usual, 10) and not is_leap(1.0, usual, 10)
+    assert not is_leap(4.5, usual[:20], 10) and not is_leap(4.5, usual, 0)
+    assert not is_leap(0.85, [0.05 * (1 + n % 2) for n in range(40)], 10)  # many deviations, and nothing to fear: seen in the demonstration
 
     loop = loop_of(make_spec(steps=50))
     step, embedding = loop.step, loop.model.embedding.weight
