@@ -120,7 +120,7 @@ def test_a_conversation_keeps_its_arm_and_arms_are_split_as_planned(as_operator,
     def version_for(subject):
         return as_operator.post("/api/v1/generate/", {"prompt": "Hi?", "max_tokens": 1}, headers={"X-Conversation-Id": subject}).json()["version"]
 
-    arms = {f"c{n}": version_for(f"c{n}") for n in range(12)}
+    arms = {f"c{n}": version_for(f"c{n}") for n in range(24)}
 
     assert set(arms.values()) == {live.pk, other.pk}
     assert all(version_for(subject) == arm for subject, arm in arms.items())
