@@ -14,6 +14,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from workers.moe import ChatTokenizer, Decoder, ModelConfig, save_model
+from workers.training.examples import read_records, texts_of
 from workers.training.launcher import command_line
 from workers.training.ranks import Ranks
 from workers.training.spec import TrainSpec
@@ -164,3 +166,13 @@ def past_a_checkpoint():
         return past
 
     return of
+
+
+@pytest.fixture
+def parent(tmp_path, dataset, tiny):
+    """A folder with a small model that has been trained on nothing."""
+    tokenizer = ChatTokenizer.train(texts_of(read_records(dataset / "train.jsonl")), 400)
+    model = Decoder(ModelConfig.from_dict(tiny | {"vocab_size": tokenizer.vocab_size}))
+    model.initialise(torch.Generator().manual_seed(3))
+    save_model(tmp_path / "parent", model, tokenizer, "# parent\n")
+    return tmp_path / "parent"

@@ -7,8 +7,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from workers.moe import ChatTokenizer, Decoder, ModelConfig, load_model, save_model
-from workers.training.examples import read_records, texts_of
+from workers.moe import load_model
 from workers.training.finish import finish
 from workers.training.loop import Loop
 from workers.training.lora import adapters, merged
@@ -18,16 +17,6 @@ from workers.training.telling import gather
 
 ALONE = Ranks(0, 1, 1, torch.device("cpu"))
 LORA = {"rank": 2, "alpha": 6.0}
-
-
-@pytest.fixture
-def parent(tmp_path, dataset, tiny):
-    """A folder with a small model that has been trained on nothing."""
-    tokenizer = ChatTokenizer.train(texts_of(read_records(dataset / "train.jsonl")), 400)
-    model = Decoder(ModelConfig.from_dict(tiny | {"vocab_size": tokenizer.vocab_size}))
-    model.initialise(torch.Generator().manual_seed(3))
-    save_model(tmp_path / "parent", model, tokenizer, "# parent\n")
-    return tmp_path / "parent"
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from workers.moe import ChatTokenizer, Decoder, ModelConfig, load_model, save_model
+from workers.moe import load_model
 from workers.protocol import JobError
 from workers.training.batches import pack
-from workers.training.examples import read_records, texts_of
 from workers.training.loop import Loop
 from workers.training.preference import dpo_loss, kto_loss, log_probs, read_units
 from workers.training.prepare import prepare
@@ -60,15 +59,6 @@ def rated(dataset, write_lines):
         judged += [{"kind": "judged", "question": question, "answer": a, "good": a == right} for a in (right, wrong)]
     write_lines(dataset / "preferences.jsonl", pairs + judged)
     return dataset
-
-
-@pytest.fixture
-def parent(tmp_path, dataset, tiny):
-    tokenizer = ChatTokenizer.train(texts_of(read_records(dataset / "train.jsonl")), 400)
-    model = Decoder(ModelConfig.from_dict(tiny | {"vocab_size": tokenizer.vocab_size}))
-    model.initialise(torch.Generator().manual_seed(3))
-    save_model(tmp_path / "parent", model, tokenizer, "# parent\n")
-    return tmp_path / "parent"
 
 
 @pytest.fixture
