@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
+from workers.corpus.advancing import Advance, advancing, unheard
 from workers.corpus.languages import language_of
 from workers.corpus.records import CLEANED, DOCUMENT, Record
 from workers.corpus.repair import repair
@@ -15,8 +16,8 @@ MAX_CUT_SHARE = 0.4
 _SENTENCE = re.compile(r"[^.!?。！？\n]+(?:[.!?](?!\s|$)[^.!?。！？\n]*)*[.!?。！？]*[\"'”’)）」]*\s*|\n+|[.!?。！？]+\s*")
 
 
-def clean(records: list[Record]) -> list[Record]:
-    return [clean_record(record) if record.kept else record for record in records]
+def clean(records: list[Record], advance: Advance = unheard) -> list[Record]:
+    return [clean_record(record) if record.kept else record for record in advancing(records, advance)]
 
 
 def clean_record(record: Record) -> Record:

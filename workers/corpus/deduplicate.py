@@ -9,6 +9,7 @@ from functools import cache, lru_cache
 
 import numpy as np
 
+from workers.corpus.advancing import Advance, unheard
 from workers.corpus.minhash import HAN_SHINGLE, LATIN_SHINGLE, Hashes, candidate_pairs, shingle_hashes, signatures
 from workers.corpus.records import CLAIM, DEDUPLICATED, DOCUMENT, ENTRY, QUESTION, RATING, Record, normalised
 from workers.corpus.same_statement import same_statement
@@ -17,19 +18,20 @@ MIN_JACCARD = 0.7
 BANDS, ROWS = 25, 5  # recall 0.998 at a Jaccard of 0.75 (measured on 50,000 documents)
 # A signature estimates Jaccard with a standard error of 0.04: below this nothing worth an exact comparison is lost.
 MIN_ESTIMATE = MIN_JACCARD - 0.15
+SIGNED = 0.3  # of the time, roughly, has passed when every text has its signature
 CACHED_TEXTS = 10_000  # whose shingles are remembered: candidates come in clusters
 _TEXTS = (DOCUMENT, ENTRY)
 
 Cluster = tuple[int, list[int], str]  # the row that stays, those that go, and why
 
 
-def deduplicate(records: list[Record]) -> list[Record]:
+def deduplicate(records: list[Record], advance: Advance = unheard) -> list[Record]:
     """Mark `exact_duplicate` and `near_duplicate` rows, with the number of their cluster; the row that stays has it too."""
     kept = [i for i, record in enumerate(records) if record.kept]
     clusters = _exact(records, kept)
     gone = {i for _, members, _ in clusters for i in members}
     texts = [i for i in kept if i not in gone and records[i].kind in _TEXTS]
-    clusters += _near(records, texts)
+    clusters += _near(records, texts, advance)
     return _mark(records, clusters)
 
 
@@ -79,7 +81,7 @@ def _rank(record: Record) -> tuple:
     )  # fmt: skip
 
 
-def _near(records: list[Record], texts: list[int]) -> list[Cluster]:
+def _near(records: list[Record], texts: list[int], advance: Advance) -> list[Cluster]:
     if len(texts) < 2:
         return []
     plain = [normalised(records[i].text or "") for i in texts]
@@ -97,6 +99,7 @@ def _near(records: list[Record], texts: list[int]) -> list[Cluster]:
         return _may_merge(records[texts[m]], records[texts[n]]) and same_statement(records[texts[m]].text or "", records[texts[n]].text or "")
 
     groups = UnionFind(len(texts))
+    advance(SIGNED)
     for m, n in candidate_pairs(signature, BANDS, ROWS):
         if is_duplicate(m, n):
             groups.union(m, n)

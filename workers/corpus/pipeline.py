@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from workers.corpus.advancing import Advance
 from workers.corpus.augment import make_pairs
 from workers.corpus.classify import ClassifierReport, classify
 from workers.corpus.clean import clean
@@ -55,7 +56,7 @@ class Findings:
 class Step:
     stage: str
     said: str  # what people are told while it runs
-    apply: Callable[[list[Record]], list[Record]]
+    apply: Callable[[list[Record], Advance], list[Record]]
     share: float  # of the time, roughly
 
 
@@ -68,8 +69,9 @@ def process(spec: ProcessSpec, progress: Progress) -> dict[str, Any]:
     funnel = [Stage(RAW, len(records))]
     done = 0.05
     for step in steps:
-        progress(done, f"{step.said} ({sum(r.kept for r in records):,} rows)")
-        records = step.apply(records)
+        advance = _within(step, done, f"{step.said} ({sum(r.kept for r in records):,} rows)", progress)
+        advance(0.0)
+        records = step.apply(records, advance)
         funnel.append(Stage(step.stage, sum(r.kept for r in records)))
         done += step.share
     records = [replace(r, stage=USED) if r.kept else r for r in records]
@@ -83,14 +85,18 @@ def process(spec: ProcessSpec, progress: Progress) -> dict[str, Any]:
     return report
 
 
+def _within(step: Step, began: float, said: str, progress: Progress) -> Advance:
+    return lambda share: progress(began + share * step.share, said)
+
+
 def pipeline(spec: ProcessSpec, findings: Findings) -> list[Step]:
     return [
-        Step(CLEANED, "Cleaning", lambda records: _clean(records, findings), 0.25),
-        Step(DEDUPLICATED, "Looking for duplicates", deduplicate, 0.2),
-        Step(CLASSIFIED, "Telling domains", lambda records: _classify(records, spec, findings), 0.25),
-        Step(AUGMENTED, "Asking questions", lambda records: _augment(records, spec.seed, findings), 0.1),
-        Step(NEGATIVES, "Making false claims", lambda records: _add_claims(records, spec.seed, findings), 0.05),
-        Step(USED, "Keeping held-out questions apart", lambda records: _mix(records, findings), 0.02),
+        Step(CLEANED, "Cleaning", lambda records, advance: _clean(records, findings, advance), 0.4),
+        Step(DEDUPLICATED, "Looking for duplicates", deduplicate, 0.25),
+        Step(CLASSIFIED, "Telling domains", lambda records, _: _classify(records, spec, findings), 0.2),
+        Step(AUGMENTED, "Asking questions", lambda records, _: _augment(records, spec.seed, findings), 0.05),
+        Step(NEGATIVES, "Making false claims", lambda records, _: _add_claims(records, spec.seed, findings), 0.03),
+        Step(USED, "Keeping held-out questions apart", lambda records, _: _mix(records, findings), 0.02),
     ]
 
 
@@ -121,8 +127,8 @@ def _record(row: int, fields: dict[str, Any] | None, error: str | None) -> Recor
         )
 
 
-def _clean(records: list[Record], findings: Findings) -> list[Record]:
-    cleaned = clean(records)
+def _clean(records: list[Record], findings: Findings, advance: Advance) -> list[Record]:
+    cleaned = clean(records, advance)
     findings.preferences = preferences_in(cleaned)
     return apply_ratings(cleaned)
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from workers.corpus.advancing import ROWS_BETWEEN
 from workers.corpus.folder import SCHEMA
 from workers.corpus.pipeline import process
 from workers.corpus.records import STAGES
@@ -76,6 +77,17 @@ def test_a_run_writes_the_folder_and_speaks_the_protocol(tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "eval.jsonl", "preferences.jsonl", "records.parquet", "report.json", "train.jsonl",
     ]  # fmt: skip
+
+
+def test_a_long_step_says_how_far_it_is(tmp_path):
+    rows = [{"text": f"Village number {n} lies on the river and has {n + 2} mills."} for n in range(2 * ROWS_BETWEEN + 1)]
+
+    _, events = run(spec(tmp_path, jsonl(tmp_path / "in.jsonl", rows)), tmp_path / "spec.json")
+
+    cleaning = [e["progress"] for e in events if "Cleaning" in e.get("message", "")]
+    assert len(cleaning) == 3
+    assert cleaning == sorted(set(cleaning))
+    assert [e["progress"] for e in events[:-1]] == sorted(e["progress"] for e in events[:-1])
 
 
 def test_a_file_that_cannot_be_read_ends_the_run_with_one_clear_line(tmp_path):
