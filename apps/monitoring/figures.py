@@ -7,6 +7,7 @@ turns into the reader's zone. A line's value stands at its end; there is no lege
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 Number = float | int | None
@@ -16,6 +17,9 @@ LINE_WIDTH = 1.5
 LABEL_HEIGHT = 15  # px two labels keep between them
 HEIGHTS = {"s": 132, "m": 220, "l": 340}  # of .chart-plot in static/css/data.css
 TOP, BOTTOM = 10, 24  # px of margin
+TICK_GAP = 5  # px between the plot and its labels
+MARK_ROWS, MARK_ROW_HEIGHT = 2, 13  # names of marks that follow one another, in px
+LATE = 0.8  # of the axis: a mark beyond has its name on its left, where no line's end has its own
 ROW_HEIGHT = 20  # px of a heat map's row
 HEAT = [[0.0, "var(--heat-0)"], [0.33, "var(--heat-1)"], [0.66, "var(--heat-2)"], [1.0, "var(--heat-3)"]]
 
@@ -125,7 +129,7 @@ def line_chart(
     several = len(lines) > 1
     labels = end_labels([(line, line.label or (line.name if several else "")) for line in lines], low, high, HEIGHTS[size])
     shapes = [_span(s) for s in spans] + [_mark(m) for m in marks] + ([_threshold(shown)] if shown else [])
-    annotations = labels + [_mark_label(m) for m in marks] + ([_threshold_label(shown)] if shown else [])
+    annotations = labels + _mark_labels(marks, x_range) + ([_threshold_label(shown)] if shown else [])
     right = max(right, 12 + max((_width(a["text"]) for a in labels), default=0))
     layout = base_layout(size=size, right=right, dates=dates)
     layout["yaxis"] |= {"range": [low, high], "ticksuffix": suffix, **({"tickformat": tick_format} if tick_format else {})}
@@ -138,7 +142,8 @@ def line_chart(
 def base_layout(*, size: str = "m", right: int = 12, dates: bool = False) -> dict[str, Any]:
     """No frame, a faint horizontal grid, words in the page's own type."""
     x: dict[str, Any] = {
-        "showgrid": False, "zeroline": False, "showline": False, "ticks": "", "automargin": False, "nticks": 6, "fixedrange": False,
+        "showgrid": False, "zeroline": False, "showline": False, "automargin": False, "nticks": 6, "fixedrange": False,
+        "ticks": "outside", "ticklen": TICK_GAP, "tickcolor": CLEAR,  # unseen: they keep the first label off the axis' zero
         "showspikes": True, "spikemode": "across", "spikethickness": 1, "spikedash": "solid", "spikecolor": "var(--line-strong)", "spikesnap": "hovered data",
     }  # fmt: skip
     if dates:
@@ -294,11 +299,23 @@ def _mark(mark: Mark) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _mark_label(mark: Mark) -> dict[str, Any]:
-    return {
-        "xref": "x", "yref": "paper", "x": mark.x, "y": 1, "xanchor": "left", "yanchor": "top", "xshift": 3, "text": mark.label, "showarrow": False,
-        "font": {"color": mark.colour, "size": 11},
-    }  # fmt: skip
+def _mark_labels(marks: Sequence[Mark], x_range: Sequence[Any] | None) -> list[dict[str, Any]]:
+    """In turn on two rows, so that two marks close to each other can be told apart."""
+    return [
+        {
+            "xref": "x", "yref": "paper", "x": mark.x, "y": 1, "yanchor": "top", "yshift": -(n % MARK_ROWS) * MARK_ROW_HEIGHT, "text": mark.label,
+            "showarrow": False, "bgcolor": "var(--surface)", "font": {"color": mark.colour, "size": 11},
+            **({"xanchor": "right", "xshift": -2} if _is_late(mark.x, x_range) else {"xanchor": "left", "xshift": 2}),
+        }
+        for n, mark in enumerate(marks)
+    ]  # fmt: skip
+
+
+def _is_late(x: Any, x_range: Sequence[Any] | None) -> bool:
+    if not x_range:
+        return False
+    at, first, last = (datetime.fromisoformat(str(value)).timestamp() if isinstance(value, str) else value for value in (x, *x_range))
+    return at > first + LATE * (last - first)
 
 
 def _span(span: Span) -> dict[str, Any]:
