@@ -314,7 +314,7 @@ def _mark_labels(marks: Sequence[Mark], x_range: Sequence[Any] | None) -> list[d
 def _is_late(x: Any, x_range: Sequence[Any] | None) -> bool:
     if not x_range:
         return False
-    at, first, last = (datetime.fromisoformat(str(value)).timestamp() if isinstance(value, str) else value for value in (x, *x_range))
+    at, first, last = (datetime.fromisoformat(value).timestamp() if isinstance(value, str) else value for value in (x, *x_range))
     return at > first + LATE * (last - first)
 
 

@@ -113,7 +113,6 @@ def test_the_django_line_is_the_long_term_one():
     assert _locked("requirements")["django"].startswith("5.2.")
 
 
-@pytest.mark.skipif(not LOCALE.exists(), reason="no locale/ yet")
 class TestTranslations:
     @pytest.fixture(scope="class")
     def chinese(self):

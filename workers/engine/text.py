@@ -6,18 +6,8 @@ from collections.abc import Sequence
 from workers.moe import ChatTokenizer
 
 
-def _byte_alphabet() -> dict[str, int]:
-    """The letters by which a byte-level vocabulary writes bytes (GPT-2's `bytes_to_unicode`): printable ones stand for themselves."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [b for b in range(256) if b not in printable]
-    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
-
-
-_BYTES = _byte_alphabet()
-
-
 class Vocabulary:
-    """The bytes of each token, as the tokenizer's own decoder joins them; special tokens have none."""
+    """The bytes of each token, as its tokenizer spells it; each is spelled once."""
 
     def __init__(self, tokenizer: ChatTokenizer):
         self._tokenizer = tokenizer
@@ -25,19 +15,8 @@ class Vocabulary:
 
     def bytes_of(self, token: int) -> bytes:
         if token not in self._known:
-            self._known[token] = self._spell(token)
+            self._known[token] = self._tokenizer.spell(token)
         return self._known[token]
-
-    def _spell(self, token: int) -> bytes:
-        if not self._tokenizer.byte_level:
-            return self._tokenizer.spell(token)
-        # A vocabulary that was rounded up has ids without a token; special ones are left out of a text.
-        if token >= self._tokenizer.vocab_size or not self._tokenizer.decode([token]):
-            return b""
-        letters = self._tokenizer.token_text(token)
-        if all(letter in _BYTES for letter in letters):
-            return bytes(_BYTES[letter] for letter in letters)
-        return letters.encode()
 
 
 class TextStream:

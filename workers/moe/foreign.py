@@ -52,7 +52,7 @@ class ForeignTokenizer(ChatTokenizer):
         written = [t.content for t in added.values() if t.special or t.content in (template or "")]
         self._markers = re.compile("|".join([*(re.escape(t) for t in sorted(written, key=len, reverse=True)), "[\ue000\ue001]"]))
         self._vocab_size = 1 + max(tokenizer.get_vocab().values())
-        self.byte_level = '"ByteLevel"' in json.dumps(json.loads(tokenizer.to_str()).get("decoder"))
+        self._is_byte_level = '"ByteLevel"' in json.dumps(json.loads(tokenizer.to_str()).get("decoder"))
 
     @classmethod
     def open(cls, folder: Path, tokenizer: Tokenizer) -> "ForeignTokenizer":
@@ -121,7 +121,9 @@ class ForeignTokenizer(ChatTokenizer):
             raise TemplateRefused(f"The model's chat template cannot be read: {error}") from error
 
     def spell(self, token_id: int) -> bytes:
-        """The bytes of a token of SentencePiece's kind: ▁ is a space, and <0x0A> a byte. Special tokens have none."""
+        """As `ChatTokenizer.spell`. In a vocabulary of SentencePiece's kind ▁ is a space, and <0x0A> a byte."""
+        if self._is_byte_level:
+            return super().spell(token_id)
         if token_id in self._special_ids:
             return b""
         token = self.token_text(token_id)

@@ -36,6 +36,16 @@ CHAT_TEMPLATE = (
 # A word with the space before it; three digits; a Chinese character alone or joined by merges within a run; other marks.
 _PIECES = Regex(r"'(?:[sdmt]|ll|ve|re)| ?\p{Latin}+| ?[\p{L}\p{M}]+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 
+
+def _byte_alphabet() -> dict[str, int]:
+    """The letters by which a byte-level vocabulary writes bytes (GPT-2's `bytes_to_unicode`): printable ones stand for themselves."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+_BYTES = _byte_alphabet()
+
 Message = dict[str, str]  # role, content, and image where there is one
 
 
@@ -64,7 +74,6 @@ class ChatTokenizer:
         self._tokenizer = tokenizer
         self.pad_id, self.begin_id, self.end_id = special[PAD], special[BEGIN], special[END]
         self.end_ids = frozenset([self.end_id])
-        self.byte_level = True
         self.image_id: int | None = tokenizer.token_to_id(IMAGE)
         self._role_ids = {role: special[token] for role, token in ROLES.items()}
         self._special_ids = frozenset([*special.values(), *([] if self.image_id is None else [self.image_id])])
@@ -130,8 +139,13 @@ class ChatTokenizer:
         return self._tokenizer.id_to_token(token_id) or ""
 
     def spell(self, token_id: int) -> bytes:
-        """The bytes of a token where the vocabulary is not byte-level. Ours is."""
-        raise NotImplementedError
+        """The bytes of a token, as `decode` joins them. Special tokens have none, nor have ids of a vocabulary that was rounded up."""
+        if token_id >= self.vocab_size or not self.decode([token_id]):
+            return b""
+        letters = self.token_text(token_id)
+        if all(letter in _BYTES for letter in letters):
+            return bytes(_BYTES[letter] for letter in letters)
+        return letters.encode()
 
     def encode_prompt(self, messages: Sequence[Message], image_tokens: int = 0) -> list[int]:
         """The conversation so far, up to where the answer begins. `messages`: {"role", "content"}; KeyError for another role.

@@ -27,6 +27,16 @@ def test_a_line_chart_with_all_its_marks_is_valid_plotly():
     assert {shape.type for shape in figure.layout.shapes} == {"rect", "line"}
 
 
+def test_marks_close_to_each_other_have_their_names_on_two_rows_and_late_ones_on_their_left():
+    times = [f"2026-01-01T00:00:{i:02}Z" for i in range(0, 60, 5)]
+    marks = [Mark(times[1], "v1"), Mark(times[2], "v2"), Mark(times[-1], "v3")]
+    first, second, last = line_chart([Line("", times, [1.0] * len(times))], dates=True, marks=marks, x_range=[times[0], times[-1]]).layout[
+        "annotations"
+    ]
+    assert first["yshift"] - second["yshift"] >= first["font"]["size"]
+    assert (first["xanchor"], second["xanchor"], last["xanchor"]) == ("left", "left", "right")
+
+
 def test_a_heat_map_is_valid_plotly():
     drawn(heat_chart([[0.1, 0.9], [0.5, 0.5]], x=["1", "2"], y=["law", "medicine"], hover="%{z}", low=0, high=1))
 

@@ -31,6 +31,6 @@ def test_a_resumed_run_with_minutes_does_only_the_rest(make_spec, run_child, pas
     first = run_child(spec, stop_when=lambda step: step > 100 and past_a_checkpoint(spec)(step))
     second = run_child(spec)
     told = [e["elapsed"] for e in second.of("step")]
-    assert told[0] > 0.3 * first.of("step")[-1]["elapsed"] and told[-1] == pytest.approx(6, abs=2)
-    assert second.result["seconds"] == pytest.approx(6, abs=2)
+    assert told[0] > 0.3 * first.of("step")[-1]["elapsed"] and 6 <= told[-1] < 8
+    assert 6 <= second.result["seconds"] < 8
     assert second.result["steps"] > 100
