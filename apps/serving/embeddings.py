@@ -65,6 +65,8 @@ def _ask(request: str, texts: list[str], model: ModelVersion, tenant: str) -> di
                 found = json.loads(answer[1])
                 if "error" in found:
                     raise Problem(found["error"]) if found.get("whose") == "asker" else Unavailable(found["error"])
+                if found.get("late"):
+                    break
                 return found
         raise TimedOut(_("No embedding within %(n)s s. Ask again, or for fewer texts.") % {"n": f"{seconds:.0f}"})
     finally:

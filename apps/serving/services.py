@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 POLL_MS = 1000
 NO_WORKER_SECONDS = 30.0
+CANCEL_SECONDS = 120
+WHOLE = ("stop", "length")  # how an answer ends that was not cut off
 LOST_SECONDS = 4.0  # without a word from a worker, after which an asker looks where the message is
 
 
@@ -47,6 +49,18 @@ def admit(answer: str, now: float) -> None:
     if waiting > settings.MAX_IN_FLIGHT:
         r.zrem(names.IN_FLIGHT, answer)
         raise Busy(_("%(n)s answers are being made already; ask again in a moment.") % {"n": waiting - 1}, retry_after_seconds=2)
+
+
+def stop(answer: str) -> None:
+    """Nobody will read it. A worker at it hears so now; one that begins later finds the key."""
+    pipe = connection().pipeline(transaction=False)
+    pipe.set(names.CANCEL.format(answer=answer), 1, ex=CANCEL_SECONDS)
+    pipe.publish(names.CANCELLED, answer)
+    pipe.execute()
+
+
+def _late() -> TimedOut:
+    return TimedOut(_("No complete answer within %(n)s s. Ask again, or for fewer tokens.") % {"n": f"{settings.ANSWER_TIMEOUT_SECONDS:.0f}"})
 
 
 @dataclass
@@ -83,7 +97,7 @@ class Pending:
             yield from self._from_cache() or self._from_engine()
         except GeneratorExit:
             status = Answer.Status.CANCELLED
-            connection().set(names.CANCEL.format(answer=self.id), 1, ex=120)
+            stop(self.id)
             raise
         except Problem as problem:
             status, error = Answer.Status.ERROR, problem.detail
@@ -127,7 +141,7 @@ class Pending:
             if not self._sent:
                 self._send()
             yield from self._follow(self.id)
-            if self._key and self.finish_reason in ("stop", "length"):
+            if self._key:
                 kept = {name: getattr(self, name) for name in ("text", "prompt_tokens", "completion_tokens", "finish_reason", "logprobs")}
                 cache.put(self._key, kept)
         finally:
@@ -147,7 +161,7 @@ class Pending:
 
     def cancel(self) -> None:
         """Stop work that was sent ahead and whose pieces nobody will read."""
-        connection().set(names.CANCEL.format(answer=self.id), 1, ex=120)
+        stop(self.id)
         connection().zrem(names.IN_FLIGHT, self.id)
 
     def _send(self) -> None:
@@ -176,10 +190,8 @@ class Pending:
             found = connection().xread({stream: last}, block=POLL_MS, count=200)
             now = time.monotonic()
             if now > deadline:
-                connection().set(names.CANCEL.format(answer=self.id), 1, ex=120)
-                raise TimedOut(
-                    _("No complete answer within %(n)s s. Ask again, or for fewer tokens.") % {"n": f"{settings.ANSWER_TIMEOUT_SECONDS:.0f}"}
-                )
+                stop(self.id)
+                raise _late()
             if not found:
                 last_sign = now if workers("inference") else last_sign
                 if now - last_sign > NO_WORKER_SECONDS:
@@ -203,7 +215,8 @@ class Pending:
         """What an entry of the stream adds to the text; its last one is remembered."""
         end = json.loads(entry.get("end", "{}"))
         failed = "error" in entry and entry.get("whose") != "asker"
-        if answer != self.id and (failed or end.get("finish_reason", "stop") not in ("stop", "length")):
+        cut = end.get("finish_reason", "stop") not in WHOLE
+        if answer != self.id and (failed or cut):
             raise flight.LeaderLost  # what stopped another's answer need not stop this one
         if "error" in entry:
             raise Unavailable(entry["error"]) if failed else Problem(entry["error"])
@@ -214,6 +227,8 @@ class Pending:
         self.logprobs += json.loads(entry.get("logprobs", "[]"))[max(0, len(self.logprobs) - int(entry.get("logprobs_at", len(self.logprobs)))) :]
         for name, value in end.items():
             setattr(self, name, value)
+        if cut:
+            raise _late() if self.finish_reason == "timeout" else Unavailable(_("The answer was stopped before it was complete. Ask again."))
         return piece
 
     def _is_lost(self) -> bool:

@@ -66,7 +66,7 @@ class Engine:
         """Ask. `on_token` hears pieces of the answer, whole characters, from the engine's thread: it must be quick.
 
         `tenant`: those who wait take turns by it. `is_batch`: after all who talk. `deadline`: of `time.monotonic`, after which the answer
-        is cancelled.
+        is cut, with `finish_reason="timeout"`.
 
         PromptTooLong; PictureRefused where a message's `image` cannot be read, or the model sees none; EngineFull where `max_waiting` wait already; EngineClosed; ParameterRefused for a token
         that is none, or a form that is not understood; EngineError for a role that is none.
@@ -189,7 +189,7 @@ class Engine:
             work = self._scheduler.schedule()
             copies, self._scheduler.copies = self._scheduler.copies, []
         for sequence in gone:
-            sequence.finish_reason = "cancelled"
+            sequence.finish_reason = "cancelled" if sequence.ticket.is_cancelled else "timeout"
             self._complete(sequence)
         if not work:
             return False

@@ -18,7 +18,7 @@ from workers.engine.runner import Chunk
 from workers.engine.sampling import SamplingParams, TokenLogprob, adjust, draw, logprobs_of
 from workers.engine.text import TextStream, Vocabulary
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "timeout"]  # timeout: its deadline passed
 OnToken = Callable[[str], None]
 Embedded = Many[tuple[int, NDArray[np.float32]]]
 
@@ -44,11 +44,21 @@ class Ticket:
         self._cancelled = threading.Event()
         self._completion: Completion | None = None
         self._error: EngineError | None = None
+        self._lock = threading.Lock()
+        self._when_done: Callable[[], None] | None = None
         self.embedding: NDArray[np.float32] | None = None  # (d_model,), of a text that is only read
         self.logprobs: list[TokenLogprob] = []  # grows while the answer does, ahead of the text that is told
 
     def done(self) -> bool:
         return self._ended.is_set()
+
+    def when_done(self, hear: Callable[[], None]) -> None:
+        """Call `hear` once, when the answer has ended; at once where it has. It comes from the engine's thread: it must be quick."""
+        with self._lock:
+            if not self._ended.is_set():
+                self._when_done = hear
+                return
+        hear()
 
     def cancel(self) -> None:
         """Let the sequence leave before the next step. Its result is what came until then, with `finish_reason="cancelled"`."""
@@ -69,13 +79,17 @@ class Ticket:
 
     def resolve(self, outcome: Completion | EngineError) -> None:
         """The engine's side: end the waiting. A second call is ignored."""
-        if self._ended.is_set():
-            return
-        if isinstance(outcome, Completion):
-            self._completion = outcome
-        else:
-            self._error = outcome
-        self._ended.set()
+        with self._lock:
+            if self._ended.is_set():
+                return
+            if isinstance(outcome, Completion):
+                self._completion = outcome
+            else:
+                self._error = outcome
+            self._ended.set()
+            hear = self._when_done
+        if hear:
+            hear()
 
 
 class Sequence:

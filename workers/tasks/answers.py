@@ -21,6 +21,7 @@ from apps.monitoring.presence import keep_presence
 from apps.redis import connection
 from apps.registry.models import ModelVersion
 from dsportal.celery import app
+from workers.tasks.cancelling import cancellations
 
 log = logging.getLogger(__name__)
 
@@ -132,9 +133,10 @@ def _publish(answer: str, stream: str, version: str, messages: list[dict], param
         ticket = engine.submit(messages, _sampling(answer, parameters), on_token=pieces.put, tenant=tenant, deadline=ends)
         sent = scored = 0
         try:
-            for text in _texts(ticket, pieces, answer, deadline):
-                scored += _tell(stream, engine, sent, text, scored, ticket.logprobs[scored:])
-                sent += len(text)
+            with cancellations.heard(answer, ticket):
+                for text in _texts(ticket, pieces):
+                    scored += _tell(stream, engine, sent, text, scored, ticket.logprobs[scored:])
+                    sent += len(text)
         finally:
             ticket.cancel()  # nothing where it is done; else nobody hears it any more
         done = ticket.result()
@@ -182,24 +184,17 @@ def _tell(stream: str, engine, sent: int, text: str, scored: int, logprobs) -> i
     return len(logprobs)
 
 
-def _texts(ticket, pieces: queue.SimpleQueue, answer: str, deadline: float):
-    """Joined pieces as they come: whatever waits goes out in one message. Cancels when the asker went away or time is up."""
-    cancel = names.CANCEL.format(answer=answer)
-    last_look = time.monotonic()
-    while not (ticket.done() and pieces.empty()):
-        try:
-            text = pieces.get(timeout=0.05)
-            while not pieces.empty():
-                text += pieces.get()
-            if text:
-                yield text
-        except queue.Empty:
-            pass
-        now = time.monotonic()
-        if now - last_look > 0.3:
-            last_look = now
-            if connection().exists(cancel) or time.time() > deadline:
-                ticket.cancel()
+def _texts(ticket, pieces: queue.SimpleQueue):
+    """Joined pieces as they come, until the answer ends: whatever waits goes out in one message."""
+    ticket.when_done(lambda: pieces.put(None))
+    ended = False
+    while not ended:
+        waiting = [pieces.get()]
+        while not pieces.empty():
+            waiting.append(pieces.get())
+        ended = None in waiting
+        if text := "".join(filter(None, waiting)):
+            yield text
 
 
 def _add(stream: str, entry: dict) -> None:
