@@ -192,6 +192,11 @@ class Stack:
     def tail(self, characters: int = 3000) -> str:
         return self.log.read_text(errors="replace")[-characters:] if self.log.exists() else ""
 
+    def told(self, request: str, characters: int = 3000) -> str:
+        """What the log says of a request: from the first line with its id on."""
+        _, found, rest = self.log.read_text(errors="replace").partition(request)
+        return (found + rest)[:characters]
+
     # -- HTTP
 
     def client(self, token: str | None) -> httpx.Client:

@@ -8,6 +8,7 @@ and a file that is uploaded twice is two uploads.
 import hashlib
 import json
 import re
+from contextlib import suppress
 
 import redis
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -34,29 +35,37 @@ class IdempotencyMiddleware:
             return self.get_response(request)
         if not _ACCEPTABLE.fullmatch(key):
             return _problem(400, _("Bad key"), _("An Idempotency-Key is 1 to 255 visible ASCII characters, such as a UUID."))
+        name, digest = _name(request, key), hashlib.sha256(request.body).hexdigest()
         try:
-            return self._once(request, _name(request, key), hashlib.sha256(request.body).hexdigest())
+            r = connection()
+            if not r.set(name, json.dumps({"digest": digest}), nx=True, ex=WORKING_SECONDS):
+                return _again(json.loads(r.get(name) or "{}"), digest)
         except redis.RedisError:  # doing it without a promise is better than not doing it
             return self.get_response(request)
-
-    def _once(self, request: HttpRequest, name: str, digest: str) -> HttpResponse:
-        r = connection()
-        if not r.set(name, json.dumps({"digest": digest}), nx=True, ex=WORKING_SECONDS):
-            return _again(json.loads(r.get(name) or "{}"), digest)
         try:
             response = self.get_response(request)
         except BaseException:
-            r.delete(name)
+            _forget(name)
             raise
         if response.streaming or response.status_code >= 500 or response.status_code == 429 or len(response.content) > MAX_BODY_BYTES:
-            r.delete(name)  # not done: the next one may try
+            _forget(name)  # not done: the next one may try
         else:
-            kept = {
-                "digest": digest, "status": response.status_code, "body": response.content.decode(),
-                "headers": {header: response[header] for header in _KEPT_HEADERS if header in response},
-            }  # fmt: skip
-            r.set(name, json.dumps(kept), ex=KEPT_SECONDS)
+            _keep(name, digest, response)
         return response
+
+
+def _keep(name: str, digest: str, response: HttpResponse) -> None:
+    kept = {
+        "digest": digest, "status": response.status_code, "body": response.content.decode(),
+        "headers": {header: response[header] for header in _KEPT_HEADERS if header in response},
+    }  # fmt: skip
+    with suppress(redis.RedisError):  # it is done; doing it again would be worse than forgetting the key
+        connection().set(name, json.dumps(kept), ex=KEPT_SECONDS)
+
+
+def _forget(name: str) -> None:
+    with suppress(redis.RedisError):
+        connection().delete(name)
 
 
 def _name(request: HttpRequest, key: str) -> str:

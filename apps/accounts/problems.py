@@ -2,10 +2,13 @@
 
 import logging
 
+import redis
 from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import InterfaceError, OperationalError
 from django.http import Http404
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
+from kombu.exceptions import OperationalError as BrokerUnreachable
 from rest_framework import exceptions, status
 from rest_framework.response import Response
 from rest_framework.views import exception_handler, set_rollback
@@ -13,6 +16,7 @@ from rest_framework.views import exception_handler, set_rollback
 from apps.accounts.middleware import current_request_id
 
 log = logging.getLogger(__name__)
+QUEUE_OUTAGES = (redis.RedisError, BrokerUnreachable)
 
 
 class Problem(Exception):
@@ -67,6 +71,23 @@ class TimedOut(Problem):
     title = gettext_lazy("No answer in time")
 
 
+def queue_outage() -> Unavailable:
+    return Unavailable(_("The queue cannot be reached at the moment; it is being restarted. Ask again in a few seconds."))
+
+
+def outage(error: BaseException | None) -> Unavailable | None:
+    """The refusal for an error that is an outage of the queue or the database, wherever in a request it came up; None for any other."""
+    if isinstance(error, QUEUE_OUTAGES):
+        log.warning("the queue could not be reached: %r", error)
+        return queue_outage()
+    if isinstance(error, OperationalError | InterfaceError):
+        log.warning("the database could not be reached: %r", error)
+        return Unavailable(
+            _("The database cannot be reached at the moment, or has too much to do. Nothing was half-done; try again in a few seconds.")
+        )
+    return None
+
+
 def _body(code: int, title: str, detail, **extra) -> dict:
     return {"type": "about:blank", "title": title, "status": code, "detail": detail, "request_id": current_request_id(), **extra}
 
@@ -83,7 +104,7 @@ def _first_message(detail) -> str:
 
 def problem_details(error: Exception, context: dict) -> Response | None:
     """DRF's exception handler: every error leaves as application/problem+json."""
-    headers = {}
+    error, headers = outage(error) or error, {}
     if isinstance(error, ValidationError):
         error = exceptions.ValidationError(error.message_dict if hasattr(error, "error_dict") else {"detail": error.messages})
     if isinstance(error, Problem):

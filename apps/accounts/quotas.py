@@ -6,6 +6,7 @@ and the next one waits. Headers and refusals are as OpenAI's, whose clients wait
 
 import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,7 +17,7 @@ from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from apps.accounts.models import ApiToken
-from apps.accounts.problems import Busy
+from apps.accounts.problems import QUEUE_OUTAGES, Busy
 from apps.redis import connection
 
 REQUESTS, TOKENS = "requests", "tokens"
@@ -110,6 +111,7 @@ class Metered:
     def finalize_response(self, request, response, *args, **kwargs):
         response = super().finalize_response(request, response, *args, **kwargs)
         if quota := getattr(self, "quota", None):
-            for name, value in quota.headers().items():
-                response[name] = value
+            with suppress(*QUEUE_OUTAGES):  # an answer without them is worth more than none
+                for name, value in quota.headers().items():
+                    response[name] = value
         return response

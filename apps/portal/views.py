@@ -1,11 +1,14 @@
 """Home, the palette, help; and error pages: what happened, why, what to do now, with the id that finds the log line."""
 
+import sys
+
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.utils.translation import gettext as _
 
 from apps.accounts.middleware import current_request_id
+from apps.accounts.problems import outage
 from apps.portal import loop
 from apps.portal.context import stations_and_keys
 from apps.portal.home import snapshot
@@ -70,6 +73,8 @@ def not_found(request, exception=None):
 
 
 def server_error(request):
+    if refusal := outage(sys.exc_info()[1]):  # Django calls this while it handles the error
+        return _error(request, refusal.status, str(refusal.title), refusal.detail)
     return _error(request, 500, _("Something went wrong here"), _("The fault is ours and is in the log. Nothing you entered was half-done."))
 
 

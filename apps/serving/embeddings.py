@@ -7,13 +7,11 @@ import time
 from array import array
 from dataclasses import dataclass
 
-import redis
 from django.conf import settings
 from django.utils.translation import gettext as _
-from kombu.exceptions import OperationalError
 
 from apps.accounts.models import User
-from apps.accounts.problems import Problem, TimedOut, Unavailable
+from apps.accounts.problems import QUEUE_OUTAGES, Problem, TimedOut, Unavailable, queue_outage
 from apps.accounts.quotas import Quota
 from apps.ids import new_id
 from apps.monitoring import names, recorder
@@ -41,8 +39,8 @@ def embed(*, texts: list[str], user: User, version: str, quota: Quota | None = N
     try:
         found = _ask(request, texts, model, str(user.pk))
         outcome, tokens = "ok", found["tokens"]
-    except (redis.RedisError, OperationalError) as lost:
-        raise Unavailable(_("The queue cannot be reached at the moment; it is being restarted. Ask again in a few seconds.")) from lost
+    except QUEUE_OUTAGES as lost:
+        raise queue_outage() from lost
     finally:
         recorder.observe(
             version=model.pk, route=CHANNEL, latency_ms=(time.monotonic() - began) * 1000, outcome=outcome, prompt_tokens=tokens

@@ -20,7 +20,7 @@ from rest_framework.views import APIView
 
 from apps.accounts.parsers import BoundedJSONParser
 from apps.accounts.permissions import SignedIn
-from apps.accounts.problems import Busy, Missing, Problem
+from apps.accounts.problems import Busy, Missing, Problem, outage
 from apps.accounts.quotas import Metered, Quota
 from apps.registry.models import ModelVersion
 from apps.rest import AlwaysJSON
@@ -50,7 +50,7 @@ def _param_of(error: Problem) -> str | None:
 
 
 def openai_errors(error: Exception, context: dict) -> Response | None:
-    headers = {}
+    error, headers = outage(error) or error, {}
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         param = str(first["loc"][0]) if first["loc"] else None

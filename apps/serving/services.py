@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-import redis
 from django.conf import settings
 from django.db import transaction
 from django.utils.translation import gettext as _
-from kombu.exceptions import OperationalError
 
 from apps.accounts.models import User
-from apps.accounts.problems import Busy, Problem, TimedOut, Unavailable
+from apps.accounts.problems import QUEUE_OUTAGES, Busy, Problem, TimedOut, Unavailable, queue_outage
 from apps.accounts.quotas import Quota
 from apps.ids import new_id
 from apps.monitoring import names, recorder
@@ -102,9 +100,9 @@ class Pending:
         except Problem as problem:
             status, error = Answer.Status.ERROR, problem.detail
             raise
-        except (redis.RedisError, OperationalError) as lost:
+        except QUEUE_OUTAGES as lost:
             status, error = Answer.Status.ERROR, "The queue could not be reached"
-            raise Unavailable(_("The queue cannot be reached at the moment; it is being restarted. Ask again in a few seconds.")) from lost
+            raise queue_outage() from lost
         finally:
             self._remember(status, error)
 
@@ -155,7 +153,7 @@ class Pending:
         Answers that are always the same wait for their turn: the second comes from the cache.
         """
         if not self.question.is_deterministic:
-            with suppress(redis.RedisError, OperationalError):  # reading the pieces tries again, and says what is wrong
+            with suppress(*QUEUE_OUTAGES):  # reading the pieces tries again, and says what is wrong
                 self._send()
                 self._sent = True
 
@@ -239,8 +237,6 @@ class Pending:
 
     def _remember(self, status: str, error: str) -> None:
         latency_ms = self.elapsed_ms
-        if self.quota:
-            self.quota.spend_tokens(self.prompt_tokens + self.completion_tokens)
         self.row = Answer.objects.create(
             id=self.id, conversation=self.conversation, model_version=self.route.version, experiment=self.route.experiment, arm=self.route.arm,
             user=self.user, route=self.channel, prompt=self.question.prompt[:8000], prompt_key=prompt_key(self.question.prompt, picture_of(self.question.messages)),
@@ -252,6 +248,9 @@ class Pending:
             version=self.route.version.pk, route=self.channel, latency_ms=latency_ms, outcome=status, cached=self.cached,
             prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, first_token_ms=self.first_token_ms,
         )  # fmt: skip
+        if self.quota:
+            with suppress(*QUEUE_OUTAGES):  # the answer is there
+                self.quota.spend_tokens(self.prompt_tokens + self.completion_tokens)
 
 
 def ask(

@@ -1,11 +1,14 @@
 """Requests and tokens a minute of a token; a POST sent twice; a question asked by many at once."""
 
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.db import connections
+from redis import Redis
 
+from apps.accounts import quotas
 from apps.accounts.services import create_token
 from apps.monitoring import names
 from apps.redis import connection
@@ -105,6 +108,38 @@ def test_what_failed_may_be_tried_again_with_its_key(as_viewer, live, monkeypatc
     assert as_viewer.post("/api/v1/generate/", {"prompt": "What is water?"}, HTTP_IDEMPOTENCY_KEY="one").status_code == 429
     monkeypatch.setattr("apps.serving.services.settings.MAX_IN_FLIGHT", 8)
     assert as_viewer.post("/api/v1/generate/", {"prompt": "What is water?"}, HTTP_IDEMPOTENCY_KEY="one").status_code == 200
+
+
+# -- Redis away
+
+
+@pytest.fixture
+def nowhere() -> Redis:
+    """A client of a Redis that is not there."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return Redis(port=probe.getsockname()[1], retry=None)
+
+
+def test_a_quota_that_cannot_be_asked_is_an_outage_not_a_fault(viewer, live, nowhere, monkeypatch):
+    monkeypatch.setattr("apps.accounts.quotas.connection", lambda: nowhere)
+    quotas._limiter.cache_clear()
+    try:
+        client = with_limits(viewer, requests_per_minute=2)
+        refused = ask(client)
+        as_openai = client.post("/v1/chat/completions", {"model": "live", "messages": [{"role": "user", "content": "What is water?"}]})
+    finally:
+        quotas._limiter.cache_clear()
+    assert refused.status_code == as_openai.status_code == 503
+    assert "Ask again" in refused.json()["detail"]
+    assert "Ask again" in as_openai.json()["error"]["message"]
+
+
+def test_what_was_done_is_not_done_again_where_its_key_cannot_be_kept(as_viewer, live, nowhere, monkeypatch):
+    clients = iter([connection(), nowhere])
+    monkeypatch.setattr("apps.accounts.idempotency.connection", lambda: next(clients))
+    assert as_viewer.post("/api/v1/generate/", {"prompt": "What is water?"}, HTTP_IDEMPOTENCY_KEY="one").status_code == 200
+    assert Answer.objects.count() == 1
 
 
 # -- single flight
