@@ -65,6 +65,8 @@ SAYINGS = (
     _("experts are removed by their share: give a sparsity, not a threshold"),
     _("give a threshold or a sparsity, not both"), _("give steps or minutes, not both"),
     _("2:4 pruning zeroes two of every four weights: it takes neither a threshold nor another sparsity than 0.5"),
+    # why a model cannot be read
+    _("Weights quantized as %(what)s cannot be read; MXFP4, FP8 in blocks and compressed-tensors' symmetric 8 bits can. Use the model's unquantized folder."),
     # why a file cannot be read
     _("Send JSONL (one JSON object a line), CSV with a header, Parquet or plain UTF-8 text."),
     _("%(name)s is empty. %(formats)s"), _("%(name)s holds only blank lines. %(formats)s"), _("%(name)s is %(what)s, which cannot be read. %(formats)s"),

@@ -14,7 +14,7 @@ from rest_framework.views import APIView
 from apps import artifacts
 from apps.accounts.parsers import BoundedJSONParser
 from apps.jobs.api import JobActions, JobOutput
-from apps.registry import gates, selectors, services
+from apps.registry import gates, imports, selectors, services
 from apps.registry.models import CompressionJob, Evaluation, EvaluationSet, ImportJob, ModelVersion
 from apps.rest import IdentField, Resource, checked, find, source_of
 from apps.serving.models import Deployment
@@ -178,9 +178,9 @@ class ModelVersionViewSet(ListModelMixin, RetrieveModelMixin, Resource):
         given = checked(ImportInput, request)
         who = {"name": given["name"], "actor": request.user, "source": source_of(request)}
         if given.get("files"):
-            job = services.import_uploads(uploads=given["files"], **who)
+            job = imports.import_uploads(uploads=given["files"], **who)
         else:
-            job = services.import_model(path=given.get("path", ""), **who)
+            job = imports.import_model(path=given.get("path", ""), **who)
         return Response(ImportOutput(job, context={"request": request}).data, status=status.HTTP_202_ACCEPTED)
 
     @extend_schema(request=EvaluateInput, responses={202: EvaluationOutput})

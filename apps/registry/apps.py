@@ -7,4 +7,4 @@ class RegistryConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self):
-        from apps.registry import services  # noqa: F401 — registers how its jobs are run
+        from apps.registry import imports, services  # noqa: F401 — they register how jobs are run

@@ -17,7 +17,7 @@ from apps.jobs import services as jobs
 from apps.jobs.models import Job
 from apps.monitoring.figures import Chart
 from apps.portal.pages import action, back, page_of, refuse
-from apps.registry import services
+from apps.registry import imports, services
 from apps.registry.answers import VIEWS, pairs
 from apps.registry.charts import variants
 from apps.registry.expertise import chosen_layer, expertise_charts, layers_to_choose
@@ -71,9 +71,9 @@ def import_model(request: HttpRequest) -> HttpResponse:
         given, who = form.cleaned_data, {"actor": request.user, "source": source_of(request)}
         try:
             if given["files"]:
-                services.import_uploads(name=given["name"], uploads=given["files"], **who)
+                imports.import_uploads(name=given["name"], uploads=given["files"], **who)
             else:
-                services.import_model(name=given["name"], path=given["path"], **who)
+                imports.import_model(name=given["name"], path=given["path"], **who)
             return redirect("model_import")
         except Problem as problem:
             refuse(form, problem)

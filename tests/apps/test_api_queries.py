@@ -9,6 +9,7 @@ from apps.experiments import services as experiments
 from apps.feedback.models import Feedback
 from apps.monitoring.models import Alert
 from apps.registry import services as registry
+from apps.registry.imports import import_model
 from apps.serving.models import Conversation, Deployment
 from tests.apps import making
 
@@ -55,12 +56,12 @@ def test_no_list_asks_once_more_for_each_row(as_admin, grow, settings, tmp_path)
     settings.IMPORT_ROOTS = [tmp_path]
     (tmp_path / "config.json").write_text("{}")
     grow(0)
-    registry.import_model(name="i0", path=str(tmp_path), actor=as_admin.user)
+    import_model(name="i0", path=str(tmp_path), actor=as_admin.user)
     as_admin.get("/api/v1/me/")
     few = {path: queries(as_admin, path) for path in LISTS}
     for n in range(1, 5):
         grow(n)
-        registry.import_model(name=f"i{n}", path=str(tmp_path), actor=as_admin.user)
+        import_model(name=f"i{n}", path=str(tmp_path), actor=as_admin.user)
 
     for path in LISTS:
         count, rows = queries(as_admin, path)

@@ -32,6 +32,8 @@ from torch import Tensor
 from workers.moe.config import VISION_FILE, ModelConfig
 from workers.moe.layouts import Entry, Tensors, UnsupportedModel, import_each, layout_named, layout_of, stored
 from workers.moe.model import Decoder
+from workers.moe.quantization import quantization_of
+from workers.moe.quantized import Decoded
 from workers.moe.shards import INDEX_FILE, WEIGHTS_FILE, Shards
 from workers.moe.tokenizer import ChatTokenizer
 
@@ -174,6 +176,7 @@ def read_config(folder: Path) -> ModelConfig:
     described = read_config_json(folder)
     try:
         config = layout_named(described.get("model_type")).read_config(described)
+        quantization_of(described)
     except UnsupportedModel:
         raise
     except (KeyError, TypeError, ValueError) as error:
@@ -224,8 +227,8 @@ def load_tokenizer(folder: Path) -> ChatTokenizer:
 def load_model(folder: Path) -> tuple[Decoder, ChatTokenizer]:
     """Open a model folder of any storage: the decoder in FP32, in evaluation mode, and its tokenizer. BrokenModel, UnsupportedModel.
 
-    Weights are read one by one into their places, from files in any floating-point type: beside the model, no more is held than one
-    of its tensors. Only storages of one's own are decoded as a whole.
+    Weights are read one by one into their places, from files in any floating-point type, quantized ones too: beside the model, no more
+    is held than one of its tensors. Only storages of one's own are decoded as a whole.
     """
     described = read_config_json(folder)
     config = read_config(folder)
@@ -259,7 +262,7 @@ def _read_state(folder: Path, config: ModelConfig, described: dict[str, Any]) ->
     if described.get("storage"):
         return dict(import_each(layout, config, described, read_tensors(folder).__getitem__, empty))
     shards, state = Shards(folder), {}
-    for name, tensor in import_each(layout, config, described, shards.read, empty):
+    for name, tensor in import_each(layout, config, described, Decoded(shards, quantization_of(described)).read, empty):
         state[name] = tensor
         shards.close()  # what was read leaves the memory with the file's mapping
     return state

@@ -29,6 +29,9 @@ class Shards:
     def names(self) -> list[str]:
         return list(self._where)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._where
+
     def read(self, name: str) -> Tensor:
         """In the type of the file. KeyError where the folder has no such tensor. Valid while this object lives."""
         tensor: Tensor = self._file(self._where[name]).get_tensor(name)

@@ -303,7 +303,13 @@ def test_a_model_is_imported_by_path_or_files_and_what_is_wrong_is_said_at_its_f
         refused = page.post("/models/import/", given)
         assert refused.status_code == 200
         assert "field-error" in refused.content.decode(), given
+    quantized = {"model_type": "mixtral", "quantization_config": {"quant_method": "awq", "bits": 4}}
+    (folder / "config.json").write_text(json.dumps(quantized))
+    sent = [SimpleUploadedFile("config.json", json.dumps(quantized).encode()), SimpleUploadedFile("model.safetensors", b"w")]
+    for given in ({"name": "gpt", "path": "gpt"}, {"name": "gpt", "files": sent}):
+        assert "Weights quantized as awq cannot be read" in page.post("/models/import/", given).content.decode()
     assert not ImportJob.objects.exists()
+    (folder / "config.json").write_text("{}")
     assert page.post("/models/import/", {"name": "gpt", "path": "gpt"}).status_code == 302
     files = [SimpleUploadedFile("config.json", b"{}"), SimpleUploadedFile("model.safetensors", b"w")]
     assert page.post("/models/import/", {"name": "sent", "files": files}).status_code == 302

@@ -65,8 +65,12 @@ def assemble(entry: Entry, read: Callable[[str], Any], out: Any) -> Any:
     """Our tensor, FP32, from theirs, one at a time. `read` gives a tensor by name; `out` is written. ValueError for a wrong shape."""
     if not entry.parts:
         out[...] = 0
+    read_last: Any = None
+    name = None
     for part in entry.parts:
-        value, target = read(part.theirs), out
+        if part.theirs != name:  # parts of one tensor follow each other: reading may be decoding
+            read_last, name = read(part.theirs), part.theirs
+        value, target = read_last, out
         if part.view is not None:
             value, target = value.reshape(part.view), out.reshape(part.view)
         value, target = value[part.of or ...], target[part.at or ...]
