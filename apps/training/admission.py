@@ -1,5 +1,6 @@
 """Whether a run may be queued: what cannot work, or does not fit the machine, is refused with the figures and the way out."""
 
+import re
 from typing import Any
 
 from django.utils.translation import gettext as _
@@ -9,7 +10,7 @@ from apps.accounts.problems import Problem
 from apps.datasets.models import Dataset
 from apps.monitoring.advisor.memory import MOMENTS, explained, in_words, size
 from apps.registry.models import ModelVersion
-from apps.training.estimates import CHECKPOINTING, micro_batch_of, plan
+from apps.training.estimates import CHECKPOINTING, micro_batch_of, plan, shape_of
 from workers.planning import Configuration, Planned
 from workers.training.spec import TrainSpec
 
@@ -48,6 +49,30 @@ def check_memory(configuration: Configuration, *, dataset: Dataset, parent: Mode
     raise Problem(detail, field="preset", memory=memory, nearest=changes or None)
 
 
+def check_experts(*, expert_parallel_size: int, zero_stage: int, world_size: int, preset: str, parent: ModelVersion | None) -> None:
+    """Whether experts can be spread so. Raises Problem at the field, with those that disagree."""
+    if expert_parallel_size == 1:
+        return
+    values = {"size": expert_parallel_size, "stage": zero_stage, "ranks": world_size}
+    if zero_stage > 1:
+        raise Problem(
+            _("expert_parallel_size %(size)s goes with zero_stage 0 or 1: stage %(stage)s shards the experts over all ranks already.") % values,
+            field="expert_parallel_size", fields=["expert_parallel_size", "zero_stage"],
+        )  # fmt: skip
+    if world_size % expert_parallel_size:
+        raise Problem(
+            _("A world_size of %(ranks)s is no multiple of expert_parallel_size %(size)s.") % values,
+            field="expert_parallel_size", fields=["expert_parallel_size", "world_size"],
+        )  # fmt: skip
+    shape = shape_of(preset, parent)
+    if not shape.n_experts or shape.n_experts % expert_parallel_size:
+        raise Problem(
+            _("%(name)s has %(n)s experts a layer, which cannot be spread evenly over expert_parallel_size %(size)s.")
+            % {**values, "name": shape.name, "n": shape.n_experts},
+            field="expert_parallel_size", fields=["expert_parallel_size", "parent" if parent else "preset"],
+        )  # fmt: skip
+
+
 def changes_of(asked: Configuration, found: Planned) -> dict[str, Any]:
     """The fields of a training job that lead from what was asked for to what was found, by their names in forms and over REST."""
     names = {
@@ -68,6 +93,8 @@ def check_spec(spec: dict[str, Any]) -> None:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         message = str(first["msg"]).removeprefix("Value error, ")
-        fields = [str(part) for part in first["loc"] if isinstance(part, str)] or [name for name in TrainSpec.model_fields if name in message]
+        fields = [str(part) for part in first["loc"] if isinstance(part, str)] or [
+            name for name in TrainSpec.model_fields if re.search(rf"\b{name}\b", message)
+        ]
         where = f"{' · '.join(fields)}: " if fields else ""
         raise Problem(f"{where}{message}", field=fields[0] if fields else None, fields=fields) from error

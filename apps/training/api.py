@@ -41,6 +41,7 @@ class TrainingJobOutput(JobOutput):
     accum_steps = serializers.IntegerField()
     zero_stage = serializers.IntegerField()
     world_size = serializers.IntegerField()
+    expert_parallel_size = serializers.IntegerField(help_text="ranks over which each layer's experts are spread")
     router = serializers.ChoiceField(TrainingJob.Router.choices)
     method = serializers.ChoiceField(TrainingJob.Method.choices)
     lora = serializers.JSONField(help_text="rank, alpha and targets; empty where the method is full")
@@ -86,6 +87,10 @@ class TrainingInput(serializers.Serializer):
     zero_stage = serializers.IntegerField(default=0, min_value=0, max_value=3)
     activation_checkpointing = serializers.BooleanField(default=False, help_text="compute activations again in place of keeping them")
     world_size = serializers.IntegerField(default=1, min_value=1, max_value=32_767)
+    expert_parallel_size = serializers.IntegerField(
+        default=1, min_value=1, max_value=32_767,
+        help_text="ranks over which each layer's experts are spread; divides world_size and the experts, and goes with zero_stage 0 and 1",
+    )  # fmt: skip
     router = serializers.ChoiceField(TrainingJob.Router.choices, default=TrainingJob.Router.SOFTMAX)
     parent = IdentField(default=None, allow_null=True, help_text="the model version to go on from")
     method = serializers.ChoiceField(TrainingJob.Method.choices, default=TrainingJob.Method.FULL, help_text="lora needs a parent")

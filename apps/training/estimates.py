@@ -70,7 +70,7 @@ class Plan:
 def plan(*, configuration: Configuration, dataset: Dataset | None, parent: ModelVersion | None = None) -> Plan:
     """The memory of a run on this machine, and where that is too little, the nearest configuration that fits."""
     kinds = kinds_of(dataset)
-    shape = _shape(configuration, parent)
+    shape = shape_of(configuration.preset, parent)
     configuration = replace(configuration, preset=shape.name)
     max_length = min(MAX_LENGTH, shape.max_seq_len)
 
@@ -84,12 +84,12 @@ def plan(*, configuration: Configuration, dataset: Dataset | None, parent: Model
     return Plan(asked, room, nearest(configuration, others, rows, room, may_checkpoint=True))
 
 
-def _shape(configuration: Configuration, parent: ModelVersion | None) -> Shape:
+def shape_of(preset_name: str, parent: ModelVersion | None) -> Shape:
     """The parent's, as far as its configuration can be read, else the preset's."""
     if parent is not None:
         with suppress(Problem):
             return shape_of_version(parent)
-    return shape_of_preset(configuration.preset)
+    return shape_of_preset(preset_name)
 
 
 def kinds_of(dataset: Dataset | None) -> list[Kind]:
@@ -106,7 +106,7 @@ def estimate(*, configuration: Configuration, minutes: float | None, steps: int 
     if chosen is None:
         return None
     made = plan(configuration=configuration, dataset=dataset, parent=parent)
-    pace = _pace(chosen, configuration) or _counted(_shape(configuration, parent), configuration, dataset)
+    pace = _pace(chosen, configuration) or _counted(shape_of(configuration.preset, parent), configuration, dataset)
     count, seconds = steps, (minutes * 60 if minutes else None)
     if pace:
         step_seconds = pace.seconds_per_micro_batch * configuration.accum_steps

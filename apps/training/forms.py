@@ -50,6 +50,10 @@ class StartForm(forms.Form):
     )  # fmt: skip
     world_size = forms.IntegerField(label=_("Processes"), initial=1, min_value=1, max_value=1024, help_text=_("Ranks under torchrun."))
     zero_stage = forms.TypedChoiceField(label=_("ZeRO stage"), choices=ZERO_STAGES, coerce=int, initial=0)
+    expert_parallel_size = forms.IntegerField(
+        label=_("Experts spread over"), required=False, initial=1, min_value=1, max_value=1024,
+        help_text=_("So many processes hold a part of each layer's experts; 1: every one holds all. With ZeRO stages 0 and 1."),
+    )  # fmt: skip
     method = forms.ChoiceField(
         label=_("What is trained"), choices=TrainingJob.Method.choices, initial=TrainingJob.Method.FULL, required=False,
         help_text=_("LoRA needs a version to go on from: small matrices beside its weights are learnt, which takes less memory."),
@@ -81,6 +85,7 @@ class StartForm(forms.Form):
         "activation_checkpointing",
         "world_size",
         "zero_stage",
+        "expert_parallel_size",
         "method",
         "lora_rank",
         "objective",
@@ -119,6 +124,7 @@ class StartForm(forms.Form):
         if order == "stages":
             data["stages"] = curriculum_for(data["dataset"])
         data["domain_routing"] = data["domain_routing"] or 0.0
+        data["expert_parallel_size"] = data["expert_parallel_size"] or 1
         return {**data, "minutes": amount if unit == "minutes" else None, "steps": max(1, round(amount)) if unit == "steps" else None}
 
     @classmethod
@@ -126,7 +132,19 @@ class StartForm(forms.Form):
         """What a clone of the job begins with."""
         same = {
             name: getattr(job, name)
-            for name in ("preset", "precision", "router", "accum_steps", "world_size", "zero_stage", "method", "objective", "seed", "domain_routing")
+            for name in (
+                "preset",
+                "precision",
+                "router",
+                "accum_steps",
+                "world_size",
+                "zero_stage",
+                "expert_parallel_size",
+                "method",
+                "objective",
+                "seed",
+                "domain_routing",
+            )
         }
         same |= {"lora_rank": job.lora.get("rank", 8), "order": "stages" if job.stages else "mixed"}
         amount, unit = (job.minutes, "minutes") if job.minutes else (job.steps, "steps")

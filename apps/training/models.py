@@ -50,3 +50,8 @@ class TrainingJob(Job):
     )
     spec_sha256 = models.CharField(max_length=64, blank=True)
     metrics = models.JSONField(default=dict, help_text="the last step's: loss, tokens_per_second, expert_load_max_over_mean, …")
+
+    @property
+    def expert_parallel_size(self) -> int:
+        """Ranks over which each layer's experts are spread."""
+        return self.options.get("spec", {}).get("expert_parallel_size", 1)

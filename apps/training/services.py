@@ -18,7 +18,7 @@ from apps.jobs.models import Job
 from apps.jobs.runs import Command, Run, register
 from apps.registry import services as registry
 from apps.registry.models import ModelVersion
-from apps.training.admission import check_memory, check_spec, configuration_of
+from apps.training.admission import check_experts, check_memory, check_spec, configuration_of
 from apps.training.estimates import micro_batch_of
 from apps.training.learning import check_learning
 from apps.training.models import TrainingJob
@@ -70,6 +70,7 @@ def start(
     accum_steps: int = 1,
     zero_stage: int = 0,
     world_size: int = 1,
+    expert_parallel_size: int = 1,
     router: str = TrainingJob.Router.SOFTMAX,
     parent: ModelVersion | None = None,
     method: str = TrainingJob.Method.FULL,
@@ -90,6 +91,7 @@ def start(
         dataset=dataset, preset_name=preset, steps=steps, minutes=minutes, world_size=world_size, zero_stage=zero_stage,
         precision=precision, parent=parent,
     )  # fmt: skip
+    check_experts(expert_parallel_size=expert_parallel_size, zero_stage=zero_stage, world_size=world_size, preset=preset, parent=parent)
     check_learning(dataset=dataset, parent=parent, method=method, lora=lora, objective=objective, stages=stages or [])
     adapters = {"rank": 8, "alpha": 16.0, **(lora or {})} if method == TrainingJob.Method.LORA else {}
     options = {**(options or {})}
@@ -97,6 +99,8 @@ def start(
         options["spec"] = {**options.get("spec", {}), "micro_batch": micro_batch}
     if activation_checkpointing:
         options["spec"] = {**options.get("spec", {}), "activation_checkpointing": True}
+    if expert_parallel_size > 1 or options.get("spec", {}).get("expert_parallel_size"):  # of the run that this one is a clone of
+        options["spec"] = {**options.get("spec", {}), "expert_parallel_size": expert_parallel_size}
     check_memory(
         configuration_of(
             preset=preset, precision=precision, accum_steps=accum_steps, world_size=world_size, zero_stage=zero_stage, options=options,

@@ -12,6 +12,11 @@ from workers.moe.grouped import Combine, Dispatch, Places, grouped_product
 ROWS_STEP = 16
 
 
+def rows_step(x: Tensor) -> int:
+    """The multiple to which each expert's rows are filled up, for inputs like `x` under the autocast that is on."""
+    return ROWS_STEP if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") else 1
+
+
 def gated(gate_up: Tensor) -> Tensor:
     """`silu(gate) * up`. `gate_up`: (rows, 2 · d_hidden), gate first → (rows, d_hidden). SwiGLU, Shazeer 2020."""
     gate, up = gate_up.chunk(2, dim=-1)
@@ -46,6 +51,7 @@ class Experts(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        self.n_experts = config.n_experts
         self.gate_up = nn.Parameter(torch.empty(config.n_experts, config.d_model, 2 * config.d_expert))
         self.down = nn.Parameter(torch.empty(config.n_experts, config.d_expert, config.d_model))
         self.gate_up_bias = self.down_bias = None
@@ -61,12 +67,14 @@ class Experts(nn.Module):
         Tokens are sorted by expert, so that each expert is one product over its own rows: quicker than a padded `bmm` while the
         load is uneven. A token whose ids are all n_experts (padding) goes to nobody, and comes back as zero.
         """
-        places = Places.of(ids, self.gate_up.shape[0], ROWS_STEP if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") else 1)
-        rows = Dispatch.apply(x, places)
-        hidden = _biased(grouped_product(rows, self.gate_up, places.counts), self.gate_up_bias, places.counts)
+        places = Places.of(ids, self.n_experts, rows_step(x))
+        return Combine.apply(self.answers(Dispatch.apply(x, places), places.counts), weights, places)
+
+    def answers(self, rows: Tensor, counts: list[int]) -> Tensor:
+        """Each row's answer from its expert. `rows`: (rows, d_model), sorted by expert; `counts`: of each expert here → (rows, d_model)."""
+        hidden = _biased(grouped_product(rows, self.gate_up, counts), self.gate_up_bias, counts)
         hidden = gated(hidden) if self.plain else gated_within(hidden, *self.shape)
-        out = _biased(grouped_product(hidden, self.down, places.counts), self.down_bias, places.counts)
-        return Combine.apply(out, weights, places)
+        return _biased(grouped_product(hidden, self.down, counts), self.down_bias, counts)
 
 
 def _biased(rows: Tensor, bias: Tensor | None, counts: list[int]) -> Tensor:

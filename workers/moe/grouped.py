@@ -80,6 +80,21 @@ class Combine(Function):
         return spread * by_row.to(grad.dtype), grad_weights[:-1].view_as(weights), None
 
 
+class Collect(Function):
+    """The way back of `Dispatch` where each token was in one row only, or in none: `y[rows[t]]`. (rows, d_model) → (tokens, d_model)."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, places: Places) -> Tensor:
+        ctx.places = places
+        return _gather_sum(y, places.rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        copies = ctx.places.copies
+        spread = grad.index_select(0, ctx.places.tokens)
+        return spread.masked_fill_((copies == ctx.places.rows.numel()).unsqueeze(1), 0), None  # rows that only fill up
+
+
 def _by_row(weights: Tensor, places: Places) -> Tensor:
     """(rows, 1): the weight of the copy in each row, 0 where it only fills up."""
     return F.pad(weights.reshape(-1), (0, 1)).index_select(0, places.copies).unsqueeze(1)
@@ -88,7 +103,7 @@ def _by_row(weights: Tensor, places: Places) -> Tensor:
 def _gather_sum(values: Tensor, rows: Tensor) -> Tensor:
     """`Σ_k values[rows[t, k]]`, zero for a token that went nowhere."""
     tokens, k = rows.shape
-    taken = values.index_select(0, rows.clamp(min=0).reshape(-1)).view(tokens, k, -1)
+    taken = values.index_select(0, rows.clamp(min=0).reshape(-1)).view(tokens, k, values.shape[1])
     total = taken[:, 0] if k == 1 else taken.sum(1)
     nowhere = rows[:, 0] < 0
     return total.masked_fill(nowhere.unsqueeze(1), 0) if bool(nowhere.any()) else total
@@ -128,8 +143,12 @@ class GroupedProduct(Function):
 
 def grouped_product(x: Tensor, matrices: Tensor, counts: list[int]) -> Tensor:
     """`GroupedProduct` in autocast's type, where autocast is on."""
-    device = x.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        x, matrices = x.to(dtype), matrices.to(dtype)
+    if torch.is_autocast_enabled(x.device.type):
+        x, matrices = x.to(working_type(x)), matrices.to(working_type(x))
     return GroupedProduct.apply(x, matrices, counts)
+
+
+def working_type(x: Tensor) -> torch.dtype:
+    """The type of products with `x`: autocast's, where autocast is on."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from workers.training.parallel import part_of
+from workers.training.parts import part_of
 
 
 class Average:

@@ -18,6 +18,7 @@ from workers.training.average import Average
 from workers.training.batches import Batch, Sampler
 from workers.training.curriculum import Stage, stage_at, stages_of
 from workers.training.domain_routing import DomainRouting
+from workers.training.expert_parallel import average_expert_gradients
 from workers.training.flops import Flops
 from workers.training.health import PATIENCE, WINDOW, Diverged, OutOfMemory, is_leap, memory_watched
 from workers.training.parallel import gradients_stay_here, make_optimizer, parallelize
@@ -52,7 +53,7 @@ class Loop:
         self.stages = stages_of(spec, prepared, ranks, min(spec.max_length, self.model.config.max_seq_len))
         self.module = parallelize(self.model, spec, ranks)
         self.optimizer = make_optimizer(self.module, spec, ranks)
-        self.precision = Precision(spec.precision, ranks.device)
+        self.precision = Precision(spec.precision, ranks.device, differs=spec.expert_parallel_size > 1)
         self.stage: Stage | None = None  # the one that this process has begun
         self.sampler = Sampler(self.stages[0].weights, spec.seed)
         self.routers = self.model.routers()
@@ -136,6 +137,7 @@ class Loop:
                 so_far.add_(cast(Tensor, router.load))
             counted = self.domain_routing.count(batch)
             domains = [before + now for before, now in zip(domains, counted, strict=True)] if domains else counted
+        average_expert_gradients(self.model, self.ranks)
         loss, rows = self._over_ranks(loss_sum, [*load, *domains], learnt)
         return loss, all_tokens, learnt, rows[: len(load)], rows[len(load) :]
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from workers.training.parallel import whole
+from workers.training.parts import whole
 from workers.training.spec import LoraSpec
 
 FOLDER = "adapter"  # not beside the weights: transformers would apply the adapter to them, in which it is merged already

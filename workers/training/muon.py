@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from workers.training.parts import part_of
+
 # Newton–Schulz coefficients, chosen by Jordan for the steepest slope at zero: singular values land in 0.7 … 1.2, which is enough.
 _COEFFICIENTS = ((3.4445, -4.7750, 2.0315),) * 5
 # So many numbers are iterated upon at once: a megabyte stays in the cache, and many small matrices still fill both cores.
@@ -106,7 +108,7 @@ class Muon(torch.optim.Optimizer):
             directions.append(gradient.lerp(state["momentum"], group["momentum"]))  # Nesterov's look ahead
         for parameter, direction in zip(parameters, _orthogonal_parts(directions), strict=True):
             rows, columns = parameter.shape[-2:]
-            mine = _part_of(parameter)
+            mine = part_of(parameter)
             mine.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
 
     def _move_rest(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
@@ -132,10 +134,6 @@ def _bunches(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
             bunch = []
         bunch.append(parameter)
     yield bunch
-
-
-def _part_of(tensor: Any) -> Tensor:
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def _orthogonal_parts(directions: list[Any]) -> list[Tensor]:

@@ -7,6 +7,7 @@
 | 2 | and the gradients and the parameters at rest, gathered once a step | FSDP2, `reshard_after_forward=False` |
 | 3 | and the parameters, gathered for each layer, twice a step | FSDP2, `reshard_after_forward=True` |
 
+In stages 0 and 1 the experts may be spread besides (`workers.training.expert_parallel`): their copies then take the place of the ranks.
 Experts that saw no token have gradients of zero (`workers.moe.grouped`), so that no rank waits for one that never comes.
 """
 
@@ -20,7 +21,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from workers.moe.model import Decoder
+from workers.training.expert_parallel import spread_experts
 from workers.training.muon import Muon, muon_groups
+from workers.training.parts import share_of, whole
 from workers.training.ranks import Ranks
 from workers.training.spec import TrainSpec
 
@@ -35,6 +38,9 @@ def parallelize(model: Decoder, spec: TrainSpec, ranks: Ranks) -> nn.Module:
     if stage <= 1:
         from torch.nn.parallel import DistributedDataParallel
 
+        # What is spread is another on each rank, and its gradients are averaged by other groups.
+        spread = spread_experts(model, spec, ranks)
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, spread)
         # Buffers are equal by construction: rotary tables, and biases moved by the load of all ranks.
         return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
     from torch.distributed.device_mesh import init_device_mesh  # here, because it takes a second that a run of one rank can do without
@@ -53,11 +59,43 @@ def make_optimizer(module: nn.Module, spec: TrainSpec, ranks: Ranks) -> torch.op
     groups = muon_groups(
         module.named_parameters(), lr=spec.lr, matrix_lr=spec.matrix_lr, weight_decay=spec.weight_decay, matrices=spec.optimizer == "muon"
     )
-    if ranks.size > 1 and spec.zero_stage == 1:
-        from torch.distributed.optim import ZeroRedundancyOptimizer
+    if ranks.size == 1 or spec.zero_stage != 1:
+        return Muon(groups, lr=spec.lr)
+    from torch.distributed.optim import ZeroRedundancyOptimizer
 
-        return ZeroRedundancyOptimizer(groups, optimizer_class=Muon, lr=spec.lr)
-    return Muon(groups, lr=spec.lr)
+    (shares, spread), here = _by_share(groups), partial(ZeroRedundancyOptimizer, optimizer_class=Muon, lr=spec.lr)
+    everywhere = here(shares)
+    if not spread:
+        return everywhere
+    copies = next(share.copies for group in spread for p in group["params"] if (share := share_of(p)))
+    return Together([everywhere, here(spread, process_group=copies) if copies is not None else Muon(spread, lr=spec.lr)])
+
+
+def _by_share(groups: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The groups of what every rank holds, and of the experts that are spread."""
+    both: tuple[list[dict[str, Any]], list[dict[str, Any]]] = [], []
+    for group in groups:
+        for into, spread in zip(both, (False, True), strict=True):
+            if members := [p for p in group["params"] if (share_of(p) is not None) is spread]:
+                into.append({**group, "params": members})
+    return both
+
+
+class Together(torch.optim.Optimizer):
+    """Several optimizers that step as one, each over groups of its own."""
+
+    def __init__(self, parts: list[torch.optim.Optimizer]):
+        self.parts = parts
+        super().__init__([group for part in parts for group in part.param_groups], {})  # the same dictionaries: rates reach the parts
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for part in self.parts:
+            part.step()
+
+
+def stepping(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
+    """Those that hold this rank's state: ZeroRedundancyOptimizer steps one over the rank's share of the parameters."""
+    return [getattr(part, "optim", part) for part in getattr(optimizer, "parts", [optimizer])]
 
 
 def recompute_blocks(blocks: nn.ModuleList) -> None:
@@ -85,14 +123,6 @@ def gradients_stay_here(module: nn.Module) -> Iterator[None]:
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
     """The weights of all ranks, on the CPU. Every rank must call it."""
-    return {name: whole(tensor).detach().cpu() for name, tensor in model.state_dict().items()}
-
-
-def whole(tensor: Any) -> Tensor:
-    """A tensor of which each rank may hold a part (a DTensor), from all of them. Every rank must call it."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-
-def part_of(tensor: Any) -> Tensor:
-    """What this rank holds of a parameter, or of its optimizer state."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    state = model.state_dict()
+    spread = {name: p for name, p in model.named_parameters() if share_of(p) is not None}
+    return {name: whole(spread.get(name, tensor)).detach().cpu() for name, tensor in state.items()}

@@ -14,18 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from workers.training.parallel import part_of
+from workers.training.parts import part_of, rows_of
 
 Rows = tuple[int, int]  # first row, rows of the whole tensor
-
-
-def rows_of(parameter: Any) -> Rows:
-    """Of a parameter as this rank sees it, with at least one dimension."""
-    if hasattr(parameter, "to_local"):  # FSDP2 cuts like Tensor.chunk
-        mesh = parameter.device_mesh
-        whole = parameter.shape[0]
-        return min(whole, -(-whole // mesh.size()) * mesh.get_local_rank()), whole
-    return getattr(parameter, "expert_rows", (0, parameter.shape[0]))
 
 
 def write(path: Path, tensors: dict[str, Tensor], rows: dict[str, Rows]) -> None:

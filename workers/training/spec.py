@@ -56,6 +56,7 @@ class TrainSpec(BaseModel):
     accum_steps: int = Field(1, ge=1, le=4096)
     zero_stage: Literal[0, 1, 2, 3] = 0
     world_size: int = Field(1, ge=1)
+    expert_parallel_size: int = Field(1, ge=1)  # ranks over which each layer's experts are spread; with stages 0 and 1
     threads: int = Field(1, ge=1)  # of this machine's cores, shared by the ranks that run on it
     device: Literal["cpu", "cuda"] = "cpu"
 
@@ -113,7 +114,23 @@ class TrainSpec(BaseModel):
             raise ValueError(f"objective {self.objective} goes with a stage of kind preference, and the stages have none")
         if self.model is not None:
             ModelConfig.from_dict(self.model)
+        if self.expert_parallel_size > 1:
+            self._experts_can_be_spread()
         return self
+
+    def _experts_can_be_spread(self) -> None:
+        size = self.expert_parallel_size
+        if self.zero_stage > 1:
+            raise ValueError(
+                f"expert_parallel_size {size} goes with zero_stage 0 and 1: stage {self.zero_stage} shards the experts over all ranks already"
+            )
+        if self.world_size % size:
+            raise ValueError(f"world_size ({self.world_size}) must be a multiple of expert_parallel_size ({size})")
+        if self.parent_folder is None:  # a parent's experts are counted when it is read
+            name = "preset" if self.model is None else "model"
+            experts = (PRESETS[self.preset or "nano"] if self.model is None else ModelConfig.from_dict(self.model)).n_experts
+            if not experts or experts % size:
+                raise ValueError(f"the {experts} experts of this {name} cannot be spread evenly over expert_parallel_size {size}")
 
     @property
     def preference_method(self) -> Literal["dpo", "kto"] | None:

@@ -21,10 +21,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from workers.protocol import JobError
-from workers.training.parallel import part_of
+from workers.training.parallel import stepping
+from workers.training.parts import part_of, rows_of, share_of
 from workers.training.precision import Precision
 from workers.training.ranks import Ranks
-from workers.training.shards import Rows, Saved, rows_of, write
+from workers.training.shards import Rows, Saved, write
 
 LARGEST_SHARE = 0.03  # of the time that checkpoints may take; a slow disk makes them rarer
 FOLDER = "checkpoints"
@@ -143,8 +144,7 @@ class Checkpoints:
         for name in saved.names():
             if name.startswith("optimizer."):
                 keys.setdefault(name.split(".", 1)[1].rsplit(".", 1)[0], []).append(name)
-        local = _local(optimizer)
-        for name, parameter in _stepped(model, optimizer):
+        for name, parameter, states in _stepped(model, optimizer):
             state: dict[str, Any] = {}
             for key in keys.get(name, []):
                 if saved.is_scalar(key):
@@ -152,17 +152,14 @@ class Checkpoints:
                 else:
                     state[key.rsplit(".", 1)[1]] = like = torch.zeros_like(parameter)  # spread as the parameter is
                     saved.copy_into(key, like, like=parameter)
-            local.state[parameter] = state
+            states[parameter] = state
         random = f"random.{self._ranks.rank}"
         torch.set_rng_state(saved.whole(random if random in saved else "random.0"))
 
-    @property
-    def _holds_weights(self) -> bool:
-        return self._ranks.is_first or self._stage >= 2
-
-    @property
-    def _holds_optimizer(self) -> bool:
-        return self._ranks.is_first or self._stage >= 1
+    def _writes(self, parameter: Any, from_stage: int) -> bool:
+        """Whether this rank writes what it holds of a parameter; one rank of those with the same writes, up to the stage that shards it."""
+        share = share_of(parameter)
+        return self._stage >= from_stage or (share.is_first_copy if share else self._ranks.is_first)
 
     @staticmethod
     def _file(rank: int) -> str:
@@ -177,7 +174,7 @@ class Checkpoints:
 
         def keep(key: str, tensor: Any, parameter: Any, is_mine: bool) -> None:
             spread = parameter is not None and tensor.dim() > 0 and part_of(parameter).shape != _whole_shape(parameter)
-            if not spread and not is_mine:
+            if not is_mine:
                 return
             part = part_of(tensor).detach()
             # Tied weights are two names of one storage, which safetensors refuses.
@@ -188,13 +185,12 @@ class Checkpoints:
                 rows[key] = rows_of(parameter)
 
         for name, tensor in model.state_dict().items():
-            keep(f"model.{name}", tensor, parameters.get(name), self._holds_weights)
+            keep(f"model.{name}", tensor, parameters.get(name), self._writes(parameters.get(name), 2))
         for name, tensor in self._average.items():
-            keep(f"average.{name}", tensor, parameters[name], self._holds_weights)
-        local = _local(optimizer)
-        for name, parameter in _stepped(model, optimizer):
-            for key, value in local.state[parameter].items():
-                keep(f"optimizer.{name}.{key}", value, parameter, self._holds_optimizer)
+            keep(f"average.{name}", tensor, parameters[name], self._writes(parameters[name], 2))
+        for name, parameter, states in _stepped(model, optimizer):
+            for key, value in states[parameter].items():
+                keep(f"optimizer.{name}.{key}", value, parameter, self._writes(parameter, 1))
         return tensors, rows
 
 
@@ -202,12 +198,7 @@ def _whole_shape(parameter: Any) -> tuple[int, ...]:
     return (rows_of(parameter)[1], *parameter.shape[1:])
 
 
-def _local(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """ZeroRedundancyOptimizer steps an optimizer over this rank's share of the parameters."""
-    return getattr(optimizer, "optim", optimizer)
-
-
-def _stepped(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[str, Tensor]]:
-    """The parameters whose optimizer state this rank has, by name."""
+def _stepped(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[str, Tensor, dict[Any, Any]]]:
+    """The parameters whose optimizer state this rank has, by name, each with where all states are held."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return [(names[id(p)], p) for group in _local(optimizer).param_groups for p in group["params"]]
+    return [(names[id(p)], p, local.state) for local in stepping(optimizer) for group in local.param_groups for p in group["params"]]

@@ -116,7 +116,7 @@ class Teller:
 
     def _plain(self, model: Decoder) -> Decoder | None:
         """The model itself, or where it is sharded a copy from all ranks; None on the ranks that do not speak."""
-        sharded = self._ranks.size > 1 and self._spec.zero_stage >= 2
+        sharded = self._ranks.size > 1 and (self._spec.zero_stage >= 2 or self._spec.expert_parallel_size > 1)
         if not sharded:
             return model if self._ranks.is_first else None
         return gather(model, self._ranks)

@@ -58,6 +58,30 @@ def test_what_disagrees_is_named_together(as_operator, data):
     assert start(as_operator, data, steps=10, minutes=1).json()["fields"] == ["steps", "minutes"]
 
 
+def test_experts_that_cannot_be_spread_are_refused_with_the_fields_that_disagree(as_operator, data, monkeypatch):
+    monkeypatch.setattr("django.conf.settings.CORES", 6)
+    asked = {"world_size": 2, "expert_parallel_size": 2}
+
+    def fields(**changes):
+        refused = start(as_operator, data, **asked | changes)
+        assert refused.status_code == 400 and not TrainingJob.objects.exists()
+        return refused.json()["fields"]
+
+    assert fields(zero_stage=2) == ["expert_parallel_size", "zero_stage"]
+    assert fields(world_size=3) == ["expert_parallel_size", "world_size"]
+    assert fields(world_size=6, expert_parallel_size=3) == ["expert_parallel_size", "preset"]  # of 8 experts
+    dense = making.version("twin", run=data.current_run)
+    dense.config = {
+        "d_model": 16, "d_expert": 0, "n_experts": 0, "top_k": 0, "d_dense": 32, "vocab_size": 300, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1,
+        "head_dim": 8, "max_seq_len": 64,
+    }  # fmt: skip
+    dense.save()
+    assert fields(parent=dense.pk) == ["expert_parallel_size", "parent"]
+    job = start(as_operator, data, **asked).json()
+    assert job["expert_parallel_size"] == 2
+    assert TrainingJob.objects.get().options["spec"] == {"expert_parallel_size": 2}
+
+
 def test_a_run_that_will_not_fit_is_refused_before_it_is_queued_and_the_nearest_that_fits_is_then_taken(as_operator, data, monkeypatch):
     monkeypatch.setattr("apps.training.estimates.machine_bytes", lambda: 2_000_000_000)
     asked = {"preset": "small", "micro_batch": 128, "steps": 10}

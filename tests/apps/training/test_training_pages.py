@@ -95,6 +95,16 @@ def test_a_clone_begins_with_the_runs_own_values(page, dataset):
     assert (clone.options, clone.domain_routing) == ({"spec": {"lr": 0.001}}, 0.3)
 
 
+def test_experts_are_spread_from_the_form_and_a_clone_may_take_that_back(page, dataset):
+    page.post("/training/new/", FORM | {"dataset": dataset.pk, "world_size": "2", "expert_parallel_size": "2"})
+    job = TrainingJob.objects.get()
+    assert job.expert_parallel_size == 2
+    assert "Experts spread over" in text(page.get(f"/training/{job.pk}/"))
+    assert page.get(f"/training/new/?clone={job.pk}").context["form"]["expert_parallel_size"].value() == 2
+    page.post("/training/new/", FORM | {"dataset": dataset.pk, "clone": job.pk, "world_size": "2", "expert_parallel_size": "1"})
+    assert TrainingJob.objects.exclude(pk=job.pk).get().expert_parallel_size == 1
+
+
 def test_the_estimate_rests_on_earlier_runs_of_the_preset(page, dataset):
     assert "no run on this machine" in text(page.get("/training/new/estimate/", FORM | {"dataset": dataset.pk}))
     making.training_job(dataset, status="succeeded", metrics={"step": 1000, "elapsed": 100.0, "tokens_per_second": 6000.0})

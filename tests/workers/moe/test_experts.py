@@ -4,6 +4,7 @@ import torch.nn.functional as F
 
 from workers.moe.config import ModelConfig
 from workers.moe.experts import Experts
+from workers.moe.grouped import Collect, Dispatch, Places
 
 CONFIG = ModelConfig(vocab_size=8, d_model=12, n_layers=1, n_heads=2, n_kv_heads=1, head_dim=4, d_expert=10, n_experts=5, top_k=2)
 
@@ -41,3 +42,18 @@ def test_experts_equal_a_naive_loop_forward_and_backward(idle_expert):
         torch.testing.assert_close(ours, reference)
     if idle_expert:
         assert not results[0][3][4].any()  # zero, not missing
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_rows_that_were_sorted_by_expert_are_collected_where_they_came_from(step):
+    ids = torch.tensor([[2], [0], [3], [2], [0]])  # 3 is nobody
+    x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    places = Places.of(ids, 3, step)
+
+    def there_and_back(x):
+        return Collect.apply(Dispatch.apply(x, places), places)
+
+    torch.testing.assert_close(there_and_back(x), x * torch.tensor([1, 1, 0, 1, 1]).unsqueeze(1))
+    assert torch.autograd.gradcheck(there_and_back, x)
+    nobody = Places.of(ids[:0], 3, step)
+    assert Collect.apply(Dispatch.apply(x[:0], nobody), nobody).shape == (0, 4)
