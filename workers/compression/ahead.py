@@ -14,7 +14,7 @@ import torch
 from workers.compression import quantization
 from workers.compression.runners import open_runner
 from workers.engine.runner import Chunk
-from workers.moe import ChatTokenizer, Decoder, ModelConfig, describe, export_tensors, save_tensors
+from workers.moe import ChatTokenizer, Decoder, ModelConfig, export_tensors, save_tensors
 
 
 def compile_ahead() -> None:
@@ -26,8 +26,7 @@ def compile_ahead() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         stored = quantization.encode(export_tensors(config, {k: v.detach() for k, v in model.state_dict().items()}))
-        storage = {"format": quantization.FORMAT, "model": config.as_dict()}
-        save_tensors(folder, describe(config, tokenizer) | {"storage": storage}, stored, tokenizer, "")
+        save_tensors(folder, quantization.describe_quantized(config, tokenizer, stored), stored, tokenizer, "")
         runner = open_runner(folder, threads=1, max_batch=1, max_seq_len=16)
         assert runner is not None
         with closing(runner):

@@ -12,7 +12,7 @@ from workers.compression.measure import compare, logit_error, sample_prompts
 from workers.compression.runners import open_runner
 from workers.compression.spec import CompressSpec
 from workers.compression.telling import tell
-from workers.moe import describe, export_tensors, save_tensors, vision_of
+from workers.moe import export_tensors, save_tensors, vision_of
 
 
 def run_int8(spec: CompressSpec) -> dict[str, Any]:
@@ -21,10 +21,10 @@ def run_int8(spec: CompressSpec) -> dict[str, Any]:
     tell(0.05, "Rounding the weights to 8 bits")
     exported = export_tensors(model.config, {k: v.detach() for k, v in model.state_dict().items()})
     stored = quantization.encode(exported)
-    errors = _rounding(exported, stored)
-    storage = {"format": quantization.FORMAT, "model": model.config.as_dict()}
+    described = quantization.describe_quantized(model.config, tokenizer, stored)
+    errors = _rounding(exported, quantization.decode(stored, described["storage"]))
     card = model_card(spec.model_folder, "INT8", "8-bit weights with one scale for each output; activations are rounded to 8 bits at run time.")
-    save_tensors(spec.output_folder, describe(model.config, tokenizer) | {"storage": storage}, stored, tokenizer, card, vision_of(model))
+    save_tensors(spec.output_folder, described, stored, tokenizer, card, vision_of(model))
 
     tell(0.15, "Compiling the 8-bit products; only the first time on a machine", eta_seconds=20.0)
     prompts = sample_prompts(spec.dataset_folder, tokenizer, spec.seed)
@@ -38,10 +38,9 @@ def run_int8(spec: CompressSpec) -> dict[str, Any]:
     return describe_result("int8", model.config, {**measured, **logits, **errors, "kernel": KERNEL})
 
 
-def _rounding(exported: quantization.Tensors, stored: quantization.Tensors) -> dict[str, Any]:
+def _rounding(exported: quantization.Tensors, decoded: quantization.Tensors) -> dict[str, Any]:
     """What rounding did to the weights: the largest error, and the error's energy as a share of theirs."""
-    decoded = quantization.decode(stored, {})
-    names = [name for name in exported if name + quantization.SCALE in stored]
+    names = [name for name, tensor in exported.items() if quantization.is_quantized(name) and tensor.numel()]
     noise = sum(float((decoded[name] - exported[name]).square().sum()) for name in names)
     signal = sum(float(exported[name].square().sum()) for name in names)
     return {

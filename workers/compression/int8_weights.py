@@ -77,13 +77,17 @@ def _read(config: ModelConfig, model_type: str, tensors: dict[str, Array]) -> In
 
 
 def _gpt_oss(config: ModelConfig, tensors: dict[str, Array], prefix: str) -> _FeedForward:
+    stacked = f"{prefix}experts.gate_up_proj" in tensors
+    networks = _stacked(config, tensors, prefix) if stacked else [_network_pairs(tensors, f"{prefix}experts.{e}.") for e in range(config.n_experts)]
+    return _FeedForward(networks, (tensors[f"{prefix}router.weight"], tensors[f"{prefix}router.bias"]))
+
+
+def _stacked(config: ModelConfig, tensors: dict[str, Array], prefix: str) -> list[tuple[Pair, Pair]]:
+    """Experts as earlier versions stored them, in one tensor."""
     gate_up, gate_up_scale = tensors[f"{prefix}experts.gate_up_proj"], tensors[f"{prefix}experts.gate_up_proj_scale"]  # E, in, out; E, 1, out
     down, down_scale = tensors[f"{prefix}experts.down_proj"], tensors[f"{prefix}experts.down_proj_scale"]
     apart = np.concatenate([np.arange(0, gate_up.shape[2], 2), np.arange(1, gate_up.shape[2], 2)])  # gate and up are interleaved
-    networks = [
-        ((gate_up[e].T[apart], gate_up_scale[e, 0][apart]), (down[e].T, down_scale[e, 0])) for e in range(config.n_experts)
-    ]  # fmt: skip
-    return _FeedForward(networks, (tensors[f"{prefix}router.weight"], tensors[f"{prefix}router.bias"]))
+    return [((gate_up[e].T[apart], gate_up_scale[e, 0][apart]), (down[e].T, down_scale[e, 0])) for e in range(config.n_experts)]
 
 
 def _glm4_moe(config: ModelConfig, tensors: dict[str, Array], prefix: str) -> _FeedForward:

@@ -13,7 +13,7 @@ from workers.compression.folders import describe_result, load_parent, model_card
 from workers.compression.learning import read_examples
 from workers.compression.spec import CompressSpec
 from workers.compression.telling import tell
-from workers.moe import Decoder, describe, export_tensors, import_tensors, layout_named, save_tensors, vision_of
+from workers.moe import Decoder, export_tensors, import_tensors, layout_named, save_tensors, vision_of
 from workers.training import Batch, pack
 
 EXAMPLES = 64
@@ -29,16 +29,12 @@ def run_mixed(spec: CompressSpec) -> dict[str, Any]:
     spread = examples[:: max(1, len(examples) // EXAMPLES)][:EXAMPLES]
     exported = export_tensors(model.config, {name: tensor.detach() for name, tensor in model.state_dict().items()})
     tell(0.1, "Rounding one matrix at a time")
-    described = describe(model.config, tokenizer)
-    ranked = sensitivities(model, described["model_type"], exported, pack(spread))
+    ranked = sensitivities(model, model.config.family, exported, pack(spread))
     kept = most_sensitive(ranked, exported, KEPT_SHARE)
-    stored = quantization.encode(exported)
-    for name in kept:
-        del stored[name + quantization.SCALE]
-        stored[name] = exported[name].float().contiguous()
+    stored = quantization.encode(exported, kept)
+    written = quantization.describe_quantized(model.config, tokenizer, stored, quantization.MIXED)
     card = model_card(spec.model_folder, "Mixed precision", "8-bit weights where that changes answers least, FP32 elsewhere; computed in FP32.")
-    storage = {"format": quantization.MIXED, "kept": kept}
-    save_tensors(spec.output_folder, described | {"storage": storage}, stored, tokenizer, card, vision_of(model))
+    save_tensors(spec.output_folder, written, stored, tokenizer, card, vision_of(model))
     layers = [{"name": name, "divergence": value, "weights": exported[name].numel(), "kept": name in kept} for name, value in ranked.items()]
     return describe_result("int8", model.config, {"sensitivity": layers, "kept_matrices": len(kept), "kernel": "none: decoded to FP32 at load"})
 

@@ -17,7 +17,7 @@ from workers.compression.spec import CompressSpec
 from workers.compression.students import new_student, student_config
 from workers.engine import Chunk
 from workers.engine.front_end import read_front_end
-from workers.moe import ChatTokenizer, Decoder, ModelConfig, describe, export_tensors, load_model, pixels_of, save_model, save_tensors, vision_of
+from workers.moe import ChatTokenizer, Decoder, ModelConfig, export_tensors, load_model, pixels_of, save_model, save_tensors, vision_of
 from workers.training import pack
 
 ROWS = list(records(20, seed=0, size=16))
@@ -44,8 +44,7 @@ def folder(model, tokenizer, tmp_path):
 
 def test_a_picture_changes_an_int8_childs_logits_as_it_does_its_parents(model, tokenizer, tmp_path):
     stored = quantization.encode(export_tensors(model.config, {k: v.detach() for k, v in model.state_dict().items()}))
-    described = describe(model.config, tokenizer) | {"storage": {"format": quantization.FORMAT, "model": model.config.as_dict()}}
-    save_tensors(tmp_path / "int8", described, stored, tokenizer, "A test.", vision_of(model))
+    save_tensors(tmp_path / "int8", quantization.describe_quantized(model.config, tokenizer, stored), stored, tokenizer, "A test.", vision_of(model))
 
     tokens = np.random.default_rng(0).integers(0, tokenizer.vocab_size, 180).tolist()
     rows = read_front_end(tmp_path / "int8", 64).rows(ROWS[0]["image"])

@@ -22,10 +22,22 @@ def test_a_row_of_zeros_stays_zero():
     assert not quantization.dequantize(values, scale).any()
 
 
-def test_stacked_experts_have_a_scale_for_each_output_of_each_expert():
-    experts = torch.randn(3, 16, 10)
-    _, scale = quantization.quantize(experts)
-    assert scale.shape == (3, 1, 10)
+def test_stacked_experts_are_stored_one_by_one_and_stacked_again():
+    stacked = {"mlp.experts.gate_up_proj": torch.randn(3, 16, 10), "mlp.experts.down_proj": torch.randn(3, 5, 16)}
+    stored = quantization.encode(stacked)
+    assert stored["mlp.experts.2.up_proj.weight"].shape == (5, 16)
+    assert stored["mlp.experts.2.down_proj.weight_scale"].shape == (16, 1)
+    again = quantization.decode(stored, {"experts_apart": True})
+    for name, tensor in stacked.items():
+        assert ((again[name] - tensor).abs() <= tensor.abs().amax(1, keepdim=True) / 127 * 0.501).all(), name
+
+
+def test_a_matrix_that_is_kept_stays_floating_point_and_config_json_says_so():
+    stored = quantization.encode(
+        {"mlp.experts.down_proj": torch.randn(2, 5, 16), "model.embed_tokens.weight": torch.randn(7, 16)}, kept=["mlp.experts.down_proj"]
+    )
+    assert stored["mlp.experts.1.down_proj.weight"].is_floating_point()
+    assert quantization.quantization_config(stored, tied=True)["ignore"] == ["mlp.experts.0.down_proj", "mlp.experts.1.down_proj", "lm_head"]
 
 
 def test_routers_and_norms_are_kept_as_they_are():
