@@ -64,6 +64,12 @@ JOB_SLOTS = int(os.environ.get("DSPORTAL_JOB_SLOTS", 1))  # heavy jobs at once i
 JOB_NICENESS = int(os.environ.get("DSPORTAL_JOB_NICENESS", 10))
 JOB_HEARTBEAT_SECONDS = 1.0
 METRICS_PORT = int(os.environ.get("DSPORTAL_METRICS_PORT", 0))  # of a worker's own /metrics; 0: the web process shows them all
+TRACES_PER_SECOND = int(
+    os.environ.get("DSPORTAL_TRACES_PER_SECOND", 50)
+)  # of answers from the cache in one process; those of engines are all told. 0: none
+TRACES_KEPT = int(os.environ.get("DSPORTAL_TRACES_KEPT", 5000))  # and as many again that were slow or failed
+TRACE_SECONDS = int(os.environ.get("DSPORTAL_TRACE_SECONDS", 24 * 3600))
+OTLP_ENDPOINT = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")  # spans go there too
 MIN_FREE_BYTES = 200 * 1024**2
 MAX_ENGINES = int(os.environ.get("DSPORTAL_MAX_ENGINES", 3))  # versions an inference worker holds at once
 JOB_THREADS = int(os.environ.get("DSPORTAL_JOB_THREADS", CORES))
@@ -109,6 +115,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "apps.accounts.middleware.RequestIdMiddleware",
+    "apps.monitoring.traces.middleware.JourneyMiddleware",
     "apps.accounts.idempotency.IdempotencyMiddleware",
 ]
 

@@ -1,6 +1,6 @@
 from dataclasses import asdict
 
-from django.urls import path, re_path
+from django.urls import include, path, re_path
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
@@ -204,5 +204,6 @@ urlpatterns = [
     re_path(r"^metrics/timeseries/?$", TimeseriesView.as_view()),
     path("advisor/hardware/", HardwareView.as_view()),
     path("advisor/tuning/", TuningView.as_view()),
+    path("", include("apps.monitoring.traces.api")),
     *router.urls,
 ]

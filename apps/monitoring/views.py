@@ -21,6 +21,7 @@ from apps.monitoring.figures import Chart
 from apps.monitoring.forms import HardwareForm
 from apps.monitoring.models import Alert, Silence
 from apps.monitoring.selectors import alerts, timeseries, workers
+from apps.monitoring.traces.store import are_kept
 from apps.portal.pages import action, back, refuse
 from apps.registry.models import ModelVersion
 from apps.rest import source_of
@@ -62,6 +63,7 @@ def monitoring(request: HttpRequest) -> HttpResponse:
         "versions": served[:VERSIONS_SHOWN], "at": at, "until": at + timedelta(seconds=window.step) if at else None,
         "slowest": _slowest(window, chosen, at),
     }  # fmt: skip
+    values["followed"] = _followed(values["slowest"])
     if request.GET.get("tables") and values["workers"] is not None:  # for reading without scripts
         values["drawn"] = _charts(window, chosen)
     return render(request, "monitoring/monitoring.html", values)
@@ -84,6 +86,14 @@ def _slowest(window: Window, version: ModelVersion | None, at) -> list[Answer]:
     if version:
         rows = rows.filter(model_version=version)
     return list(rows.select_related("model_version", "user").order_by("-latency_ms")[:SLOWEST_SHOWN])
+
+
+def _followed(answers: list[Answer]) -> set[str]:
+    """Those whose phases can be looked at."""
+    try:
+        return are_kept([answer.pk for answer in answers])
+    except redis.RedisError:
+        return set()
 
 
 def _charts(window: Window, version: ModelVersion | None) -> dict[str, Chart]:

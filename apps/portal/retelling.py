@@ -137,6 +137,8 @@ SAYINGS = (
     _("Memory part by part with its formula, and which devices hold it, how many, how fast, at what cost."),
     _("What was measured on a version, and what to change next, most urgent first."),
     _("The requests behind the figures: one's own, for operators all."), _("When the number of inference workers changed, and why."),
+    _("Requests with their phases, as long as they are kept: one's own, for operators all; the newest first."),
+    _("One request, by its own id or by that of an answer that it made."),
     _("Rules of which nobody is told for a while."), _("End it before its time."),
     _("Who changed what, from where, before and after."),
     _("One turn, streamed."),

@@ -15,10 +15,11 @@ from apps.accounts.problems import QUEUE_OUTAGES, Problem, TimedOut, Unavailable
 from apps.accounts.quotas import Quota
 from apps.ids import new_id
 from apps.monitoring import names, recorder
+from apps.monitoring.traces.journey import current
 from apps.redis import connection
 from apps.registry.models import ModelVersion
 from apps.serving.routing import route
-from apps.serving.services import admit
+from apps.serving.services import admit, sent_with
 from dsportal.celery import app as celery
 
 CHANNEL = "embeddings"
@@ -34,7 +35,10 @@ class Embeddings:
 def embed(*, texts: list[str], user: User, version: str, quota: Quota | None = None) -> Embeddings:
     """Problem for what the version cannot embed; Busy, TimedOut, Unavailable."""
     began, request = time.monotonic(), new_id()
-    model = route(asked=version, subject=str(user.pk)).version
+    journey = current()
+    with journey.phase("database", what="version"):
+        model = route(asked=version, subject=str(user.pk)).version
+    journey.version = model.name
     outcome, tokens = "error", 0
     try:
         found = _ask(request, texts, model, str(user.pk))
@@ -56,7 +60,7 @@ def _ask(request: str, texts: list[str], model: ModelVersion, tenant: str) -> di
     try:
         celery.send_task(
             "dsportal.embed", kwargs={"request": request, "version": model.pk, "texts": texts, "deadline": now + seconds, "tenant": tenant},
-            queue="inference", expires=seconds, task_id=request,
+            queue="inference", expires=seconds, task_id=request, headers=sent_with(current()),
         )  # fmt: skip
         while time.time() < now + seconds:  # in turns shorter than the connection's own limit
             if answer := connection().blpop([names.EMBEDDING.format(request=request)], timeout=1):

@@ -18,6 +18,7 @@ from apps.ids import new_id
 from apps.monitoring import names, recorder
 from apps.monitoring.recorder import cache_lookups_total
 from apps.monitoring.selectors import workers
+from apps.monitoring.traces.journey import Journey, current
 from apps.redis import connection
 from apps.serving import cache, flight
 from apps.serving.context import fitted
@@ -61,6 +62,11 @@ def _late() -> TimedOut:
     return TimedOut(_("No complete answer within %(n)s s. Ask again, or for fewer tokens.") % {"n": f"{settings.ANSWER_TIMEOUT_SECONDS:.0f}"})
 
 
+def sent_with(journey: Journey) -> dict[str, str]:
+    """Headers of a message: whose request it is a part of, and when it was sent, in ns."""
+    return {**journey.carrier(), "sent": str(time.time_ns())}
+
+
 @dataclass
 class Pending:
     """One answer on its way: iterate `pieces()` for its text as it comes; then `row` is written."""
@@ -82,6 +88,7 @@ class Pending:
     logprobs: list[dict] = field(default_factory=list)  # of each token: its bytes, its logprob, and those of the likeliest as `top`
     first_token_ms: float | None = None
     row: Answer | None = None
+    journey: Journey = field(default_factory=current)
     _sent: bool = False
 
     @property
@@ -99,12 +106,15 @@ class Pending:
             raise
         except Problem as problem:
             status, error = Answer.Status.ERROR, problem.detail
+            self.journey.failure = problem.detail
             raise
         except QUEUE_OUTAGES as lost:
             status, error = Answer.Status.ERROR, "The queue could not be reached"
+            self.journey.failure = error
             raise queue_outage() from lost
         finally:
-            self._remember(status, error)
+            with self.journey.phase("database", what="answer"):
+                self._remember(status, error)
 
     def whole(self) -> str:
         for _piece in self.pieces():
@@ -116,7 +126,8 @@ class Pending:
         if not self.question.is_deterministic:
             return None
         self._key = cache.key_of(version=self.route.version.pk, messages=self.question.messages, parameters=self.question.parameters)
-        found = cache.get(self._key)
+        with self.journey.phase("cache"):
+            found = cache.get(self._key)
         if found is None:
             return None
         self.cached, self.text = True, found["text"]
@@ -129,7 +140,8 @@ class Pending:
         """One computation for all who ask the same at the same time: the first one's, whose stream the others read too."""
         while self._key and (leader := flight.join(self._key, self.id)) != self.id:
             try:
-                yield from self._follow(leader)
+                with self.journey.phase("shared", answer=leader):
+                    yield from self._follow(leader)
             except flight.LeaderLost:  # it was stopped: one of those who read it goes on, and skips what it has
                 flight.leave(self._key, leader)
             else:
@@ -175,7 +187,7 @@ class Pending:
                 "parameters": self.question.parameters, "deadline": now + settings.ANSWER_TIMEOUT_SECONDS,
                 "tenant": str(self.user.pk) if self.user and self.user.pk else "",
             },
-            queue="inference", expires=settings.ANSWER_TIMEOUT_SECONDS, task_id=self.id,
+            queue="inference", expires=settings.ANSWER_TIMEOUT_SECONDS, task_id=self.id, headers=sent_with(self.journey),
         )  # fmt: skip
 
     def _follow(self, answer: str) -> Iterator[str]:
@@ -237,6 +249,8 @@ class Pending:
 
     def _remember(self, status: str, error: str) -> None:
         latency_ms = self.elapsed_ms
+        self.journey.answers.append(self.id)
+        self.journey.version = self.route.version.name
         self.row = Answer.objects.create(
             id=self.id, conversation=self.conversation, model_version=self.route.version, experiment=self.route.experiment, arm=self.route.arm,
             user=self.user, route=self.channel, prompt=self.question.prompt[:8000], prompt_key=prompt_key(self.question.prompt, picture_of(self.question.messages)),
@@ -259,7 +273,8 @@ def ask(
 ) -> Pending:  # fmt: skip
     """Route the question. The work begins when the answer's pieces are read. `trim`: leave out the oldest turns that do not fit."""
     who = subject or (conversation.pk if conversation else "") or (str(user.pk) if user and user.pk else new_id())
-    way = route(asked=version, subject=who)
+    with current().phase("database", what="version"):
+        way = route(asked=version, subject=who)
     messages = for_version(question.messages, way.version, forgiving=trim)
     if trim:
         messages = fitted(messages, way.version, question.max_tokens)

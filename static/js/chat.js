@@ -57,6 +57,7 @@ function busy(on) {
 
 function begin(answer, event) {
   answer.dataset.answer = event.answer;
+  answer.querySelector("[data-phases]")?.setAttribute("href", `/monitoring/requests/${event.answer}/`);
   const badge = answer.querySelector("[data-version]");
   badge.textContent = event.version_name;
   badge.className = `version v-c${event.colour}`;

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Container
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -34,6 +34,8 @@ class Completion:
     finish_reason: FinishReason
     reused_tokens: int = 0  # of the prompt, whose keys and values were there from before
     logprobs: tuple[TokenLogprob, ...] = ()  # of each token, where they were asked for; those of a stop string are among them
+    waited_seconds: float = field(default=0.0, compare=False)  # for a slot
+    prefill_seconds: float = field(default=0.0, compare=False)  # of `seconds`, until its first token
 
 
 class Ticket:
@@ -128,7 +130,8 @@ class Sequence:
         self._said: Counter[int] = Counter()
         self._latest: TokenLogprob | None = None
         self._states = np.zeros(0, np.float64)
-        self._began = 0.0
+        self._asked = time.monotonic()
+        self._began = self._first = 0.0  # when it got its slot, and its first token
 
     @property
     def answer_tokens(self) -> int:
@@ -179,6 +182,7 @@ class Sequence:
 
     def append(self, token: int, end_ids: Container[int]) -> str:
         """Take the next token of the answer; what may be shown of it. Sets `finish_reason` where it is the last."""
+        self._first = self._first or time.monotonic()
         if token in end_ids:
             self.finish_reason = "stop"
             return ""
@@ -205,8 +209,12 @@ class Sequence:
         """Give out the rest of the text, then the result."""
         assert self.finish_reason is not None
         self.tell(self._stream.finish())
-        seconds = time.monotonic() - self._began if self._began else 0.0
+        now = time.monotonic()
+        began = self._began or now
         said = tuple(self.ticket.logprobs)
         self.ticket.resolve(
-            Completion(self._stream.text, self.answer_tokens, self.prompt_tokens, seconds, self.finish_reason, self.reused_tokens, said)
-        )
+            Completion(
+                self._stream.text, self.answer_tokens, self.prompt_tokens, now - began, self.finish_reason, self.reused_tokens, said,
+                waited_seconds=began - self._asked, prefill_seconds=(self._first or now) - began,
+            )
+        )  # fmt: skip

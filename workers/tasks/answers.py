@@ -22,6 +22,7 @@ from apps.redis import connection
 from apps.registry.models import ModelVersion
 from dsportal.celery import app
 from workers.tasks.cancelling import cancellations
+from workers.tasks.phases import Phases
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +107,9 @@ def answer(*, answer: str, version: str, messages: list[dict], parameters: dict,
         r.delete(claim)
         return
     _claims.add(claim)
+    phases = Phases()
     try:
-        _publish(answer, stream, version, messages, parameters, deadline, tenant)
+        _publish(answer, stream, version, messages, parameters, deadline, tenant, phases)
     except RedisError:
         raise  # the asker finds nobody at its answer, and asks again
     except Exception:  # whatever it was, somebody waits for a word, and nobody above here gives one
@@ -123,12 +125,17 @@ def _ended(stream: str) -> bool:
     return bool(last) and ("end" in last[0][1] or "error" in last[0][1])
 
 
-def _publish(answer: str, stream: str, version: str, messages: list[dict], parameters: dict, deadline: float, tenant: str) -> None:
+def _publish(
+    answer: str, stream: str, version: str, messages: list[dict], parameters: dict, deadline: float, tenant: str, phases: Phases
+) -> None:  # fmt: skip
     from workers.engine import EngineClosed, EngineError, EngineFull, ParameterRefused, PictureRefused, PromptTooLong
 
     pieces: queue.SimpleQueue = queue.SimpleQueue()
     try:
+        began = time.time_ns()
         engine = engines.get(version)
+        phases.loaded(began)
+        asked = time.time_ns()
         ends = time.monotonic() + deadline - time.time()
         ticket = engine.submit(messages, _sampling(answer, parameters), on_token=pieces.put, tenant=tenant, deadline=ends)
         sent = scored = 0
@@ -140,6 +147,7 @@ def _publish(answer: str, stream: str, version: str, messages: list[dict], param
         finally:
             ticket.cancel()  # nothing where it is done; else nobody hears it any more
         done = ticket.result()
+        ended = phases.answered(asked, done, WORKER)
         if len(done.text) > sent or len(done.logprobs) > scored:
             _tell(stream, engine, sent, done.text[sent:], scored, done.logprobs[scored:])
         end = {
@@ -149,6 +157,7 @@ def _publish(answer: str, stream: str, version: str, messages: list[dict], param
             "reused_tokens": done.reused_tokens,
         }
         _add(stream, {"end": json.dumps(end)})
+        phases.delivered(ended)
     except (PromptTooLong, PictureRefused, ParameterRefused) as refusal:
         _add(stream, {"error": str(refusal), "whose": "asker"})
     except (EngineFull, EngineClosed, EngineError, artifacts.ArtifactDamaged, ModelVersion.DoesNotExist, OSError, ValueError) as failure:

@@ -10,7 +10,8 @@ from django.db import close_old_connections
 from apps.monitoring import names
 from apps.redis import connection
 from dsportal.celery import app
-from workers.tasks.answers import engines
+from workers.tasks.answers import WORKER, engines
+from workers.tasks.phases import Phases
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +24,9 @@ def embed(*, request: str, version: str, texts: list[str], deadline: float, tena
     close_old_connections()
     if time.time() > deadline:
         return
+    phases = Phases()
     try:
-        found = _embed(version, texts, deadline, tenant)
+        found = _embed(version, texts, deadline, tenant, phases)
     except Exception:  # whatever it was, somebody waits for a word, and nobody above here gives one
         log.exception("embedding %s failed in the worker", request)
         found = {"error": f"The embedding failed by a fault of the portal's own. The inference worker's log has more, under {request}."}
@@ -35,15 +37,20 @@ def embed(*, request: str, version: str, texts: list[str], deadline: float, tena
     pipe.execute()
 
 
-def _embed(version: str, texts: list[str], deadline: float, tenant: str) -> dict:
+def _embed(version: str, texts: list[str], deadline: float, tenant: str, phases: Phases) -> dict:
     from workers.engine import EngineError, ParameterRefused, PromptTooLong
 
     ends, tickets = time.monotonic() + deadline - time.time(), []
     try:
+        began = time.time_ns()
         engine = engines.get(version)
+        phases.loaded(began)
+        asked = time.time_ns()
         for text in texts:
             tickets.append(engine.embed(text, tenant=tenant, deadline=ends))
         done = [ticket.result() for ticket in tickets]
+        for completion in done:
+            phases.answered(asked, completion, WORKER)
         vectors = [ticket.embedding for ticket in tickets]
     except (ParameterRefused, PromptTooLong) as refusal:
         return {"error": str(refusal), "whose": "asker"}

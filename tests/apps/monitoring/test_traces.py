@@ -1,0 +1,155 @@
+"""Where the time of one request went: told by web and worker, kept for a while, seen by whoever may."""
+
+from datetime import datetime
+
+import pytest
+from django.test import Client
+
+from apps.monitoring import names
+from apps.monitoring.traces import store, telling
+from apps.redis import connection
+from apps.serving.models import Answer
+from tests.apps import making
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def live(answers_with):
+    version = making.version("v1", state="live")
+    answers_with(version)
+    return version
+
+
+def ask(client, prompt: str = "What is water?", **more):
+    response = client.post("/api/v1/generate/", {"prompt": prompt, **more})
+    telling.flush()
+    return response
+
+
+def phases(trace: dict) -> list[tuple[str, str]]:
+    return [(phase["phase"], phase["about"].get("what") or phase["about"].get("where") or "") for phase in trace["phases"]]
+
+
+def test_a_request_is_followed_from_the_edge_through_the_queue_to_the_engine_and_back(as_viewer, viewer, live):
+    response = ask(as_viewer)
+
+    trace = as_viewer.get(f"/api/v1/traces/{response['X-Request-Id']}/").json()
+    assert phases(trace) == [
+        ("database", "version"), ("cache", ""), ("queue", "broker"), ("queue", "engine"), ("prefill", ""), ("decode", ""), ("deliver", ""),
+        ("database", "answer"),
+    ]  # fmt: skip
+    answer = response.json()
+    assert (trace["answers"], trace["user"], trace["tenant"], trace["version"], trace["status"]) == ([answer["answer"]], "viewer", "token", "v1", 200)
+    about = {phase["phase"]: phase["about"] for phase in trace["phases"]}
+    assert about["prefill"]["tokens"] == answer["usage"]["prompt_tokens"]
+    assert about["decode"]["tokens"] == answer["usage"]["completion_tokens"]
+    ends = [phase["started_ms"] + phase["took_ms"] for phase in trace["phases"]]
+    assert max(ends) <= trace["took_ms"]
+    engine = [phase for phase in trace["phases"] if phase["phase"] in ("prefill", "decode")]
+    assert engine[0]["started_ms"] + engine[0]["took_ms"] == pytest.approx(engine[1]["started_ms"], abs=0.01)
+
+
+def test_an_answer_from_the_cache_has_no_engine_in_it(as_viewer, live):
+    ask(as_viewer)
+    answer = ask(as_viewer).json()["answer"]
+
+    assert phases(as_viewer.get(f"/api/v1/traces/{answer}/").json()) == [("database", "version"), ("cache", ""), ("database", "answer")]
+
+
+def test_a_stream_is_followed_to_its_last_piece(as_viewer, live):
+    response = as_viewer.post(
+        "/v1/chat/completions", {"model": "dsportal", "stream": True, "messages": [{"role": "user", "content": "What is ice?"}]}
+    )
+    as_viewer.stream(response)
+    response.close()
+    telling.flush()
+
+    trace = as_viewer.get(f"/api/v1/traces/{response['X-Request-Id']}/").json()
+    assert trace["path"] == "/v1/chat/completions"
+    assert "decode" in [phase["phase"] for phase in trace["phases"]]
+
+
+def test_a_refusal_is_followed_too(as_viewer):
+    response = ask(as_viewer, version="nobody")
+
+    trace = as_viewer.get(f"/api/v1/traces/{response['X-Request-Id']}/").json()
+    assert (trace["status"], trace["answers"]) == (404, [])
+
+
+def test_one_sees_ones_own_and_operators_see_all(as_viewer, as_operator, person, live):
+    from tests.apps.conftest import Api
+
+    ident = ask(as_viewer)["X-Request-Id"]
+    other = Api(person("viewer", "somebody"))
+
+    assert other.get(f"/api/v1/traces/{ident}/").status_code == 404
+    assert other.get("/api/v1/traces/").json()["results"] == []
+    assert as_operator.get(f"/api/v1/traces/{ident}/").status_code == 200
+    assert [row["request_id"] for row in as_operator.get("/api/v1/traces/").json()["results"]] == [ident]
+
+
+def test_the_list_goes_on_where_it_stopped_and_narrows_down(as_viewer, live):
+    asked = [ask(as_viewer, f"What is {n}?")["X-Request-Id"] for n in range(3)]
+    ask(as_viewer, version="nobody")
+
+    first = as_viewer.get("/api/v1/traces/?page_size=2&version=v1").json()
+    second = as_viewer.get(first["next"]).json()
+
+    assert [row["request_id"] for row in first["results"] + second["results"]] == asked[::-1]
+    assert second["next"] is None
+    assert as_viewer.get("/api/v1/traces/?slower_than_ms=60000").json()["results"] == []
+    times = [datetime.fromisoformat(row["started_at"]) for row in first["results"]]
+    assert times == sorted(times, reverse=True)
+
+
+def test_they_are_bounded_in_number_and_in_time(as_viewer, live, settings):
+    settings.TRACES_KEPT, settings.TRACE_SECONDS = 2, 100
+    asked = [ask(as_viewer, f"What is {n}?")["X-Request-Id"] for n in range(4)]
+    r = connection()
+
+    kept = [ident for ident in asked if store.find(ident)]
+    assert kept == asked[2:]
+    keys = [*r.scan_iter(names.TRACE.format(trace="*")), *r.scan_iter(names.TRACE_OF.format(name="*"))]
+    assert all(0 < r.ttl(key) <= 100 for key in keys)
+
+
+def test_quick_answers_beyond_the_allowance_are_not_told(as_viewer, live, settings):
+    ask(as_viewer)
+    settings.TRACES_PER_SECOND = 1
+    for _ in range(20):
+        ask(as_viewer)
+
+    assert 1 <= len(list(store.newest())) - 1 < 20
+
+    settings.TRACES_PER_SECOND = 0
+    before = len(list(store.newest()))
+    ask(as_viewer, "What is steam?")
+    assert len(list(store.newest())) == before
+
+
+def test_the_page_draws_the_phases_and_knows_who_may_look(viewer, operator, as_viewer, live, person):
+    answer = ask(as_viewer).json()["answer"]
+    reader, stranger = Client(), Client()
+    reader.force_login(viewer)
+    stranger.force_login(person("viewer", "somebody"))
+
+    page = reader.get(f"/monitoring/requests/{answer}/").content.decode()
+    assert page.count("waterfall-row") == 8
+    assert "Decode: writing the answer" in page
+    assert "style=" not in page.split("<main")[1]
+    assert stranger.get(f"/monitoring/requests/{answer}/").status_code == 404
+    assert Client().get(f"/monitoring/requests/{answer}/").status_code == 302
+
+    connection().flushall()
+    forgotten = reader.get(f"/monitoring/requests/{answer}/")
+    assert forgotten.status_code == 404
+    assert Answer.objects.get(pk=answer).prompt in forgotten.content.decode()
+
+
+def test_the_slowest_requests_lead_to_their_phases(as_operator, operator, live):
+    answer = ask(as_operator).json()["answer"]
+    client = Client()
+    client.force_login(operator)
+
+    assert f"/monitoring/requests/{answer}/" in client.get("/monitoring/").content.decode()

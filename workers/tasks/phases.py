@@ -1,0 +1,46 @@
+"""What a worker tells of the request that its message is a part of: how long it waited, was read, and was answered."""
+
+import time
+from typing import TYPE_CHECKING
+
+from celery import current_task
+
+from apps.monitoring.traces import telling
+
+if TYPE_CHECKING:  # jobs and beat read this file too, and need no engine
+    from workers.engine import Completion
+
+LOAD_SECONDS = 0.005  # what takes less is no loading: the engine was there
+
+
+class Phases:
+    """Of the task that runs in this thread; made when its work begins, which ends its time in the queue."""
+
+    def __init__(self) -> None:
+        headers = current_task.request.headers or {} if current_task else {}
+        self._parent = telling.taken_up(headers)
+        now = time.time_ns()
+        self.tell("queue", int(headers.get("sent", now)), now, where="broker")
+
+    def tell(self, name: str, start: int, end: int, **about: str | float | bool) -> None:
+        """Times in ns since 1970."""
+        if self._parent is not None:
+            telling.tell(name, start, end, self._parent, **about)
+
+    def loaded(self, start: int) -> None:
+        if (end := time.time_ns()) - start > LOAD_SECONDS * 1e9:
+            self.tell("load", start, end)
+
+    def answered(self, asked: int, done: "Completion", worker: str) -> int:
+        """`asked`: when the engine was. When it had the last token."""
+        began = asked + round(done.waited_seconds * 1e9)
+        first = began + round(done.prefill_seconds * 1e9)
+        end = began + round(done.seconds * 1e9)
+        self.tell("queue", asked, began, where="engine")
+        self.tell("prefill", began, first, tokens=done.prompt_tokens, reused=done.reused_tokens, worker=worker)
+        if done.tokens:
+            self.tell("decode", first, end, tokens=done.tokens, worker=worker)
+        return end
+
+    def delivered(self, ended: int) -> None:
+        self.tell("deliver", ended, time.time_ns())
