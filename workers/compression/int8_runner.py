@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from workers.compression.int8_layers import Scratch, decode
 from workers.compression.int8_weights import Int8Weights
+from workers.engine.memory import KeysAndValues
 from workers.engine.runner import Chunk, Logits, pointing_at
 
 # One forward's buffers hold so many tokens; longer prompts go through in pieces. Small enough for the buffers to stay in the cache.
@@ -25,9 +26,8 @@ class Int8Runner:
         self.max_batch, self.max_seq_len, self.vocab_size = max_batch, max_seq_len, config.vocab_size
         self._weights = weights
         self._cos, self._sin = _rope_tables(config.rope_theta, config.head_dim, max_seq_len)
-        shape = config.n_layers, max_batch, config.n_kv_heads
-        self._keys = np.zeros((*shape, config.head_dim, max_seq_len), np.float32)
-        self._values = np.zeros((*shape, max_seq_len, config.head_dim), np.float32)
+        self._cache = KeysAndValues(config.n_layers, max_batch, config.n_kv_heads, config.head_dim, max_seq_len)
+        self._keys, self._values = self._cache.keys, self._cache.values
         self._logits = np.empty((max_batch, weights.head.scale.shape[1]), np.float32)
         self._no_rows = np.zeros((0, config.d_model), np.float32)
         self._scratch = [_scratch(weights, max(PIECE_TOKENS, max_batch), max_seq_len) for _ in range(max(1, threads))]
@@ -78,10 +78,16 @@ class Int8Runner:
             self._keys, self._values, self._cos, self._sin, scratch, self._logits[ready : ready + len(last)],
         )  # fmt: skip
 
+    def bytes_of(self, tokens: int) -> int:
+        return self._cache.bytes_of(tokens)
+
+    def empty(self, slot: int) -> None:
+        self._cache.empty(slot)
+
     def close(self) -> None:
         if self._pool:
             self._pool.shutdown()
-        del self._weights, self._keys, self._values, self._logits, self._scratch
+        del self._weights, self._cache, self._keys, self._values, self._logits, self._scratch
 
 
 def _integers(values: list[int]) -> NDArray[np.int64]:

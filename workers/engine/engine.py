@@ -12,12 +12,14 @@ from typing import Any, cast
 import numpy as np
 
 from workers.engine.constraint import Constraints
-from workers.engine.errors import EngineClosed, EngineError, EngineFull, ParameterRefused, PictureRefused, PromptTooLong
+from workers.engine.errors import CacheTooSmall, EngineClosed, EngineError, EngineFull, ParameterRefused, PictureRefused, PromptTooLong
 from workers.engine.front_end import FrontEnd, Rows
-from workers.engine.runner import CopiesSlots, Logits, ReadsStates, Runner
+from workers.engine.memory import CacheMemory
+from workers.engine.runner import CopiesSlots, GivesMemoryBack, Logits, ReadsStates, Runner
 from workers.engine.sampling import SamplingParams
 from workers.engine.scheduler import Scheduler, Work
 from workers.engine.sequence import Completion, Embedded, OnToken, Sequence, Ticket
+from workers.engine.slots import Emptied
 from workers.engine.text import Vocabulary
 from workers.moe import BadPicture, ChatTokenizer, NoPictures, TemplateRefused
 
@@ -35,21 +37,27 @@ class EngineStats:
     prompt_tokens: int  # read since then
     completion_tokens: int  # written since then
     reused_tokens: int  # of prompts, not read again since then: an earlier turn's keys and values were there
+    cache_used_bytes: int  # that keys and values take now, those kept for later turns included
+    cache_total_bytes: int  # that they may take; 0 where there is no budget
+    preemptions: int  # since then: sequences that left their slot for want of memory, and went on later
 
 
 class Engine:
     """A loaded model that answers many at once. All public methods may be called from any thread."""
 
     def __init__(
-        self, runner: Runner, tokenizer: ChatTokenizer, *, max_waiting: int = 256, prefill_tokens: int = 128, front_end: FrontEnd | None = None
-    ):
+        self, runner: Runner, tokenizer: ChatTokenizer, *, max_waiting: int = 256, prefill_tokens: int = 128, front_end: FrontEnd | None = None,
+        memory: CacheMemory | None = None,
+    ):  # fmt: skip
+        """`memory`: the budget for keys and values; without one there is enough for all slots."""
+        self._longest = min(runner.max_seq_len, memory.most_tokens) if memory else runner.max_seq_len
         self._runner = runner
         self._front_end = front_end
         self._tokenizer = tokenizer
         self._end_ids = tokenizer.end_ids
         self._vocabulary = Vocabulary(tokenizer)
         self._constraints = Constraints(tokenizer, self._vocabulary)
-        self._scheduler = Scheduler(runner.max_batch, prefill_tokens, may_copy=hasattr(runner, "copy_prefix"))
+        self._scheduler = Scheduler(runner.max_batch, prefill_tokens, may_copy=hasattr(runner, "copy_prefix"), memory=memory)
         self._max_waiting = max_waiting
         self._steps = self._prompt_tokens = self._completion_tokens = self._reused_tokens = 0
         self._closed = False
@@ -68,7 +76,7 @@ class Engine:
         `tenant`: those who wait take turns by it. `is_batch`: after all who talk. `deadline`: of `time.monotonic`, after which the answer
         is cut, with `finish_reason="timeout"`.
 
-        PromptTooLong; PictureRefused where a message's `image` cannot be read, or the model sees none; EngineFull where `max_waiting` wait already; EngineClosed; ParameterRefused for a token
+        PromptTooLong (CacheTooSmall where memory is what is short); PictureRefused where a message's `image` cannot be read, or the model sees none; EngineFull where `max_waiting` wait already; EngineClosed; ParameterRefused for a token
         that is none, or a form that is not understood; EngineError for a role that is none.
         """
         sequence = self._sequence(messages, sampling, on_token, tenant=tenant, is_batch=is_batch, deadline=deadline)
@@ -86,8 +94,8 @@ class Engine:
         tokens = self._tokenizer.encode(text)
         if not tokens:
             raise ParameterRefused("A text without a token has no embedding.")
-        if len(tokens) > self._runner.max_seq_len:
-            raise PromptTooLong(len(tokens), self._runner.max_seq_len)
+        if len(tokens) > self._longest:
+            raise self._too_long(len(tokens), self._longest)
         sequence = Sequence(
             tokens, SamplingParams(max_tokens=1), 1, self._vocabulary, None, tenant=tenant, deadline=deadline, is_read_only=True
         )  # fmt: skip
@@ -126,11 +134,17 @@ class Engine:
             raise PictureRefused(str(refusal)) from refusal
         except TemplateRefused as refusal:
             raise EngineError(str(refusal)) from refusal
-        room = self._runner.max_seq_len - len(prompt)
+        room = self._longest - len(prompt)
         if room < 1:
-            raise PromptTooLong(len(prompt), self._runner.max_seq_len - 1)
+            raise self._too_long(len(prompt), self._longest - 1)
         manner["constraint"] = self._constraints.begin(sampling.schema, sampling.regex)
         return Sequence(prompt, sampling, min(room, sampling.max_tokens), self._vocabulary, on_token, self._places(prompt, rows), **manner)
+
+    def _too_long(self, tokens: int, limit: int) -> PromptTooLong:
+        memory = self._scheduler.memory
+        if tokens >= self._runner.max_seq_len:
+            return PromptTooLong(tokens, min(limit, self._runner.max_seq_len))
+        return CacheTooSmall(tokens, limit, memory.bytes_of(tokens + 1), memory.total_bytes)
 
     def _places(self, prompt: list[int], pictures: list[Rows]) -> Embedded:
         """Where in the prompt each picture's rows begin: the tokens that hold their places stand together."""
@@ -158,8 +172,9 @@ class Engine:
         with self._changed:
             running, waiting = len(self._scheduler.running), len(self._scheduler.waiting)
             return EngineStats(
-                running, waiting, self._runner.max_batch, self._steps, self._prompt_tokens, self._completion_tokens, self._reused_tokens
-            )
+                running, waiting, self._runner.max_batch, self._steps, self._prompt_tokens, self._completion_tokens, self._reused_tokens,
+                self._scheduler.memory.used_bytes, self._scheduler.memory.total_bytes, self._scheduler.preemptions,
+            )  # fmt: skip
 
     def close(self) -> None:
         """End: whoever waits hears EngineClosed, and the model's memory is given back. A second call does nothing."""
@@ -187,15 +202,18 @@ class Engine:
         with self._changed:
             gone = self._scheduler.remove_cancelled(time.monotonic())
             work = self._scheduler.schedule()
-            copies, self._scheduler.copies = self._scheduler.copies, []
+            errands, self._scheduler.errands = self._scheduler.errands, []
         for sequence in gone:
             sequence.finish_reason = "cancelled" if sequence.ticket.is_cancelled else "timeout"
             self._complete(sequence)
         if not work:
             return False
         try:
-            for target, known, source in copies:
-                cast(CopiesSlots, self._runner).copy_prefix(cast(int, source), target, known)
+            for errand in errands:
+                if isinstance(errand, Emptied):
+                    cast(GivesMemoryBack, self._runner).empty(errand.slot)
+                else:
+                    cast(CopiesSlots, self._runner).copy_prefix(cast(int, errand.source), errand.slot, errand.known)
             self._read(work)
             work = [w for w in work if not w.sequence.is_read_only]
             logits = self._runner.forward([w.chunk for w in work]) if work else None
@@ -226,7 +244,7 @@ class Engine:
         finite = np.isfinite(logits[np.arange(len(work)), likely])
         self._steps += 1
         for row, (sequence, chunk) in enumerate(work):
-            if sequence.in_cache == sequence.reused_tokens:  # its first chunk
+            if sequence.in_cache == sequence.reused_tokens and not sequence.preemptions:  # its first chunk
                 self._reused_tokens += sequence.reused_tokens
             sequence.in_cache += len(chunk.tokens)
             self._prompt_tokens += 0 if chunk.start >= sequence.prompt_tokens else len(chunk.tokens)

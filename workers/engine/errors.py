@@ -26,6 +26,17 @@ class PromptTooLong(EngineError):
         self.limit = limit
 
 
+class CacheTooSmall(PromptTooLong):
+    """The prompt's keys and values would never fit into the engine's memory."""
+
+    def __init__(self, tokens: int, limit: int, needed_bytes: int, total_bytes: int):
+        super().__init__(tokens, limit)
+        self.args = (
+            f"The conversation has {tokens:,} tokens; their keys and values, and an answer's, take {needed_bytes:,} bytes, and this engine may use "
+            f"{total_bytes:,}, which is enough for {limit + 1:,} tokens. Ask for less, or give the inference workers a larger DSPORTAL_ENGINE_CACHE_BYTES.",
+        )
+
+
 class ParameterRefused(EngineError):
     """A parameter does not fit this model."""
 

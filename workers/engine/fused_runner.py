@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from workers.engine.fused import Floats, Scratch, forward
 from workers.engine.fused_weights import Weights
+from workers.engine.memory import KeysAndValues
 from workers.engine.product import padded
 from workers.engine.runner import Chunk, Logits, pointing_at
 from workers.moe import ModelConfig
@@ -27,9 +28,8 @@ class FusedRunner:
         self.max_batch, self.max_seq_len, self.vocab_size = max_batch, min(max_seq_len, config.max_seq_len), config.vocab_size
         self._weights = weights
         self._cos, self._sin = _rope_tables(config.rope_theta, config.head_dim, self.max_seq_len)
-        shape = config.n_layers, max_batch, config.n_kv_heads
-        self._keys = np.zeros((*shape, config.head_dim, self.max_seq_len), np.float32)
-        self._values = np.zeros((*shape, self.max_seq_len, config.head_dim), np.float32)
+        self._cache = KeysAndValues(config.n_layers, max_batch, config.n_kv_heads, config.head_dim, self.max_seq_len)
+        self._keys, self._values = self._cache.keys, self._cache.values
         self._logits = np.empty((max_batch, padded(config.vocab_size)), np.float32)
         self._no_rows: Floats = np.zeros((0, config.d_model), np.float32)
         self._scratch = [_scratch(config, PIECE_TOKENS, self.max_seq_len) for _ in range(max(1, threads))]
@@ -87,10 +87,16 @@ class FusedRunner:
         )  # fmt: skip
         return end
 
+    def bytes_of(self, tokens: int) -> int:
+        return self._cache.bytes_of(tokens)
+
+    def empty(self, slot: int) -> None:
+        self._cache.empty(slot)
+
     def close(self) -> None:
         if self._pool:
             self._pool.shutdown()
-        del self._weights, self._keys, self._values, self._logits, self._scratch
+        del self._weights, self._cache, self._keys, self._values, self._logits, self._scratch
 
 
 def _share_out(chunks: Sequence[Chunk], threads: int) -> list[tuple[int, int]]:

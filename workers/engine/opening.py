@@ -8,33 +8,48 @@ from typing import Any
 from workers.engine.engine import Engine
 from workers.engine.errors import UnusableModel
 from workers.engine.front_end import read_front_end
+from workers.engine.memory import CacheMemory
 from workers.engine.runner import Runner
 from workers.moe import ChatTokenizer, ModelConfig, UnsupportedModel, layout_named
 
-KV_BYTES = 512 * 1024**2  # what keys and values of all slots may take together
+CACHE_BYTES = 512 * 1024**2  # what keys and values of all slots may take together, where nothing else is said
 ONNX_FILE = "model.onnx"
 
 
 def open_engine(
-    folder: Path, threads: int = 1, *, max_batch: int = 32, max_waiting: int = 256, max_seq_len: int = 4096, device: str = "cpu"
-) -> Engine:
+    folder: Path, threads: int = 1, *, max_batch: int = 32, max_waiting: int = 256, max_seq_len: int = 4096, device: str = "cpu",
+    cache_bytes: int = CACHE_BYTES,
+) -> Engine:  # fmt: skip
     """Load any kind of model folder. `threads`: cores it may use. UnusableModel where the folder is damaged or of no known kind.
 
-    `max_seq_len` cuts a longer context, and fewer slots than `max_batch` are made where their keys and values would take more
-    than `KV_BYTES`. `device`: "cpu", or another of PyTorch's ("cuda").
+    `max_seq_len` cuts a longer context. `cache_bytes`: what keys and values may take. Compiled runners have `max_batch` slots that take memory
+    as they fill (`memory.py`); the others have fewer, where all of them full would take more. `device`: "cpu", or another of PyTorch's ("cuda").
     """
     described = _read_config(folder)
     tokenizer = _load_tokenizer(folder)
     config = _understand(folder, described)
     length = min(max_seq_len, config.max_seq_len)
-    slots = max(1, min(max_batch, KV_BYTES // (length * config.cached_numbers_a_token * 4)))
+    slot_bytes = length * config.cached_numbers_a_token * 4
+    slots = max_batch if _is_compiled(folder, config, device) else max(1, min(max_batch, cache_bytes // slot_bytes))
     runner = _open_runner(folder, described, config, device, threads=threads, max_batch=slots, max_seq_len=length)
     if tokenizer.vocab_size > runner.vocab_size:  # compiled code looks ids up without asking
         runner.close()
         raise UnusableModel(f"The tokenizer of {folder.name} has {tokenizer.vocab_size:,} tokens, its model only {runner.vocab_size:,}.")
     # An ONNX runner takes tokens only: what it serves is a model of text.
     front_end = read_front_end(folder, described["hidden_size"]) if getattr(runner, "takes_rows", False) else None
-    return Engine(runner, tokenizer, max_waiting=max_waiting, front_end=front_end)
+    return Engine(runner, tokenizer, max_waiting=max_waiting, front_end=front_end, memory=_memory(runner, cache_bytes, slot_bytes))
+
+
+def _is_compiled(folder: Path, config: ModelConfig, device: str) -> bool:
+    return device == "cpu" and not config.special_features and not (folder / ONNX_FILE).exists()
+
+
+def _memory(runner: Runner, cache_bytes: int, slot_bytes: int) -> CacheMemory:
+    """Of a runner whose slots have all their memory from the beginning, what they have is the budget."""
+    if hasattr(runner, "bytes_of"):
+        return CacheMemory(cache_bytes, runner.bytes_of, runner.max_batch, runner.max_seq_len)
+    a_token = slot_bytes // runner.max_seq_len
+    return CacheMemory(runner.max_batch * slot_bytes, lambda tokens: tokens * a_token, runner.max_batch, runner.max_seq_len)
 
 
 def _open_runner(

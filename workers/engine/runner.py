@@ -88,3 +88,15 @@ class CopiesSlots(Protocol):
     def copy_prefix(self, source: int, target: int, tokens: int) -> None:
         """Let slot `target` hold the first `tokens` that `source` holds."""
         ...
+
+
+class GivesMemoryBack(Protocol):
+    """What a runner offers whose slots take memory as they fill. Without it all slots have theirs from the beginning."""
+
+    def bytes_of(self, tokens: int) -> int:
+        """The most memory that a slot's keys and values take which holds so many tokens."""
+        ...
+
+    def empty(self, slot: int) -> None:
+        """Give the slot's memory back. What it held is forgotten."""
+        ...

@@ -2,10 +2,13 @@
 
 from typing import NamedTuple
 
+from workers.engine.memory import CacheMemory
 from workers.engine.runner import Chunk
 from workers.engine.sequence import Sequence
-from workers.engine.slots import Slots, Taken
+from workers.engine.slots import Emptied, Slots, Taken
 from workers.engine.waiting import WaitingLine
+
+HEADROOM_TOKENS = 16  # each of the running may still write so many when another joins: else that one would soon have to leave again
 
 
 class Work(NamedTuple):
@@ -16,16 +19,22 @@ class Work(NamedTuple):
 
 
 class Scheduler:
-    """Who waits in line, over a fixed number of slots.
+    """Who waits in line, over a fixed number of slots and a budget for their keys and values.
+
+    Where a sequence cannot grow within the budget, slots that nobody uses are emptied, the longest unused first; then sequences leave, batches
+    before those who talk, the youngest first, and wait for another turn, in which they read again what they had.
 
     Each step takes one token of every decoding sequence and at most `prefill_tokens` tokens of prompts: a long prompt is read
     in parts, between which the others go on, and a short one behind it does not wait for all of it to be read.
     """
 
-    def __init__(self, slots: int, prefill_tokens: int, *, may_copy: bool = False):
-        """`may_copy`: the runner can copy from slot to slot; what `copies` then has must be copied before the next forward."""
+    def __init__(self, slots: int, prefill_tokens: int, *, may_copy: bool = False, memory: CacheMemory | None = None):
+        """`may_copy`: the runner can copy from slot to slot. What `errands` then has must be copied, and emptied, in that order, before the next
+        forward. `memory`: without one there is enough for all slots."""
         self._may_copy = may_copy
-        self.copies: list[Taken] = []
+        self.errands: list[Taken | Emptied] = []
+        self.memory = memory or CacheMemory(0, lambda tokens: 0, slots, 0)
+        self.preemptions = 0
         self._free = Slots(slots)
         self._prefill_tokens = prefill_tokens
         self.waiting = WaitingLine()
@@ -51,15 +60,55 @@ class Scheduler:
 
     def schedule(self) -> list[Work]:
         """Admit who waits into the free slots, and share out the next forward. Empty where nothing is to be done."""
-        while self.waiting and self._free:
+        self._let_grow()
+        while self.waiting and self._free and self._make_room_for(self.waiting.next()):
             sequence = self.waiting.pop()
             taken = self._free.take(sequence.tokens, may_copy=self._may_copy) if sequence.may_reuse else self._free.take_any()
             if taken.source is not None:
-                self.copies.append(taken)
+                self.errands.append(taken)
             sequence.start(taken.slot, taken.known)
+            self.memory.hold(taken.slot, len(sequence.tokens))
             self.running.append(sequence)
         decoding = [Work(s, s.next_chunk(1)) for s in self.running if s.is_decoding]
         return decoding + self._share_prefill([s for s in self.running if not s.is_decoding])
+
+    def _let_grow(self) -> None:
+        """Memory for what the running are about to read, the oldest first: alone, each has enough."""
+        for sequence in tuple(self.running):
+            while sequence.slot >= 0 and not self.memory.fits(sequence.slot, len(sequence.tokens)):
+                if not self._empty_one():
+                    self._preempt(next((s for s in reversed(self.running) if s.is_batch), self.running[-1]))
+            if sequence.slot >= 0:
+                self.memory.hold(sequence.slot, len(sequence.tokens))
+
+    def _make_room_for(self, sequence: Sequence) -> bool:
+        """One that talks may take a batch's place."""
+        while True:
+            wanted = self.memory.bytes_of(len(sequence.tokens)) + len(self.running) * self.memory.bytes_of(HEADROOM_TOKENS)
+            if self.memory.used_bytes + wanted <= self.memory.total_bytes or not (self.running or self.memory.used_bytes):
+                return True
+            if self._empty_one():
+                continue
+            batch = next((s for s in reversed(self.running) if s.is_batch), None)
+            if batch is None or sequence.is_batch:
+                return False
+            self._preempt(batch)
+
+    def _empty_one(self) -> bool:
+        """Empty the slot that was not used for the longest time. False where none holds anything."""
+        slot = next((slot for slot in self._free if self.memory.holds(slot)), None)
+        if slot is None:
+            return False
+        self._free.forget(slot)
+        self.memory.empty(slot)
+        self.errands.append(Emptied(slot))
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.preemptions += 1
+        self.remove(sequence)
+        sequence.interrupt()
+        self.waiting.put_back(sequence)
 
     def _share_prefill(self, reading: list[Sequence]) -> list[Work]:
         """Prompts by what is left of them, the shortest first, so that a question never waits for a long document to be read.
@@ -72,7 +121,7 @@ class Scheduler:
         first = oldest.next_chunk(max(1, self._prefill_tokens // 4))
         left = self._prefill_tokens - len(first.tokens)
         parts: list[Work] = []
-        for sequence in sorted(reading[1:], key=lambda s: s.prompt_tokens - s.in_cache):
+        for sequence in sorted(reading[1:], key=lambda s: s.to_read - s.in_cache):
             if not left:
                 break
             chunk = sequence.next_chunk(left)

@@ -115,7 +115,8 @@ class Sequence:
         # A picture's tokens are the same whatever it shows; and what was not read again has no hidden states.
         self.may_reuse = not embedded and not is_batch and not is_read_only
         self.reused_tokens = 0
-        self.prompt_tokens = len(prompt)
+        self.preemptions = 0
+        self.prompt_tokens = self.to_read = len(prompt)  # to_read: after so many tokens it decodes, one a step
         self.tokens = list(prompt)
         self.sampling = sampling
         self.room = room
@@ -139,13 +140,21 @@ class Sequence:
 
     @property
     def is_decoding(self) -> bool:
-        return self.in_cache >= self.prompt_tokens
+        return self.in_cache >= self.to_read
 
     def start(self, slot: int, known: int) -> None:
         """`known`: so many of the first tokens does the slot hold already, fewer than all."""
         self.slot = slot
-        self.in_cache = self.reused_tokens = known
-        self._began = time.monotonic()
+        self.in_cache = known
+        if not self.preemptions:
+            self.reused_tokens = known
+            self._began = time.monotonic()
+
+    def interrupt(self) -> None:
+        """Its slot is another's now. It goes on in a later one, where prompt and answer so far are read again; what it has drawn stays drawn."""
+        self.preemptions += 1
+        self.slot, self.in_cache, self.to_read = -1, 0, len(self.tokens)
+        self._states = np.zeros(0, np.float64)
 
     def known(self) -> list[int]:
         """The tokens that its slot holds when it leaves; none where they do not tell what is there."""

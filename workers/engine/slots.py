@@ -4,7 +4,7 @@ A conversation's next turn begins with its earlier ones: where their keys and va
 again. So a slot keeps what it holds until somebody needs it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 LEAST_SHARED = 8  # tokens; fewer are computed as quickly as looked for, and every conversation begins with some
@@ -16,6 +16,12 @@ class Taken(NamedTuple):
     slot: int
     known: int
     source: int | None = None
+
+
+class Emptied(NamedTuple):
+    """A slot that holds nothing any more, and whose memory can be given back."""
+
+    slot: int
 
 
 class Slots:
@@ -49,6 +55,14 @@ class Slots:
         slot = next(iter(self._free))
         del self._free[slot]
         return Taken(slot, 0)
+
+    def __iter__(self) -> Iterator[int]:
+        """The least recently used first."""
+        return iter(tuple(self._free))
+
+    def forget(self, slot: int) -> None:
+        """What a free slot holds is there no longer."""
+        self._free[slot] = ()
 
     def give_back(self, slot: int, held: Sequence[int]) -> None:
         self._free[slot] = held

@@ -18,6 +18,16 @@ class WaitingLine:
     def add(self, sequence: Sequence) -> None:
         self._line_of(sequence).setdefault(sequence.tenant, deque()).append(sequence)
 
+    def next(self) -> Sequence:
+        """Whose turn it is. StopIteration where nobody waits."""
+        return next(iter((self._talking or self._batches).values()))[0]
+
+    def put_back(self, sequence: Sequence) -> None:
+        """It had its turn and was interrupted: it is the next."""
+        line = self._line_of(sequence)
+        line.setdefault(sequence.tenant, deque()).appendleft(sequence)
+        line.move_to_end(sequence.tenant, last=False)
+
     def pop(self) -> Sequence:
         """Take out the next. KeyError where nobody waits."""
         line = self._talking or self._batches

@@ -34,6 +34,8 @@ LEAST_LOGPROB = -9999.0  # JSON knows no infinity; OpenAI's figure for what is r
 
 engine_running = Gauge(names.ENGINE_RUNNING, "Sequences in the engine", multiprocess_mode="livesum")
 
+engine_cache_bytes = Gauge(names.ENGINE_CACHE_BYTES, "Keys and values: what they take, and what they may", ["kind"], multiprocess_mode="livesum")
+
 
 class Engines:
     """The engines of this process, one a version, the least recently used closed when there are too many."""
@@ -69,7 +71,7 @@ class Engines:
         version = ModelVersion.objects.get(pk=version_id)
         began = time.monotonic()
         folder = artifacts.verify(version.folder, version.files)
-        engine = open_engine(folder, threads=settings.INFERENCE_THREADS, device=settings.DEVICE)
+        engine = open_engine(folder, threads=settings.INFERENCE_THREADS, device=settings.DEVICE, cache_bytes=settings.ENGINE_CACHE_BYTES)
         log.info("%s is loaded in %.1f s", version.name, time.monotonic() - began)
         return engine
 
@@ -79,7 +81,10 @@ class Engines:
         if live:
             self.get(live)
         with self._lock:
-            engine_running.set(sum(engine.stats().running for engine in self._open.values()))
+            stats = [engine.stats() for engine in self._open.values()]
+        engine_running.set(sum(s.running for s in stats))
+        engine_cache_bytes.labels("used").set(sum(s.cache_used_bytes for s in stats))
+        engine_cache_bytes.labels("total").set(sum(s.cache_total_bytes for s in stats))
 
     def close(self) -> None:
         with self._lock:

@@ -3,8 +3,17 @@ import sys
 
 import pytest
 
-from workers.engine import SamplingParams, UnusableModel, open_engine, opening
+from workers.engine import SamplingParams, UnusableModel, open_engine
 from workers.moe import ChatTokenizer, generate, load_model
+
+SPECIAL = {
+    "attention_sinks": True,
+    "expert_bias": True,
+    "swiglu_offset": 1.0,
+    "swiglu_alpha": 1.7,
+    "swiglu_limit": 2.0,
+    "sliding_window": 4,
+}  # what compiled code does not express
 
 
 def copy(folder, tmp_path):
@@ -51,16 +60,17 @@ def test_an_architecture_of_another_kind_is_refused_with_those_that_are_known(fo
         open_engine(other)
 
 
-def test_fewer_slots_are_made_where_keys_and_values_would_take_too_much(folder, monkeypatch):
-    monkeypatch.setattr(opening, "KV_BYTES", 3 * 96 * 2 * 2 * 2 * 8 * 4)  # three sequences of 96 tokens, 2 layers, 2 heads of 8, FP32
-    engine = open_engine(folder, max_batch=32)
-    assert engine.stats().slots == 3
+def test_fewer_slots_are_made_where_keys_and_values_would_take_too_much(make_folder):
+    folder = make_folder(**SPECIAL, sliding_layers=(0,))  # for the modules, whose slots are there from the beginning
+    three = 3 * 96 * 2 * 2 * 2 * 8 * 4  # sequences of 96 tokens, 2 layers, 2 heads of 8, FP32
+    engine = open_engine(folder, max_batch=32, cache_bytes=three + 100)
+    stats = engine.stats()
     engine.close()
+    assert (stats.slots, stats.cache_total_bytes) == (3, three)
 
 
 def test_what_the_compiled_decoder_does_not_express_is_served_by_the_modules_with_the_same_answers(make_folder):
-    special = {"attention_sinks": True, "expert_bias": True, "swiglu_offset": 1.0, "swiglu_alpha": 1.7, "swiglu_limit": 2.0, "sliding_window": 4}
-    folder = make_folder(**special, sliding_layers=(0,))
+    folder = make_folder(**SPECIAL, sliding_layers=(0,))
     model, tokenizer = load_model(folder)
     engine = open_engine(folder, max_batch=2)
     assert type(engine._runner).__name__ == "TorchRunner"
