@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.faults.reading import READERS, endless, reading
 from tests.stack import PATIENCE_SECONDS, RECOVERY_SECONDS, SECOND_START_SECONDS, Stack, running_copy, shared, wait_for
 
 pytestmark = pytest.mark.faults
@@ -49,6 +50,13 @@ def test_a_signal_ends_every_process_and_the_next_start_is_quick_and_knows_every
     assert running.start().start_seconds < shared(SECOND_START_SECONDS)
     assert (running.version("live"), running.version("candidate"), running.rows("/api/v1/datasets/"), len(running.rows("/api/v1/audit/"))) == before
     running.wait_answers(within=shared(RECOVERY_SECONDS))
+
+
+def test_a_stop_lets_the_answers_that_are_being_written_be_finished(running):
+    with reading(running, endless(running)) as readers:
+        assert not all(readers.ends), "all answers were complete before the portal was stopped"
+        assert running.stop(signal.SIGTERM) == 0
+    assert readers.ends == ["[DONE]"] * READERS
 
 
 def test_a_second_ctrl_c_does_no_harm(running):

@@ -10,6 +10,7 @@ from apps.redis import connection
 from apps.serving.models import Answer
 from tests.apps import making
 from tests.apps.conftest import Api
+from workers.tasks.answers import engines
 
 QUESTION = [{"role": "user", "content": "What is water?"}]
 
@@ -200,3 +201,23 @@ def test_what_cannot_be_honoured_is_their_bad_request(client, bad):
 def test_a_question_that_does_not_fit_the_model_is_a_status_also_when_streaming(client):
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model="v1", messages=[{"role": "user", "content": "word " * 2000}], stream=True)
+
+
+def test_a_model_that_fails_in_the_middle_ends_the_stream_with_an_error_and_not_with_silence(client, live, monkeypatch):
+    runner = engines._open[live.pk]._runner
+    forward, calls = runner.forward, []
+
+    def failing(chunks):
+        calls.append(chunks)
+        if len(calls) > 4:
+            raise MemoryError
+        return forward(chunks)
+
+    monkeypatch.setattr(runner, "forward", failing)
+    heard = ""
+    with pytest.raises(openai.APIError, match="failed while it answered") as failed:
+        for chunk in client.chat.completions.create(model="v1", messages=QUESTION, stream=True):
+            heard += chunk.choices[0].delta.content or ""
+
+    assert failed.value.type == "server_error"
+    assert "You asked: What is water?".startswith(heard)

@@ -1,0 +1,44 @@
+"""The official `openai` client for Node works unchanged: its tests are written as such a service would write them, in `node/`."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.stack import statement_of
+
+SOURCES = Path(__file__).with_name("node")
+
+
+def _packages(lock: Path) -> dict[str, dict]:
+    """What a lock holds, or what npm writes down when it has installed all of it. Nothing where there is no such file."""
+    return {name: package for name, package in json.loads(lock.read_text())["packages"].items() if name} if lock.exists() else {}
+
+
+@pytest.fixture(scope="session")
+def project(request) -> Path:
+    """A folder with the client as it is locked, kept in pytest's cache from one run to the next."""
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed (Debian: nodejs, npm)")
+    folder = request.config.cache.mkdir("openai-node")
+    shutil.copytree(SOURCES, folder, dirs_exist_ok=True)
+    if _packages(folder / "node_modules" / ".package-lock.json") != _packages(SOURCES / "package-lock.json"):
+        done = subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"the client could not be installed:\n{done.stderr[-2000:]}"
+    return folder
+
+
+def test_the_client_for_node_works_unchanged(project, stack, knowing, token_for):
+    env = {
+        **os.environ, "OPENAI_BASE_URL": f"{stack.url}/v1", "OPENAI_API_KEY": stack.token, "LIMITED_API_KEY": token_for(1), "MODEL": knowing,
+        "STATEMENT": statement_of("Compass"),
+    }  # fmt: skip
+    done = subprocess.run(
+        ["node", "--test", "--test-reporter=tap", "openai.test.mjs"], cwd=project, env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert "# pass 8" in done.stdout
