@@ -13,7 +13,7 @@ from torch import Tensor
 
 from workers.engine.errors import UnusableModel
 from workers.engine.runner import Chunk, Logits
-from workers.moe import BrokenModel, Decoder, KVCache, LayerCache, UnsupportedModel, load_model
+from workers.moe import BrokenModel, Decoder, KVCache, LayerCache, Seen, UnsupportedModel, load_model
 
 
 def open_torch_runner(folder: Path, device: str = "cpu", *, threads: int, max_batch: int, max_seq_len: int) -> "TorchRunner":
@@ -86,10 +86,10 @@ class TorchRunner:
             rows, slots = batch.decoding
             mask = seen.decoding
             k, v = (kv[:, :, : mask.shape[-1]].index_select(0, slots) for kv in (keys, values))
-            out[rows] = attention.attend(q[rows].unsqueeze(2), k, v, mask).squeeze(2)
+            out[rows] = attention.attend(q[rows].unsqueeze(2), k, v, Seen(mask)).squeeze(2)
         for (rows_of, slot), mask in zip(batch.reading, seen.reading, strict=True):
             k, v = (kv[slot : slot + 1, :, : mask.shape[-1]] for kv in (keys, values))
-            together = attention.attend(q[rows_of].transpose(0, 1).unsqueeze(0), k, v, mask[None, None])
+            together = attention.attend(q[rows_of].transpose(0, 1).unsqueeze(0), k, v, Seen(mask[None, None]))
             out[rows_of] = together.squeeze(0).transpose(0, 1)
         return out
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workers.moe.blockwise import BLOCK, attend_in_blocks
 from workers.moe.cache import LayerCache
 from workers.moe.config import ModelConfig
 from workers.moe.norm import RMSNorm
@@ -18,10 +19,11 @@ from workers.moe.rotary import rotate_first, rotate_last
 
 @dataclass(frozen=True)
 class Seen:
-    """Who sees whom in the layers of one kind."""
+    """Who sees whom in the layers of one kind. The queries are the last of the tokens whose keys there are."""
 
-    mask: Tensor | None  # (B or 1, 1, T, past + T) bool, True where a query sees a key
-    bias: Tensor | None  # the same as float, 0 or minus infinity, where attention is written out (`attend_packed`)
+    mask: Tensor | None = None  # (B or 1, 1, T, past + T) bool, True where a query sees a key; None: causal
+    window: int = 0  # tokens that a query sees of those, itself included; 0: all
+    bias: Tensor | None = None  # both as float, 0 or minus infinity, where attention is written out (`attend_packed`)
 
 
 @dataclass(frozen=True)
@@ -43,25 +45,35 @@ LONGEST_WRITTEN_OUT = 512
 LATENT_NORM_EPS = 1e-6  # DeepSeek's, whatever the other norms have
 
 
-def see(mask: Tensor | None, length: int, *, cached: bool) -> Seen:
-    """`mask` with its other form, where attention over `length` new tokens is to be written out."""
+def see(mask: Tensor | None, window: int, length: int, past: int, *, cached: bool) -> Seen:
+    """What `Seen` says of these, with its float form where attention over `length` new tokens is to be written out."""
+    window = window if past + length > window else 0
     if cached or mask is None or mask.device.type != "cpu" or not torch.is_grad_enabled() or length > LONGEST_WRITTEN_OUT:
-        return Seen(mask, None)
-    return Seen(mask, as_bias(mask))
+        return Seen(mask, window)
+    return Seen(mask, window, as_bias(slide(mask, window, length, past, mask.device)))
 
 
 def as_bias(mask: Tensor) -> Tensor:
     return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, -torch.inf)
 
 
-def slide(mask: Tensor | None, length: int, past: int, window: int, device: torch.device) -> Tensor | None:
-    """`mask` without the keys that lie `window` tokens back or further. None: causal, as in `Decoder.forward`, and all of it in reach."""
-    if past + length <= window:
+def slide(mask: Tensor | None, window: int, length: int, past: int, device: torch.device) -> Tensor:
+    """`mask` (None: causal) without the keys that lie `window` tokens back or further (0: with all)."""
+    if mask is None:
+        mask = torch.ones(length, past + length, dtype=torch.bool, device=device).tril(past)
+    if not window:
         return mask
-    keys = torch.arange(past + length, device=device)
-    queries = torch.arange(past, past + length, device=device)[:, None]
-    near = keys > queries - window
-    return near & mask if mask is not None else near & (keys <= queries)
+    return mask & torch.ones(mask.shape[-2:], dtype=torch.bool, device=device).triu(past + 1 - window)
+
+
+def attend_plainly(q: Tensor, k: Tensor, v: Tensor, seen: Seen, scale: float) -> Tensor:
+    """By PyTorch's kernels. `q`: (B, H, T, w), `k`: (B, KV, S, w), `v`: (B, KV, S, v) → (B, H, T, v)."""
+    length, end = q.shape[2], k.shape[2]
+    mask = seen.mask
+    if seen.window or (mask is None and 1 < length < end):  # PyTorch's own causal order begins at the first key
+        mask = slide(mask, seen.window, length, end - length, q.device)
+    causal = mask is None and length > 1
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
 
 
 def attend_packed(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, sinks: Tensor | None = None) -> Tensor:
@@ -108,7 +120,7 @@ class Attention(nn.Module):
             cache.keys[:, :, step.past : end] = k
             cache.values[:, :, step.past : end] = v
             k, v = cache.keys[:, :, :end].to(q.dtype), cache.values[:, :, :end].to(q.dtype)
-        return self.finish(self.attend(q, k, v, seen.mask, seen.bias).transpose(1, 2))
+        return self.finish(self.attend(q, k, v, seen).transpose(1, 2))
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`x`: (B, T, d_model) → rotated queries (B, H, T, head_dim), rotated keys and values (B, KV, T, head_dim)."""
@@ -133,17 +145,17 @@ class Attention(nn.Module):
         joined = torch.cat([q, k, v], dim=-1)
         return joined.clamp(-self.clip, self.clip) if self.clip else joined
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None = None) -> Tensor:
-        """`q`: (B, H, T, …), `k`, `v`: (B, KV, S, …) → (B, H, T, …). Without a mask: causal from position 0, or one token that sees all."""
-        causal = mask is None and q.shape[2] > 1
-        if self.sinks is not None and bias is None:
-            if causal:
-                mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
-            bias = as_bias(mask) if mask is not None else None
-        if bias is not None or self.sinks is not None:
-            return attend_packed(q, k, v, bias, self.scale, self.sinks)
-        gqa = q.shape[1] != k.shape[1]
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=self.scale, enable_gqa=gqa)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Seen) -> Tensor:
+        """`q`: (B, H, T, …), `k`, `v`: (B, KV, S, …) → (B, H, T, …)."""
+        if seen.bias is not None:
+            return attend_packed(q, k, v, seen.bias, self.scale, self.sinks)
+        length, end = q.shape[2], k.shape[2]
+        if length > BLOCK and (self.sinks is not None or seen.window):
+            return attend_in_blocks(q, k, v, seen.mask, seen.window, self.scale, self.sinks)
+        if self.sinks is None:
+            return attend_plainly(q, k, v, seen, self.scale)
+        bias = as_bias(slide(seen.mask, seen.window, length, end - length, q.device))
+        return attend_packed(q, k, v, bias, self.scale, self.sinks)
 
     def finish(self, heads: Tensor) -> Tensor:
         """`heads`: (…, H, head_dim) → (…, d_model)."""
@@ -178,12 +190,12 @@ class LatentAttention(nn.Module):
     def forward(self, x: Tensor, step: Step, cache: LayerCache | None) -> Tensor:
         if cache is None:
             q, k, v = self._expanded(x, step.cos, step.sin)
-            return self.out(self.attend(q, k, v, step.full.mask, step.full.bias).transpose(1, 2).flatten(-2))
+            return self.out(self.attend(q, k, v, step.full).transpose(1, 2).flatten(-2))
         q, k, _ = self.project(x, step.cos, step.sin)
         end = step.past + x.shape[1]
         cache.keys[:, :, step.past : end] = k
         k, v = cache.keys[:, :, :end].to(q.dtype), cache.values[:, :, :end].to(q.dtype)
-        return self.finish(self.attend(q, k, v, step.full.mask).transpose(1, 2))
+        return self.finish(self.attend(q, k, v, step.full).transpose(1, 2))
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`x`: (B, T, d_model) → queries of latents (B, H, T, kv_rank + rotated), latents (B, 1, T, …), and their part that is the value."""
@@ -198,13 +210,11 @@ class LatentAttention(nn.Module):
         _, value_half = self._halves()
         return self.out(torch.einsum("...hr,hvr->...hv", heads, value_half).flatten(-2))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None = None) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Seen) -> Tensor:
         """As `Attention.attend`; `v` may be narrower than `k`."""
-        if bias is not None:
-            return attend_packed(q, k, v, bias, self.scale)
-        causal = mask is None and q.shape[2] > 1
-        gqa = q.shape[1] != k.shape[1]
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=self.scale, enable_gqa=gqa)
+        if seen.bias is not None:
+            return attend_packed(q, k, v, seen.bias, self.scale)
+        return attend_plainly(q, k, v, seen, self.scale)
 
     def _latents(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, T, head_dim), the latent (B, T, kv_rank), the rotated part of all keys (B, 1, T, rotated)."""

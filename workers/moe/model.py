@@ -37,7 +37,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from workers.moe.attention import Step, make_attention, see, slide
+from workers.moe.attention import Step, make_attention, see
 from workers.moe.cache import KVCache, LayerCache
 from workers.moe.config import ModelConfig
 from workers.moe.experts import DenseNetwork, Experts
@@ -156,11 +156,9 @@ class Decoder(nn.Module):
             cos, sin = self.cos[past : past + length], self.sin[past : past + length]
         else:
             cos, sin = self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)  # B, 1, T, rotary_width / 2
-        if mask is None and past and length > 1:
-            mask = torch.ones(length, past + length, dtype=torch.bool, device=tokens.device).tril(past)
-        full = sliding = see(mask, length, cached=cache is not None)
+        full = sliding = see(mask, 0, length, past, cached=cache is not None)
         if self.config.sliding_layers:
-            sliding = see(slide(mask, length, past, self.config.sliding_window, tokens.device), length, cached=cache is not None)
+            sliding = see(mask, self.config.sliding_window, length, past, cached=cache is not None)
         step = Step(cos, sin, full, sliding, None if valid is None else valid.reshape(-1), past)
         x = self.embedding(tokens)
         if self.vision is not None:

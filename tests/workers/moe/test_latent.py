@@ -2,6 +2,7 @@
 
 import torch
 
+from workers.moe.attention import Seen
 from workers.moe.cache import KVCache
 from workers.moe.model import Decoder
 
@@ -28,7 +29,7 @@ def test_every_weight_learns_and_the_gradient_is_that_of_differences(make_model)
 
     def loss() -> torch.Tensor:
         q, k, v = attention._expanded(x, model.cos[:6], model.sin[:6])
-        return attention.out(attention.attend(q, k, v, None).transpose(1, 2).flatten(-2)).square().sum()
+        return attention.out(attention.attend(q, k, v, Seen()).transpose(1, 2).flatten(-2)).square().sum()
 
     loss().backward()
     for name, parameter in attention.named_parameters():
