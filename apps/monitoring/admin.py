@@ -1,7 +1,7 @@
 from django.contrib import admin
 
 from apps.accounts.admin import ReadOnly
-from apps.monitoring.models import Alert, MetricMinute
+from apps.monitoring.models import Alert, MetricHour, MetricMinute
 
 
 @admin.register(Alert)
@@ -14,4 +14,10 @@ class AlertAdmin(ReadOnly):
 @admin.register(MetricMinute)
 class MetricMinuteAdmin(ReadOnly):
     list_display = ("minute", "version", "requests", "errors", "cached")
+    list_filter = ("version",)
+
+
+@admin.register(MetricHour)
+class MetricHourAdmin(ReadOnly):
+    list_display = ("hour", "version", "requests", "errors", "cached")
     list_filter = ("version",)

@@ -10,7 +10,7 @@ from rest_framework.response import Response
 from rest_framework.routers import SimpleRouter
 from rest_framework.views import APIView
 
-from apps.monitoring import alerting, selectors, services
+from apps.monitoring import alerting, selectors
 from apps.monitoring.advisor import hardware, shapes, tuning
 from apps.monitoring.advisor.answer import MAX_GPUS
 from apps.monitoring.models import Alert, Silence
@@ -19,7 +19,7 @@ from apps.rest import IdentField, Resource, checked, read_query, source_of
 from apps.serving.routing import find_version
 from workers.planning import RECIPES
 
-MAX_WINDOW_SECONDS = services.MINUTES_KEPT_DAYS * 24 * 3600
+MAX_WINDOW_SECONDS = selectors.MAX_WINDOW_SECONDS
 
 
 class TimeseriesQuery(serializers.Serializer):
@@ -35,11 +35,17 @@ class PointOutput(serializers.Serializer):
     qps = serializers.FloatField()
     requests = serializers.IntegerField()
     p50_ms = serializers.FloatField(allow_null=True)
+    p95_ms = serializers.FloatField(allow_null=True)
     p99_ms = serializers.FloatField(allow_null=True)
+    first_token_p50_ms = serializers.FloatField(allow_null=True)
+    first_token_p99_ms = serializers.FloatField(allow_null=True)
     error_rate = serializers.FloatField(allow_null=True)
     cache_hit_rate = serializers.FloatField(allow_null=True)
+    tokens_per_second = serializers.FloatField(help_text="that engines wrote")
+    batch_size = serializers.FloatField(allow_null=True, help_text="answers that a step of an engine went on with, on average")
     queue_depth = serializers.FloatField()
     replicas = serializers.FloatField()
+    memory_bytes = serializers.FloatField(allow_null=True, help_text="of web, jobs and inference processes together")
 
 
 class TimeseriesOutput(serializers.Serializer):

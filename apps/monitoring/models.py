@@ -5,23 +5,48 @@ from django.utils.translation import gettext_lazy as _
 from apps.ids import OpaqueIdField
 
 
-class MetricMinute(models.Model):
-    """One minute of requests, rolled up from Redis; `version` is empty for all versions together."""
+class Rollup(models.Model):
+    """A stretch of requests, rolled up; `version` is empty for all versions together."""
 
     version = models.CharField(max_length=26, blank=True)
-    minute = models.DateTimeField()
     requests = models.PositiveIntegerField(default=0)
     errors = models.PositiveIntegerField(default=0)
     cached = models.PositiveIntegerField(default=0)
+    steps = models.PositiveBigIntegerField(default=0, help_text="forwards of engines")
+    written_tokens = models.PositiveBigIntegerField(default=0, help_text="by engines")
+    read_tokens = models.PositiveBigIntegerField(default=0, help_text="by engines")
     latency = models.JSONField(default=dict, help_text="histogram: log bin → requests, see apps.monitoring.histogram")
+    first_token = models.JSONField(default=dict, help_text="the same, of the time to the first token")
     queue_depth = models.FloatField(default=0.0)
     replicas = models.FloatField(default=0.0)
+    memory_bytes = models.FloatField(default=0.0, help_text="of web, jobs and inference processes together")
+
+    class Meta:
+        abstract = True
+
+
+class MetricMinute(Rollup):
+    """Kept for a week."""
+
+    minute = models.DateTimeField()
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["version", "minute"], name="one_row_a_minute")]
 
     def __str__(self) -> str:
         return f"{self.minute:%H:%M} {self.version}"
+
+
+class MetricHour(Rollup):
+    """Kept for a year."""
+
+    hour = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["version", "hour"], name="one_row_an_hour")]
+
+    def __str__(self) -> str:
+        return f"{self.hour:%Y-%m-%d %H} {self.version}"
 
 
 class Alert(models.Model):

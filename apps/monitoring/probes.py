@@ -1,8 +1,10 @@
 """For machines that watch: Prometheus, and whatever restarts or routes. Open to all: they hold no secret and change nothing."""
 
 import os
+import shutil
 
 import redis
+from django.conf import settings
 from django.db import DatabaseError, connection
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -13,18 +15,20 @@ from prometheus_client.core import GaugeMetricFamily
 
 from apps.jobs.models import Job
 from apps.monitoring import names
+from apps.monitoring.presence import present
+from apps.monitoring.rollups import ROLES, queue_depth
 from apps.monitoring.selectors import workers
-from apps.monitoring.services import queue_depth
 from apps.redis import connection as redis_connection
 from apps.registry.models import ModelVersion
-
-ROLES = ("web", "jobs", "inference")
 
 
 class Shared:
     """What all processes share, read from the database and Redis when it is asked for; what cannot be read is left out."""
 
     def collect(self):
+        disk = shutil.disk_usage(settings.HOME)
+        yield GaugeMetricFamily(names.DISK_FREE, "Of the disk that the home is on", value=disk.free)
+        yield GaugeMetricFamily(names.DISK_SIZE, "Of the disk that the home is on", value=disk.total)
         waiting = GaugeMetricFamily(names.JOBS_WAITING, "Jobs that are queued or running", labels=["kind", "status"])
         try:
             active = Job.objects.filter(status__in=(Job.Status.QUEUED, Job.Status.RUNNING)).order_by()
@@ -33,14 +37,22 @@ class Shared:
                 for status in (Job.Status.QUEUED, Job.Status.RUNNING):
                     waiting.add_metric([kind, status], found.get((kind, status), 0))
             yield waiting
+            live = ModelVersion.objects.filter(state=ModelVersion.State.LIVE).count()
+            yield GaugeMetricFamily(names.LIVE_VERSIONS, "Versions that answer whoever names none: one, or none", value=live)
         except DatabaseError:
             pass
         try:
             yield GaugeMetricFamily(names.QUEUE_DEPTH, "Answers asked for and not finished", value=queue_depth())
             replicas = GaugeMetricFamily(names.WORKERS, "Processes that say they live", labels=["role"])
+            memory = GaugeMetricFamily(names.WORKER_MEMORY, "Resident memory of a process", labels=["role", "worker"])
             for role in ROLES:
-                replicas.add_metric([role], len(workers(role)))
+                found = present(role)
+                replicas.add_metric([role], len(found))
+                for worker, memory_bytes in found.items():
+                    memory.add_metric([role, worker], memory_bytes)
             yield replicas
+            yield memory
+            yield GaugeMetricFamily(names.REDIS_MEMORY, "Of Redis", value=redis_connection().info("memory")["used_memory"])
         except redis.RedisError:
             pass
 

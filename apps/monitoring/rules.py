@@ -9,9 +9,10 @@ from django.conf import settings
 from django.db.models import Avg, Count, StdDev
 
 from apps.feedback.models import Feedback
+from apps.monitoring.buckets import read_by_version
 from apps.monitoring.histogram import percentile
-from apps.monitoring.selectors import minutes_between, read_by_version, workers
-from apps.monitoring.services import queue_depth
+from apps.monitoring.rollups import queue_depth
+from apps.monitoring.selectors import minutes_between, workers
 from apps.registry.models import ModelVersion
 from apps.registry.selectors import live_version
 

@@ -16,9 +16,9 @@ from apps.experiments.models import Experiment
 from apps.experiments.statistics import Interval, difference_p_value, mean_interval
 from apps.feedback.models import Feedback
 from apps.jobs.models import Job, JobEvent
+from apps.monitoring.buckets import read_by_version
 from apps.monitoring.histogram import percentile
 from apps.monitoring.models import Alert
-from apps.monitoring.selectors import read_by_version
 from apps.registry.models import Evaluation, GateDecision, ModelVersion
 from apps.registry.selectors import versions as all_versions
 from apps.serving.models import Answer

@@ -12,9 +12,10 @@ from pathlib import Path
 from django.conf import settings
 from django.utils import timezone
 
+from apps.monitoring.buckets import read_by_version
 from apps.monitoring.histogram import percentile
-from apps.monitoring.selectors import read_by_version, workers
-from apps.monitoring.services import queue_depth
+from apps.monitoring.rollups import queue_depth
+from apps.monitoring.selectors import workers
 from apps.serving.models import ScalingDecision
 from workers.scaling import Autoscaler, Observation, Policy
 
@@ -40,6 +41,7 @@ class LocalScaling:
     _before: tuple[float, float] | None = None  # when the queue was looked at, and how long it was
     _ended: float = 0.0  # answers a second that the engine has finished
     _scaler: Autoscaler | None = None
+    _awaited: int | None = 1  # replicas that a step up's row waits for; at the start whatever an earlier process left
 
     def look(self, now: float | None = None) -> ScalingDecision | None:
         """One look at the counters. A row where something is to change, else None."""
@@ -53,10 +55,12 @@ class LocalScaling:
             self._scaler = Autoscaler(policy)
         self._scaler.policy = policy
         decision = self._scaler.decide(seen)
-        _note_ready(seen.ready)
+        if self._awaited is not None and seen.ready >= self._awaited:
+            self._awaited = _note_ready(seen.ready)
         if not decision.changes:
             return None
         self.wanted = decision.replicas
+        self._awaited = decision.replicas if decision.replicas > decision.before else None
         _write(decision.replicas)
         return ScalingDecision.objects.create(
             before=decision.before, replicas=decision.replicas, reason=decision.reason[:200], qps=seen.qps, queue=seen.queue, p99_ms=seen.p99_ms,
@@ -91,11 +95,15 @@ def _write(replicas: int) -> None:
     os.replace(temporary, path)
 
 
-def _note_ready(ready: int) -> None:
-    """How long the last step up took until its replicas answered."""
+def _note_ready(ready: int) -> int | None:
+    """How long the last step up took until its replicas answered. How many are still waited for, if any."""
     row = ScalingDecision.objects.first()
-    if row and row.ready_at is None and row.replicas > row.before and ready >= row.replicas:
-        ScalingDecision.objects.filter(pk=row.pk, ready_at=None).update(ready_at=timezone.now())
+    if row is None or row.ready_at or row.replicas <= row.before:
+        return None
+    if ready < row.replicas:
+        return row.replicas
+    ScalingDecision.objects.filter(pk=row.pk, ready_at=None).update(ready_at=timezone.now())
+    return None
 
 
 _local = LocalScaling()

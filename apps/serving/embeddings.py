@@ -38,7 +38,7 @@ def embed(*, texts: list[str], user: User, version: str, quota: Quota | None = N
     journey = current()
     with journey.phase("database", what="version"):
         model = route(asked=version, subject=str(user.pk)).version
-    journey.version = model.name
+    journey.answered(None, model, CHANNEL)
     outcome, tokens = "error", 0
     try:
         found = _ask(request, texts, model, str(user.pk))
@@ -47,7 +47,7 @@ def embed(*, texts: list[str], user: User, version: str, quota: Quota | None = N
         raise queue_outage() from lost
     finally:
         recorder.observe(
-            version=model.pk, route=CHANNEL, latency_ms=(time.monotonic() - began) * 1000, outcome=outcome, prompt_tokens=tokens
+            version=model.pk, route=CHANNEL, tenant=journey.tenant, latency_ms=(time.monotonic() - began) * 1000, outcome=outcome, prompt_tokens=tokens
         )  # fmt: skip
     if quota:
         quota.spend_tokens(tokens)
@@ -60,7 +60,7 @@ def _ask(request: str, texts: list[str], model: ModelVersion, tenant: str) -> di
     try:
         celery.send_task(
             "dsportal.embed", kwargs={"request": request, "version": model.pk, "texts": texts, "deadline": now + seconds, "tenant": tenant},
-            queue="inference", expires=seconds, task_id=request, headers=sent_with(current()),
+            queue="inference", expires=seconds, task_id=request, headers=sent_with(current(), CHANNEL),
         )  # fmt: skip
         while time.time() < now + seconds:  # in turns shorter than the connection's own limit
             if answer := connection().blpop([names.EMBEDDING.format(request=request)], timeout=1):

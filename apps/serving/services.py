@@ -62,9 +62,9 @@ def _late() -> TimedOut:
     return TimedOut(_("No complete answer within %(n)s s. Ask again, or for fewer tokens.") % {"n": f"{settings.ANSWER_TIMEOUT_SECONDS:.0f}"})
 
 
-def sent_with(journey: Journey) -> dict[str, str]:
-    """Headers of a message: whose request it is a part of, and when it was sent, in ns."""
-    return {**journey.carrier(), "sent": str(time.time_ns())}
+def sent_with(journey: Journey, channel: str) -> dict[str, str]:
+    """Headers of a message: whose request it is a part of, of which kind, and when it was sent, in ns."""
+    return {**journey.carrier(), "route": channel, "tenant": journey.tenant, "sent": str(time.time_ns())}
 
 
 @dataclass
@@ -187,7 +187,7 @@ class Pending:
                 "parameters": self.question.parameters, "deadline": now + settings.ANSWER_TIMEOUT_SECONDS,
                 "tenant": str(self.user.pk) if self.user and self.user.pk else "",
             },
-            queue="inference", expires=settings.ANSWER_TIMEOUT_SECONDS, task_id=self.id, headers=sent_with(self.journey),
+            queue="inference", expires=settings.ANSWER_TIMEOUT_SECONDS, task_id=self.id, headers=sent_with(self.journey, self.channel),
         )  # fmt: skip
 
     def _follow(self, answer: str) -> Iterator[str]:
@@ -249,8 +249,7 @@ class Pending:
 
     def _remember(self, status: str, error: str) -> None:
         latency_ms = self.elapsed_ms
-        self.journey.answers.append(self.id)
-        self.journey.version = self.route.version.name
+        self.journey.answered(self.id, self.route.version, self.channel)
         self.row = Answer.objects.create(
             id=self.id, conversation=self.conversation, model_version=self.route.version, experiment=self.route.experiment, arm=self.route.arm,
             user=self.user, route=self.channel, prompt=self.question.prompt[:8000], prompt_key=prompt_key(self.question.prompt, picture_of(self.question.messages)),
@@ -259,7 +258,7 @@ class Pending:
             first_token_ms=self.first_token_ms,
         )  # fmt: skip
         recorder.observe(
-            version=self.route.version.pk, route=self.channel, latency_ms=latency_ms, outcome=status, cached=self.cached,
+            version=self.route.version.pk, route=self.channel, tenant=self.journey.tenant, latency_ms=latency_ms, outcome=status, cached=self.cached,
             prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, first_token_ms=self.first_token_ms,
         )  # fmt: skip
         if self.quota:

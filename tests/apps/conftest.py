@@ -10,7 +10,7 @@ from django.test import Client
 from apps.accounts.models import User
 from apps.accounts.selectors import _token_cache
 from apps.accounts.services import create_token
-from apps.monitoring import names
+from apps.monitoring.presence import be_present
 from apps.redis import connection
 from apps.registry.models import ModelVersion
 from tests.apps.answering import engine_that_echoes
@@ -108,7 +108,7 @@ def answers_with(_inference) -> Iterator[Callable[[ModelVersion], None]]:
     """Say which version the worker answers for: `You asked: …`, from the real engine, without a model's weights."""
     from workers.tasks.answers import engines
 
-    connection().set(names.WORKER.format(role="inference", name="tests"), 1, ex=60)
+    be_present("inference", "tests", seconds=60)
     opened = []
 
     def hold(version: ModelVersion) -> None:

@@ -12,7 +12,6 @@ import zlib
 from celery import signals
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections
-from prometheus_client import Gauge
 from redis import RedisError
 
 from apps import artifacts
@@ -22,6 +21,7 @@ from apps.redis import connection
 from apps.registry.models import ModelVersion
 from dsportal.celery import app
 from workers.tasks.cancelling import cancellations
+from workers.tasks.engine_counts import EngineCounts
 from workers.tasks.phases import Phases
 
 log = logging.getLogger(__name__)
@@ -32,10 +32,6 @@ CLAIM_SECONDS = 4
 FOLLOW_LIVE_SECONDS = 2.0
 LEAST_LOGPROB = -9999.0  # JSON knows no infinity; OpenAI's figure for what is ruled out
 
-engine_running = Gauge(names.ENGINE_RUNNING, "Sequences in the engine", multiprocess_mode="livesum")
-
-engine_cache_bytes = Gauge(names.ENGINE_CACHE_BYTES, "Keys and values: what they take, and what they may", ["kind"], multiprocess_mode="livesum")
-
 
 class Engines:
     """The engines of this process, one a version, the least recently used closed when there are too many."""
@@ -45,6 +41,7 @@ class Engines:
         self._lock = threading.Lock()
         self._open: dict[str, object] = {}
         self._loading: dict[str, threading.Lock] = {}
+        self._counts = EngineCounts()
 
     def get(self, version_id: str):
         with self._lock:
@@ -60,8 +57,11 @@ class Engines:
             with self._lock:
                 self._open[version_id] = engine
                 idle = [key for key in list(self._open)[: -self._limit] if self._open[key].stats().running == 0]
-                closing = [self._open.pop(key) for key in idle]
-            for old in closing:
+                closing = {key: self._open.pop(key) for key in idle}
+                for key, old in closing.items():
+                    self._counts.count(key, old.stats())
+                    self._counts.forget(key)
+            for old in closing.values():
                 old.close()
             return engine
 
@@ -80,11 +80,14 @@ class Engines:
         live = ModelVersion.objects.filter(state=ModelVersion.State.LIVE).values_list("pk", flat=True).first()
         if live:
             self.get(live)
+
+    def count(self) -> None:
+        """Tell what they did since the last time."""
         with self._lock:
-            stats = [engine.stats() for engine in self._open.values()]
-        engine_running.set(sum(s.running for s in stats))
-        engine_cache_bytes.labels("used").set(sum(s.cache_used_bytes for s in stats))
-        engine_cache_bytes.labels("total").set(sum(s.cache_total_bytes for s in stats))
+            found = {version: engine.stats() for version, engine in self._open.items()}
+            for version, stats in found.items():
+                self._counts.count(version, stats)
+            self._counts.show(list(found.values()))
 
     def close(self) -> None:
         with self._lock:
@@ -112,7 +115,7 @@ def answer(*, answer: str, version: str, messages: list[dict], parameters: dict,
         r.delete(claim)
         return
     _claims.add(claim)
-    phases = Phases()
+    phases = Phases(version)
     try:
         _publish(answer, stream, version, messages, parameters, deadline, tenant, phases)
     except RedisError:
@@ -225,6 +228,7 @@ def _watch() -> None:
         try:
             for claim in list(_claims):
                 connection().expire(claim, CLAIM_SECONDS)
+            engines.count()
             if time.monotonic() - last_follow > FOLLOW_LIVE_SECONDS:
                 close_old_connections()
                 engines.follow_live()

@@ -5,7 +5,7 @@ from apps.jobs.services import reap
 from apps.monitoring.alerting import evaluate_alerts
 from apps.monitoring.models import Alert
 from apps.monitoring.notifying import NotTold, notify
-from apps.monitoring.services import roll_up
+from apps.monitoring.rollups import roll_up
 from apps.serving.autoscaler import scale
 from dsportal.celery import app
 

@@ -24,7 +24,7 @@ def embed(*, request: str, version: str, texts: list[str], deadline: float, tena
     close_old_connections()
     if time.time() > deadline:
         return
-    phases = Phases()
+    phases = Phases(version)
     try:
         found = _embed(version, texts, deadline, tenant, phases)
     except Exception:  # whatever it was, somebody waits for a word, and nobody above here gives one

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from celery import current_task
 
+from apps.monitoring import recorder
 from apps.monitoring.traces import telling
 
 if TYPE_CHECKING:  # jobs and beat read this file too, and need no engine
@@ -16,14 +17,16 @@ LOAD_SECONDS = 0.005  # what takes less is no loading: the engine was there
 class Phases:
     """Of the task that runs in this thread; made when its work begins, which ends its time in the queue."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: str) -> None:
         headers = current_task.request.headers or {} if current_task else {}
         self._parent = telling.taken_up(headers)
+        self._whose = {"version": version, "route": headers.get("route", ""), "tenant": headers.get("tenant", "none")}
         now = time.time_ns()
         self.tell("queue", int(headers.get("sent", now)), now, where="broker")
 
     def tell(self, name: str, start: int, end: int, **about: str | float | bool) -> None:
         """Times in ns since 1970."""
+        recorder.observe_phases(**self._whose, phases=[(name, (end - start) / 1e9)])
         if self._parent is not None:
             telling.tell(name, start, end, self._parent, **about)
 

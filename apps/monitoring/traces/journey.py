@@ -15,8 +15,10 @@ from django.conf import settings
 from django.http import HttpRequest
 from opentelemetry.trace import Span
 
+from apps.monitoring import recorder
 from apps.monitoring.traces import telling
 from apps.monitoring.traces.store import NOTABLE_MS
+from apps.registry.models import ModelVersion
 
 
 class Phase(NamedTuple):
@@ -34,7 +36,7 @@ class Journey:
         self.began = time.time_ns()
         self.phases: list[Phase] = []
         self.answers: list[str] = []  # ids of rows
-        self.version = ""
+        self.version = self.version_id = self.route = ""
         self.failure = ""  # what a stream said after its status was sent
         self._span: Span | None = None
 
@@ -50,6 +52,12 @@ class Journey:
         if getattr(self.request, "auth", None):
             return "token"
         return "user" if self.request.user.is_authenticated else "guest"
+
+    def answered(self, answer: str | None, version: ModelVersion, route: str) -> None:
+        """By which version, over which way; the id of the row where there is one."""
+        self.version, self.version_id, self.route = version.name, version.pk, route
+        if answer:
+            self.answers.append(answer)
 
     @contextmanager
     def phase(self, name: str, **about: str | float | bool) -> Iterator[None]:
@@ -68,7 +76,10 @@ class Journey:
         return telling.carrier(self._span)
 
     def end(self, status: int) -> None:
-        """Tell of it: always where an engine was asked, or it was slow or failed; else as many a second as the settings allow."""
+        """Count its phases, and tell of it: always where an engine was asked, or it was slow or failed; else as many a second as the settings
+        allow."""
+        seconds = [(phase.name, (phase.end - phase.start) / 1e9) for phase in self.phases]
+        recorder.observe_phases(version=self.version_id, route=self.route, tenant=self.tenant, phases=seconds)
         if not self.is_traced:
             return
         end = time.time_ns()

@@ -6,6 +6,7 @@ from apps.accounts.models import AuditEntry
 from apps.jobs.models import Job, JobEvent
 from apps.monitoring import names, recorder
 from apps.monitoring.models import Alert
+from apps.monitoring.presence import be_present
 from apps.redis import connection
 from tests.apps import making
 
@@ -70,7 +71,7 @@ def test_it_is_not_ready_while_a_version_is_live_and_nothing_answers(client):
     response = client.get("/readyz")
     assert (response.status_code, list(response.json()["reasons"])) == (503, ["inference"])
 
-    connection().set(names.WORKER.format(role="inference", name="w"), 1)
+    be_present("inference", "w")
     assert client.get("/readyz").status_code == 200
 
 
@@ -81,7 +82,7 @@ def test_prometheus_reads_requests_the_queue_and_the_jobs_that_wait(client, oper
 
     text = client.get("/metrics").content.decode()
 
-    assert 'dsportal_requests_total{outcome="ok",route="generate",version="v"}' in text
+    assert 'dsportal_requests_total{outcome="ok",route="generate",tenant="none",version="v"}' in text
     assert "dsportal_queue_depth 1.0" in text
     assert 'dsportal_jobs_waiting{kind="training",status="queued"} 1.0' in text
 

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from apps.monitoring import names, recorder
+from apps.monitoring.presence import be_present
 from apps.redis import connection
 from apps.serving import autoscaler
 from apps.serving.autoscaler import LocalScaling
@@ -43,7 +44,7 @@ def in_flight(count: int, now: float) -> None:
 
 def beating(count: int) -> None:
     for number in range(count):
-        connection().set(names.WORKER.format(role="inference", name=f"inference@here-{number}"), 1, ex=60)
+        be_present("inference", f"inference@here-{number}", seconds=60)
 
 
 def test_a_long_queue_starts_more_workers_and_says_why(db, clock, settings):
