@@ -13,6 +13,15 @@ class ReadOrOperate(BasePermission):
         return bool(user and user.is_authenticated and (request.method in SAFE_METHODS or user.may_operate))
 
 
+class Operates(BasePermission):
+    """For what only operators may see."""
+
+    message = _("This needs the role operator.")
+
+    def has_permission(self, request, view):
+        return bool(request.user and request.user.is_authenticated and request.user.may_operate)
+
+
 class SignedIn(BasePermission):
     """For what every role may do: ask, rate, manage one's own tokens."""
 

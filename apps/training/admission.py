@@ -10,18 +10,20 @@ from apps.accounts.problems import Problem
 from apps.datasets.models import Dataset
 from apps.monitoring.advisor.memory import MOMENTS, explained, in_words, size
 from apps.registry.models import ModelVersion
-from apps.training.estimates import CHECKPOINTING, micro_batch_of, plan, shape_of
+from apps.training.estimates import CHECKPOINTING, EXPERTS, micro_batch_of, plan, shape_of
 from workers.planning import Configuration, Planned
 from workers.training.spec import TrainSpec
 
 
 def configuration_of(
-    *, preset: str, precision: str, accum_steps: int, world_size: int, zero_stage: int, options: dict[str, Any] | None = None, lora_rank: int = 0
-) -> Configuration:
+    *, preset: str, precision: str, accum_steps: int, world_size: int, zero_stage: int, options: dict[str, Any] | None = None, lora_rank: int = 0,
+    pairs: int = 0,
+) -> Configuration:  # fmt: skip
+    """`pairs`: of answers that preferences are learnt from."""
     spec = (options or {}).get("spec", {})
     return Configuration(
         preset, precision, micro_batch_of(options or {}), accum_steps, world_size, zero_stage, bool(spec.get(CHECKPOINTING)),
-        lora_rank or (spec.get("lora") or {}).get("rank", 0),
+        lora_rank or (spec.get("lora") or {}).get("rank", 0), spec.get(EXPERTS, 1), bool(spec.get("ema_decay")), pairs,
     )  # fmt: skip
 
 
@@ -65,6 +67,8 @@ def check_experts(*, expert_parallel_size: int, zero_stage: int, world_size: int
             field="expert_parallel_size", fields=["expert_parallel_size", "world_size"],
         )  # fmt: skip
     shape = shape_of(preset, parent)
+    if shape.estimated:
+        return  # whose experts are only known when it is read
     if not shape.n_experts or shape.n_experts % expert_parallel_size:
         raise Problem(
             _("%(name)s has %(n)s experts a layer, which cannot be spread evenly over expert_parallel_size %(size)s.")
@@ -77,7 +81,7 @@ def changes_of(asked: Configuration, found: Planned) -> dict[str, Any]:
     """The fields of a training job that lead from what was asked for to what was found, by their names in forms and over REST."""
     names = {
         "preset": "preset", "micro_batch": "micro_batch", "accum_steps": "accum_steps", "ranks": "world_size", "stage": "zero_stage",
-        "checkpointing": CHECKPOINTING,
+        "checkpointing": CHECKPOINTING, "expert_ranks": EXPERTS,
     }  # fmt: skip
     return {
         field: getattr(found.configuration, name)

@@ -1,17 +1,23 @@
+from django.http import HttpResponse
 from django.urls import path
 from django.utils.translation import gettext as _
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers, status
+from rest_framework.decorators import action
 from rest_framework.response import Response
 from rest_framework.routers import SimpleRouter
 from rest_framework.views import APIView
 
+from apps.accounts.permissions import Operates
 from apps.datasets.api import find_dataset
 from apps.jobs.api import JobActions, JobOutput
 from apps.registry.models import ModelVersion
-from apps.rest import IdentField, checked, find, source_of
+from apps.rest import AlwaysJSON, IdentField, checked, find, read_query, source_of
 from apps.training import selectors, services
+from apps.training.manifests import manifest
 from apps.training.models import TrainingJob
+from workers.training.manifests import DEFAULT_CLAIM, DEFAULT_IMAGE, SCHEDULERS
 
 
 class MetricsOutput(serializers.Serializer):
@@ -105,6 +111,19 @@ class TrainingInput(serializers.Serializer):
     )
 
 
+class FleetQuery(serializers.Serializer):
+    nodes = serializers.IntegerField(default=1, min_value=1, max_value=10_000)
+    ranks_per_node = serializers.IntegerField(default=1, min_value=1, max_value=1024)
+    device = serializers.ChoiceField(["cpu", "cuda"], default="cpu", help_text="cuda asks for a GPU for each rank")
+    image = serializers.RegexField(r"^[\w./:@-]+$", default=DEFAULT_IMAGE, max_length=300)
+    claim = serializers.RegexField(
+        r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", default=DEFAULT_CLAIM, max_length=253, help_text="the PersistentVolumeClaim that holds the job's folders"
+    )
+    cpus = serializers.IntegerField(default=0, min_value=0, max_value=4096, help_text="of a node; 0: as many as the job has threads")
+    memory_gib = serializers.IntegerField(default=16, min_value=1, max_value=100_000, help_text="of a node")
+    hours = serializers.IntegerField(default=24, min_value=1, max_value=24 * 365)
+
+
 class TrainingJobViewSet(JobActions):
     queryset = selectors.training_jobs()
     serializer_class = TrainingJobOutput
@@ -122,6 +141,19 @@ class TrainingJobViewSet(JobActions):
         given["parent"] = find(ModelVersion.objects.all(), given["parent"], "parent")
         job = services.start(**given, actor=request.user, source=source_of(request))
         return Response(self.get_serializer(job).data, status=status.HTTP_202_ACCEPTED)
+
+    @extend_schema(
+        parameters=[FleetQuery, OpenApiParameter("scheduler", OpenApiTypes.STR, OpenApiParameter.PATH, enum=list(SCHEDULERS))],
+        responses={(200, "text/plain"): OpenApiTypes.STR},
+    )
+    @action(
+        detail=True, url_path="manifests/(?P<scheduler>[0-9A-Za-z]+)", permission_classes=[Operates], pagination_class=None, filterset_fields=[],
+        content_negotiation_class=AlwaysJSON,
+    )  # fmt: skip
+    def manifest(self, request, pk=None, scheduler=""):
+        """The job for an existing scheduler: a JobSet, a TrainJob of Kubeflow Trainer 2, or an sbatch script. A step has as many examples as here."""
+        text, name = manifest(self.get_object(), scheduler, **read_query(FleetQuery, request))
+        return HttpResponse(text, content_type="text/plain; charset=utf-8", headers={"Content-Disposition": f'attachment; filename="{name}"'})
 
 
 class DenseTwinOutput(serializers.Serializer):

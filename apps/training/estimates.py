@@ -30,6 +30,7 @@ MICRO_BATCH = TrainSpec.model_fields["micro_batch"].default
 MAX_LENGTH = TrainSpec.model_fields["max_length"].default
 CPU_EFFICIENCY = 0.15  # of the peak, by small models on a CPU: what benchmarks/training.py finds on two cores
 CHECKPOINTING = "activation_checkpointing"
+EXPERTS = "expert_parallel_size"
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def plan(*, configuration: Configuration, dataset: Dataset | None, parent: Model
     def rows(micro_batch: int) -> Rows:
         return rows_of(kinds, micro_batch, max_length)
 
-    asked, room = planned(configuration, shape, rows(configuration.micro_batch)), USABLE_SHARE * machine_bytes()
+    asked, room = planned(configuration, shape, rows(configuration.sequences)), USABLE_SHARE * machine_bytes()
     if asked.bytes_in_all <= room:
         return Plan(asked, room, None)
     others: list[Shape] = [shape] if parent else [shape_of_preset(each["name"]) for each in presets()]
@@ -96,7 +97,16 @@ def kinds_of(dataset: Dataset | None) -> list[Kind]:
     """What the dataset's report says of its training records."""
     run = dataset.current_run if dataset else None
     parts = (run.report.get("mixture") or []) if run else []
-    return [Kind(part["kind"], part["rows"], part["tokens"]) for part in parts if part.get("split") == "train"]
+    return [Kind(part["kind"], part["rows"], part["tokens"], part.get("pictures", 0)) for part in parts if part.get("split") == "train"]
+
+
+def pairs_of(dataset: Dataset | None, *, objective: str, stages: bool = False) -> int:
+    """Units that preference training learns from; 0 where the run has no such part."""
+    learns = objective != TrainingJob.Objective.SFT or stages
+    run = dataset.current_run if dataset and learns else None
+    found = (run.report.get("preferences") or {}) if run else {}
+    units = found.get("good", 0) + found.get("bad", 0) if objective == TrainingJob.Objective.KTO else found.get("pairs", 0)
+    return max(units, int(objective != TrainingJob.Objective.SFT))
 
 
 def estimate(*, configuration: Configuration, minutes: float | None, steps: int | None, dataset: Dataset | None, parent: ModelVersion | None = None,

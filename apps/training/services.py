@@ -19,7 +19,7 @@ from apps.jobs.runs import Command, Run, register
 from apps.registry import services as registry
 from apps.registry.models import ModelVersion
 from apps.training.admission import check_experts, check_memory, check_spec, configuration_of
-from apps.training.estimates import micro_batch_of
+from apps.training.estimates import micro_batch_of, pairs_of
 from apps.training.learning import check_learning
 from apps.training.models import TrainingJob
 from apps.training.selectors import preset
@@ -105,6 +105,7 @@ def start(
         configuration_of(
             preset=preset, precision=precision, accum_steps=accum_steps, world_size=world_size, zero_stage=zero_stage, options=options,
             lora_rank=adapters.get("rank", 0),
+            pairs=pairs_of(dataset, objective=objective, stages=any(stage["kind"] == "preference" for stage in stages or [])),
         ),
         dataset=dataset, parent=parent,
     )  # fmt: skip
@@ -115,7 +116,7 @@ def start(
         domain_routing=domain_routing, options=options, created_by=actor,
     )  # fmt: skip
     job.full_clean(exclude=["kind", "options", "result", "metrics", "created_by", "spec_sha256"])
-    check_spec(_spec(job, Path()))
+    check_spec(spec_of(job, Path()))
     job.spec_sha256 = hashlib.sha256(spec_text(job).encode()).hexdigest()
     job.save()
     record(actor, "training.start", job, after={"preset": preset, "dataset": dataset.name, "steps": steps, "minutes": minutes}, source=source)
@@ -125,10 +126,11 @@ def start(
 
 def spec_text(job: TrainingJob) -> str:
     """The spec as it is hashed: all that decides the result, and nothing of where this attempt runs."""
-    return json.dumps(_spec(job, Path()), sort_keys=True)
+    return json.dumps(spec_of(job, Path()), sort_keys=True)
 
 
-def _spec(job: TrainingJob, work: Path) -> dict:
+def spec_of(job: TrainingJob, work: Path) -> dict:
+    """What the child reads (`workers.training.spec`); `work` is the folder of this attempt."""
     return {
         "version": 1,
         "dataset_folder": str(artifacts.local_path(job.run.folder)),
@@ -162,7 +164,7 @@ def _is_small_beside_its_parent(job: TrainingJob) -> bool:
 def _prepare(job: TrainingJob, work: Path) -> Command:
     if job.parent:
         artifacts.verify(job.parent.folder, job.parent.files)
-    return Command(command_line(job.world_size), _spec(job, work), {})
+    return Command(command_line(job.world_size), spec_of(job, work), {})
 
 
 def _on_event(job: TrainingJob, event: dict) -> dict:

@@ -19,7 +19,7 @@ from apps.rest import source_of
 from apps.training import services
 from apps.training.admission import changes_of, configuration_of
 from apps.training.charts import compare_chart, job_charts, name_of
-from apps.training.estimates import CHECKPOINTING, MICRO_BATCH, estimate
+from apps.training.estimates import CHECKPOINTING, EXPERTS, MICRO_BATCH, estimate, pairs_of
 from apps.training.forms import StartForm
 from apps.training.history import evaluations, history, samples
 from apps.training.models import TrainingJob
@@ -34,6 +34,7 @@ COLUMNS = {
     "grad_norm": _("Gradient norm"),
     "expert_load_max_over_mean": _("Expert load, max/mean"),
 }
+SCHEDULERS = [("jobset", "JobSet"), ("trainjob", "Kubeflow TrainJob"), ("slurm", "Slurm")]
 UNITS = {"step": _("by step"), "elapsed": _("by time")}
 
 
@@ -101,10 +102,12 @@ def _estimate(form: StartForm) -> dict[str, Any]:
     source = TrainingJob.objects.filter(pk=str(form["clone"].value() or "")).first()
     spec = {**(source.options.get("spec", {}) if source else {}), "micro_batch": max(1, number("micro_batch", int, MICRO_BATCH))}
     spec[CHECKPOINTING] = form[CHECKPOINTING].value() in (True, "True", "on")
+    spec[EXPERTS] = max(1, number(EXPERTS, int, 1))
     configuration = configuration_of(
         preset=chosen["name"], precision=str(form["precision"].value()), accum_steps=max(1, number("accum_steps", int, 1)),
         world_size=max(1, number("world_size", int, 1)), zero_stage=number("zero_stage", int, 0), options={"spec": spec},
         lora_rank=number("lora_rank", int, 8) if form["method"].value() == TrainingJob.Method.LORA else 0,
+        pairs=pairs_of(dataset, objective=str(form["objective"].value() or TrainingJob.Objective.SFT)),
     )  # fmt: skip
     found = estimate(
         configuration=configuration, minutes=None if by_steps else amount, steps=max(1, round(amount)) if by_steps else None, dataset=dataset,
@@ -135,7 +138,7 @@ def training_job(request: HttpRequest, pk: str) -> HttpResponse:
         return response
     values |= {
         "preset": preset(job.preset), "spec": services.spec_text(job), "layers": layers_to_choose(job.result),
-        "layer": chosen_layer(job.result, request.GET.get("layer")), "every": 2 if job.is_active else 0,
+        "layer": chosen_layer(job.result, request.GET.get("layer")), "every": 2 if job.is_active else 0, "schedulers": SCHEDULERS,
     }  # fmt: skip
     if request.GET.get("tables"):  # for reading without scripts
         values["drawn"] = job_charts(job, history(job.pk), evaluations(job.pk), values["layer"])

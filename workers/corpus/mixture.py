@@ -44,12 +44,13 @@ SMALLEST_WEIGHT = 0.001
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of one kind in one split. `tokens`: per epoch, weights counted, estimated from words and Han characters."""
+    """Rows of one kind in one split. `tokens`: per epoch, weights counted, estimated from words and Han characters; a picture's are not among them."""
 
     split: str
     kind: str
     rows: int
     tokens: int
+    pictures: int  # rows with one
 
 
 def weigh_documents(records: list[Record]) -> list[Record]:
@@ -70,13 +71,17 @@ def weigh_documents(records: list[Record]) -> list[Record]:
 def parts_of(records: Iterable[Record]) -> list[dict[str, Any]]:
     """What train.jsonl and eval.jsonl hold, by kind."""
     rows: Counter[tuple[str, str]] = Counter()
+    pictures: Counter[tuple[str, str]] = Counter()
     tokens: defaultdict[tuple[str, str], float] = defaultdict(float)
     for record in records:
         split = goes_to(record) if record.kept else None
         if split:
             rows[split, record.kind] += 1
+            pictures[split, record.kind] += record.image is not None
             tokens[split, record.kind] += record.weight * tokens_in(record)
-    return [asdict(Part(split, kind, rows[split, kind], round(tokens[split, kind]))) for split, kind in sorted(rows, reverse=True)]
+    return [
+        asdict(Part(split, kind, rows[split, kind], round(tokens[split, kind]), pictures[split, kind])) for split, kind in sorted(rows, reverse=True)
+    ]
 
 
 def tokens_in(record: Record) -> float:

@@ -1,7 +1,8 @@
 """Memory of one rank of a training, part by part, each with its formula. Nothing here imports torch.
 
 Ψ: parameters; Ψm: those of matrices between hidden states; N: ranks; M = R · T: tokens of a forward pass, R rows of T; S: of those,
-how many are learnt; V, d, h, H, KV, E, k, f: vocabulary, width, head width, heads, key heads, experts, experts a token, their width.
+how many are learnt; V, d, h, H, KV, E, k, f: vocabulary, width, head width, heads, key heads, experts, experts a token, their width. Where experts are spread over P ranks, Ψ is
+what one rank holds: all but its part of Ψe, the experts' parameters, has P − 1 others.
 
 A run does not need all of it at once. `peak` names the moment at which it needs most; the parts of the other moments are smaller
 together. What autograd keeps is counted tensor by tensor from `workers.moe`; tests hold it to what PyTorch really keeps.
@@ -27,10 +28,11 @@ KERNEL_BYTES = 300e6
 # (M_MMAP_THRESHOLD's most) go back to the system at once.
 RETAINED_SHARE = 0.5
 LARGEST_KEPT_BLOCK = 32 * 1024**2
+PATCH_PIXELS = 64  # of a patch, 8 × 8, as a new model has them (workers.training.spec)
 MUON_BYTES = 10  # an entry of the matrices in work: the direction in FP32, and three copies in BF16
 MUON_BUNCH = 2**22  # entries that move together (workers.training.muon)
 
-Moment = Literal["backward begins", "backward ends", "optimizer step", "whole model gathered"]
+Moment = Literal["backward begins", "backward ends", "optimizer step", "average tried", "whole model gathered"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,10 @@ class Setting:
     optimizer: Literal["muon", "adamw"] = "muon"
     checkpointing: bool = False  # activations of a layer are computed again in the backward pass
     lora_rank: int = 0  # adapters of that rank are learnt in place of the matrices
+    expert_ranks: int = 1  # over which each layer's experts are spread
+    average: bool = False  # of what is learnt, kept beside it
+    pairs: int = 0  # of answers, to learn preferences from
+    patch_share: float = 0.0  # of the tokens, those that are a part of a picture
     recipe: str = "portal"
     gpu: bool = False
 
@@ -90,9 +96,19 @@ class Setting:
         return self.rows * self.length
 
     @property
+    def held(self) -> Shape:
+        """What one rank has of the model, before ZeRO shards it."""
+        return self.shape.spread(self.expert_ranks)
+
+    @property
     def learnt_parameters(self) -> int:
-        """Those that have a gradient and a state in the optimizer."""
-        return self.shape.adapter_parameters(self.lora_rank) if self.lora_rank else self.shape.total_parameters
+        """Those of one rank that have a gradient and a state in the optimizer."""
+        return self.held.adapter_parameters(self.lora_rank) if self.lora_rank else self.held.total_parameters
+
+    @property
+    def gathers(self) -> bool:
+        """Whether the model must be put together from the ranks, to be tried or written."""
+        return self.recipe == "portal" and self.ranks > 1 and (self.stage >= 2 or self.expert_ranks > 1)
 
     @property
     def half(self) -> bool:
@@ -120,15 +136,23 @@ def _moments(s: Setting) -> dict[Moment, list[Part]]:
     # DistributedDataParallel keeps its buckets, and accumulation what it has so far; else gradients come as activations go. Devices to
     # buy are planned with all of it at once, as ZeRO's paper does.
     standing = [gradients] if s.gpu or s.accum_steps > 1 or s.ranks > 1 else []
-    kept, again = activations(s), layer_again(s)
+    beside = [*averaged(s), *reference(s)]
+    kept, again = [activations(s), *pictures(s)], layer_again(s)
     moments: dict[Moment, list[Part]] = {
-        "backward begins": [weights, optimizer, *standing, kept, *again, logits(s), *working_copies(s), *gathered(s)],
-        "backward ends": [weights, gradients, optimizer, _one_layer(s), *gathered(s, ending=True)],
-        "optimizer step": [weights, gradients, optimizer, *_optimizer_space(s)],
+        "backward begins": [weights, optimizer, *beside, *standing, *kept, *again, logits(s), *working_copies(s), *gathered(s)],
+        "backward ends": [weights, gradients, optimizer, *beside, _one_layer(s), *gathered(s, ending=True)],
+        "optimizer step": [weights, gradients, optimizer, *beside, *_optimizer_space(s)],
     }
-    if s.stage >= 2 and s.ranks > 1 and s.recipe == "portal":
-        whole = Part("gathered weights", 4 * s.shape.total_parameters, "4 Ψ")
-        moments["whole model gathered"] = [weights, optimizer, whole]
+    buckets = [gradients] if s.ranks > 1 and s.stage < 2 else []
+    # While the average is tried, the weights themselves wait beside it.
+    tried = [weights, optimizer, *beside, *buckets, *(replace(part, name="weights put aside") for part in averaged(s))]
+    if s.gathers:
+        moments["whole model gathered"] = [
+            *tried,
+            Part("gathered weights", 4 * s.shape.total_parameters, "4 Ψ" + (" of all ranks" if s.expert_ranks > 1 else "")),
+        ]
+    elif s.average:
+        moments["average tried"] = tried
     return moments
 
 
@@ -138,11 +162,11 @@ def _moments(s: Setting) -> dict[Moment, list[Part]]:
 def model_states(s: Setting) -> tuple[Part, Part, Part]:
     """Weights, gradients and optimizer of one rank (ZeRO §5: each over N from the stage that shards it)."""
     recipe, psi = recipe_of(s.recipe, s.precision), s.learnt_parameters
-    resting = s.shape.total_parameters + (psi if s.lora_rank else 0)
+    resting = s.held.total_parameters + (psi if s.lora_rank else 0)
     weights = _sharded("weights", resting, recipe.weights, s, s.stage >= recipe.weights_from_stage)
     gradients = _sharded("gradients", psi, recipe.gradients, s, s.stage >= 2)
     if s.recipe == "portal" and s.optimizer == "muon" and not s.lora_rank:
-        matrices = s.shape.matrix_parameters
+        matrices = s.held.matrix_parameters
         over, divided = (s.ranks, " / N") if s.stage >= 1 and s.ranks > 1 else (1, "")
         formula = f"(4 Ψm + 8 (Ψ − Ψm)){divided}, Ψm = {matrices:,}"
         return weights, gradients, Part("optimizer", (4 * matrices + 8 * (psi - matrices)) / over, formula)
@@ -154,17 +178,27 @@ def _sharded(name: str, psi: int, each: int, s: Setting, divided: bool) -> Part:
     return Part(name, each * psi / (s.ranks if divided else 1), f"{each} Ψ" + (" / N" if divided else ""))
 
 
+def averaged(s: Setting) -> list[Part]:
+    """The moving average of what is learnt, in FP32, sharded as the weights are."""
+    return [_sharded("average", s.learnt_parameters, 4, s, s.stage >= 2)] if s.average else []
+
+
+def reference(s: Setting) -> list[Part]:
+    """What preference training keeps of its reference: each answer's log-probability, worked out before the first step. No second model."""
+    return [Part("reference", 8.0 * s.pairs, "8 B a pair: log-probabilities, no second model")] if s.pairs else []
+
+
 def working_copies(s: Setting) -> list[Part]:
     """Autocast's half-precision copies of the matrices, which the backward pass needs too."""
     if s.recipe != "portal":
         return []
     if not s.half:
-        return [Part("adapted weights", 4 * s.shape.matrix_parameters, "4 Ψm")] if s.lora_rank else []
+        return [Part("adapted weights", 4 * s.held.matrix_parameters, "4 Ψm")] if s.lora_rank else []
     head = s.shape.vocab_size * s.shape.d_model
     if s.checkpointing:
-        each = s.shape.matrix_parameters / s.shape.n_layers
+        each = s.held.matrix_parameters / s.shape.n_layers
         return [Part("half-precision copies", 2 * (each + head), "2 (Ψm / layers + V d)")]
-    return [Part("half-precision copies", 2 * (s.shape.matrix_parameters + head), "2 (Ψm + V d)")]
+    return [Part("half-precision copies", 2 * (s.held.matrix_parameters + head), "2 (Ψm + V d)")]
 
 
 def gathered(s: Setting, *, ending: bool = False) -> list[Part]:
@@ -184,9 +218,9 @@ def gathered(s: Setting, *, ending: bool = False) -> list[Part]:
 def _optimizer_space(s: Setting) -> list[Part]:
     if s.recipe != "portal" or s.optimizer != "muon" or s.lora_rank:
         return []
-    sharded = s.stage >= 2 and s.ranks > 1 and s.shape.n_experts > 0
-    over, divided = (min(s.ranks, s.shape.n_experts), " / N") if sharded else (1, "")
-    together = max(s.shape.largest_matrices / over, min(MUON_BUNCH, s.shape.matrix_parameters / over))
+    sharded = s.stage >= 2 and s.ranks > 1 and s.held.n_experts > 0
+    over, divided = (min(s.ranks, s.held.n_experts), " / N") if sharded else (1, "")
+    together = max(s.held.largest_matrices / over, min(MUON_BUNCH, s.held.matrix_parameters / over))
     return [Part("optimizer's working space", MUON_BYTES * together, f"{MUON_BYTES} B · max(E · d · 2 f{divided}, 2²²)")]
 
 
@@ -222,6 +256,13 @@ def layer_bytes(s: Setting) -> float:
     if _writes_scores(s):
         a_token += shape.n_heads * s.length * (4 + (c if s.half else 0))
     return float(s.tokens * a_token)
+
+
+def pictures(s: Setting) -> list[Part]:
+    """The patches' pixels, which the front end's gradient needs."""
+    if not s.patch_share:
+        return []
+    return [Part("pictures", 12.0 * PATCH_PIXELS * s.tokens * s.patch_share, f"12 p² B a patch, p² = {PATCH_PIXELS}")]
 
 
 def layer_again(s: Setting) -> list[Part]:

@@ -1,6 +1,6 @@
 """The shape of a model, as far as its memory and its speed depend on it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,13 @@ class Shape:
     def largest_matrices(self) -> int:
         """Entries of the largest parameter between hidden states: the stacked gate and up matrices of one layer's experts."""
         return 2 * self.d_model * self.d_expert * max(1, self.n_experts)
+
+    def spread(self, ranks: int) -> "Shape":
+        """What one rank holds where each layer's experts are spread over `ranks`."""
+        if ranks == 1 or not self.n_experts:
+            return self
+        elsewhere = self.expert_parameters * (ranks - 1) // ranks
+        return replace(self, total_parameters=self.total_parameters - elsewhere, n_experts=self.n_experts // ranks)
 
     def adapter_parameters(self, rank: int) -> int:
         """Two thin matrices of `rank` beside each matrix between hidden states (LoRA, Hu et al. 2021 §4.1)."""

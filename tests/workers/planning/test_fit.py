@@ -50,8 +50,29 @@ def test_a_higher_stage_or_fewer_ranks_where_the_states_are_too_large():
     found = nearest(asked, SHAPES, rows, 0.7 * of(asked).bytes_in_all)
 
     assert found.configuration.preset == "base"
-    assert found.configuration.stage > 0 or found.configuration.ranks < 4
+    assert found.configuration.stage > 0 or found.configuration.expert_ranks > 1 or found.configuration.ranks < 4
     assert found.configuration.step_examples == asked.step_examples
+
+
+def test_what_is_offered_can_be_started():
+    """Experts spread over ranks that divide both, and only in the stages that can; whatever the room."""
+    for stage, spread, ranks in ((0, 1, 6), (0, 2, 6), (1, 3, 6), (1, 2, 4), (2, 1, 4)):
+        asked = Configuration("small", "fp32", 16, 1, ranks, stage, expert_ranks=spread)
+        for share in (0.9, 0.7, 0.5, 0.3):
+            found = nearest(asked, [shape for shape in SHAPES if shape.name == "small"], rows, share * of(asked).bytes_in_all)
+            if found is not None:
+                made = found.configuration
+                assert made.ranks % made.expert_ranks == 0 and 8 % made.expert_ranks == 0 and (made.stage < 2 or made.expert_ranks == 1)
+                assert made.step_examples == asked.step_examples and found.bytes_in_all <= share * of(asked).bytes_in_all
+
+
+def test_pairs_are_two_sequences_and_pictures_are_tokens():
+    plain, pairs = Configuration("nano", "fp32", 16, 1, 1, 0), Configuration("nano", "fp32", 16, 1, 1, 0, pairs=100)
+    assert (plain.sequences, pairs.sequences, pairs.step_examples) == (16, 32, 16)
+    words, pictured = ([Kind("question", 100, 2400.0, pictures)] for pictures in (0, 100))
+    without, with_them = rows_of(words, 16, 256), rows_of(pictured, 16, 256)
+    assert with_them.tokens == without.tokens + 16 * 16
+    assert with_them.patch_share == 0.4 and with_them.learnt_share == without.learnt_share * 0.6
 
 
 def test_another_preset_is_the_last_resort_and_nothing_is_said_where_nothing_fits():

@@ -91,6 +91,34 @@ def test_sharding_and_checkpointing_and_smaller_batches_each_take_less():
     assert rank_bytes(replace(asked, rows=8)) < rank_bytes(asked)
 
 
+@pytest.mark.parametrize("config", [MIXTURE, PRESETS["small"]])
+def test_spread_experts_are_counted_as_a_rank_holds_them(config):
+    with torch.device("meta"):
+        sizes = {name: p.numel() for name, p in Decoder(config).named_parameters()}
+    experts = sum(size for name, size in sizes.items() if ".experts." in name)
+
+    asked = Setting(shape_of(config), "fp32", ROWS, LENGTH, ranks=4, expert_ranks=4)
+
+    assert asked.held.total_parameters == sum(sizes.values()) - experts * 3 // 4
+    weights, gradients, optimizer = (part.bytes for part in model_states(asked))
+    assert weights == gradients == 4 * asked.held.total_parameters
+    assert model_states(replace(asked, expert_ranks=1))[2].bytes - optimizer == 4 * experts * 3 // 4  # Muon keeps 4 B of each
+    assert activations(asked) == activations(replace(asked, expert_ranks=1))  # as many tokens come as go
+
+
+def test_an_average_is_a_copy_of_what_is_learnt_and_preferences_need_no_second_model():
+    asked = Setting(shape_of(PRESETS["small"]), "fp32", ROWS, LENGTH, ranks=2)
+    learnt = 4 * count_parameters(PRESETS["small"])[0]
+
+    def more(**changes):
+        return rank_bytes(replace(asked, **changes)) - rank_bytes(replace(asked, **{**changes, "average": False}))
+
+    assert more(average=True) == pytest.approx(learnt)
+    assert more(average=True, stage=3) == pytest.approx(learnt / 2)
+    assert more(average=True, lora_rank=8) == pytest.approx(4 * asked.shape.adapter_parameters(8))
+    assert rank_bytes(replace(asked, pairs=1000)) - rank_bytes(asked) == 8000
+
+
 def test_the_moment_of_the_peak_moves_from_the_activations_to_the_optimizer_as_batches_shrink():
     asked = Setting(shape_of(PRESETS["base"]), "fp32", 64, 256)
 

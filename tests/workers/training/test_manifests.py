@@ -9,9 +9,10 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
+from kubeflow_trainer_api import models
 
 from workers.protocol import JobError
-from workers.training.manifests import Fleet, for_fleet, jobset, slurm
+from workers.training.manifests import Fleet, for_fleet, jobset, slurm, trainjob
 from workers.training.spec import TrainSpec
 
 SPEC = TrainSpec.model_validate(
@@ -52,6 +53,37 @@ def test_the_jobset_holds_a_valid_job_and_the_spec_that_it_mounts():
     assert "big-run-ranks-0-0.big-run:29400" in container["command"]
 
 
+def test_the_trainjob_and_its_runtime_are_what_kubeflows_own_models_read():
+    config, runtime, job = yaml.safe_load_all(trainjob(SPEC, FLEET))
+    kubernetes_validate.validate(config, "1.30", strict=True)
+
+    # They leave aside what they do not know: only what comes back whole was understood whole.
+    assert models.TrainerV1alpha1TrainingRuntime.from_dict(runtime).to_dict() == runtime
+    assert models.TrainerV1alpha1TrainJob.from_dict(job).to_dict() == job
+    misspelt = {**job, "spec": {**job["spec"], "trainers": {}}}
+    assert models.TrainerV1alpha1TrainJob.from_dict(misspelt).to_dict() != misspelt
+
+    assert job["spec"]["runtimeRef"] == {
+        "apiGroup": runtime["apiVersion"].split("/")[0],
+        "kind": runtime["kind"],
+        "name": runtime["metadata"]["name"],
+    }
+    (node,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    kubernetes_validate.validate(
+        {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "node"}, "spec": node["template"]["spec"]}, "1.30", strict=True
+    )
+    (container,) = node["template"]["spec"]["template"]["spec"]["containers"]
+    assert node["name"] == container["name"] == "node"  # where the controller sets the variables of the rendezvous
+    trainer = job["spec"]["trainer"]
+    assert (trainer["numNodes"], trainer["numProcPerNode"]) == (4, 8)
+    assert (
+        trainer["command"][-3:] == ["-m", "workers.training", "/etc/dsportal/spec.json"]
+        and "$(PET_MASTER_ADDR):$(PET_MASTER_PORT)" in trainer["command"]
+    )
+    assert trainer["resourcesPerNode"]["limits"]["nvidia.com/gpu"] == "8"
+    assert TrainSpec.model_validate_json(config["data"]["spec.json"]) == for_fleet(SPEC, FLEET)
+
+
 def test_torchrun_takes_the_options():
     from torch.distributed.run import parse_args
 
@@ -88,11 +120,13 @@ def test_what_cannot_be_meant_is_refused():
         Fleet(nodes=0, ranks_per_node=1)
     with pytest.raises(JobError, match="none that Kubernetes takes"):
         Fleet(nodes=1, ranks_per_node=1, name="Big_Run")
+    with pytest.raises(JobError, match=r"1 nodes of 3 ranks do not suit this job: world_size \(3\) must be a multiple of expert_parallel_size \(2\)"):
+        for_fleet(SPEC.model_copy(update={"world_size": 2, "expert_parallel_size": 2}), Fleet(nodes=1, ranks_per_node=3))
     with pytest.raises(JobError, match="common parent"):
         jobset(SPEC.model_copy(update={"dataset_folder": Path("/data/x")}), FLEET)
 
 
-@pytest.mark.parametrize(("kind", "file"), [("jobset", "jobset.yaml"), ("slurm", "train.sbatch")])
+@pytest.mark.parametrize(("kind", "file"), [("jobset", "jobset.yaml"), ("trainjob", "trainjob.yaml"), ("slurm", "train.sbatch")])
 def test_the_examples_are_what_the_command_writes(kind, file):
     command = [sys.executable, "-m", "workers.training.manifests", kind, str(DEPLOY / "spec.json"), "--nodes", "4", "--ranks-per-node", "8"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=DEPLOY.parents[1])
