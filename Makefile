@@ -12,7 +12,7 @@ run: $(VENV)/compiled
 
 test: $(VENV)/installed-dev $(VENV)/compiled
 	@tests/install-tools
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 bench: $(VENV)/installed-dev
 	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks

@@ -16,7 +16,7 @@ import django
 import pytest
 from django.conf import settings
 
-pytest_plugins = ["tests.stack"]
+pytest_plugins = ["tests.stack", "tests.processes"]
 
 
 def _free_port() -> int:
