@@ -112,12 +112,14 @@ def _gather_sum(values: Tensor, rows: Tensor) -> Tensor:
 class GroupedProduct(Function):
     """`x[a:b] @ matrices[g]` for each group's rows a:b. `x`: (rows, i), `matrices`: (groups, i, o), `counts`: rows of each group.
 
-    A group without rows has a zero gradient, not a missing one: a sharded run waits for the gradients of all.
+    A group without rows has a zero gradient, not a missing one: a sharded run waits for the gradients of all. Frozen matrices have
+    none, and for them `x` is not kept.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrices: Tensor, counts: list[int]) -> Tensor:
-        ctx.save_for_backward(x, matrices)
+        x_learns, matrices_learn, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if matrices_learn else None, matrices if x_learns else None)
         ctx.counts = counts
         out = x.new_empty(x.shape[0], matrices.shape[2])
         for rows, matrix, into in zip(x.split(counts), matrices.unbind(), out.split(counts), strict=True):
@@ -126,18 +128,19 @@ class GroupedProduct(Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, matrices = ctx.saved_tensors
-        grad_x, grad_matrices = torch.empty_like(x), torch.empty_like(matrices)
-        parts = zip(
-            x.split(ctx.counts), matrices.unbind(), grad.split(ctx.counts), grad_x.split(ctx.counts), grad_matrices.unbind(), strict=True
-        )  # fmt: skip
-        for rows, matrix, above, into_x, into_matrix in parts:
-            if len(rows):
-                torch.mm(above, matrix.T, out=into_x)
-                torch.mm(rows.T, above, out=into_matrix)
-            else:
-                into_matrix.zero_()
+        grad_x = grad_matrices = None
+        above = grad.split(ctx.counts)
+        if matrices is not None:
+            grad_x = grad.new_empty(grad.shape[0], matrices.shape[1])
+            for matrix, part, into in zip(matrices.unbind(), above, grad_x.split(ctx.counts), strict=True):
+                if len(part):
+                    torch.mm(part, matrix.T, out=into)
+        if x is not None:
+            grad_matrices = grad.new_empty(len(ctx.counts), x.shape[1], grad.shape[1])
+            for rows, part, into in zip(x.split(ctx.counts), above, grad_matrices.unbind(), strict=True):
+                torch.mm(rows.T, part, out=into)  # of no rows: zeros
         return grad_x, grad_matrices, None
 
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from workers.moe.config import ModelConfig
 from workers.moe.experts import Experts
@@ -57,3 +58,36 @@ def test_rows_that_were_sorted_by_expert_are_collected_where_they_came_from(step
     assert torch.autograd.gradcheck(there_and_back, x)
     nobody = Places.of(ids[:0], 3, step)
     assert Collect.apply(Dispatch.apply(x[:0], nobody), nobody).shape == (0, 4)
+
+
+def test_frozen_experts_have_no_gradient_and_pass_the_same_one_on():
+    torch.manual_seed(0)
+    experts = Experts(CONFIG).double()
+    for parameter in experts.parameters():
+        torch.nn.init.normal_(parameter)
+    x, ids, weights = torch.randn(9, 12, dtype=torch.float64), torch.randint(0, 5, (9, 2)), torch.rand(9, 2, dtype=torch.float64)
+    passed = []
+    for frozen in (False, True):
+        experts.requires_grad_(not frozen).zero_grad()
+        x_in = x.clone().requires_grad_()
+        made = []
+        with Counted(made):
+            experts(x_in, ids, weights).sum().backward()
+        passed.append((x_in.grad, len(made)))
+    torch.testing.assert_close(passed[1][0], passed[0][0], atol=0, rtol=0)
+    used = len(ids.unique())
+    assert (experts.gate_up.grad, passed[0][1] - passed[1][1]) == (None, 2 * CONFIG.n_experts)  # products that nobody would have read
+    assert passed[1][1] == 2 * 2 * used
+
+
+class Counted(TorchDispatchMode):
+    """Keeps the matrix products."""
+
+    def __init__(self, made: list):
+        super().__init__()
+        self.made = made
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.mm.out:
+            self.made.append(args)
+        return func(*args, **(kwargs or {}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from workers.moe.config import ModelConfig
@@ -104,6 +105,17 @@ def require(described: dict[str, Any], expected: dict[str, tuple[Any, ...]]) -> 
 
 
 # -- tensors
+
+LayerEntries = Callable[[ModelConfig, int], Entries]
+
+
+def walk(config: ModelConfig, attention: LayerEntries, feed_forward: LayerEntries) -> Entries:
+    """All tensors of a model, from the embedding up. `attention`, `feed_forward`: those of one layer, whose norms come before them."""
+    yield from decoder_entries(config)
+    for layer in range(config.n_layers):
+        yield from norm_entries(config, layer)
+        yield from attention(config, layer)
+        yield from feed_forward(config, layer)
 
 
 def decoder_entries(config: ModelConfig) -> Entries:

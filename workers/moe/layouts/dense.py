@@ -8,12 +8,11 @@ from workers.moe.config import ModelConfig
 from workers.moe.layouts.decoder import (
     attention_entries,
     both_biases,
-    decoder_entries,
     describe_decoder,
     network_entries,
-    norm_entries,
     read_decoder,
     require,
+    walk,
 )  # fmt: skip
 from workers.moe.layouts.parts import Entries
 
@@ -43,8 +42,8 @@ def _read_dense(described: dict[str, Any], **changes: Any) -> ModelConfig:
 
 
 def dense_entries(config: ModelConfig, described: dict[str, Any]) -> Entries:
-    yield from decoder_entries(config)
-    for layer in range(config.n_layers):
-        yield from norm_entries(config, layer)
-        yield from attention_entries(config, layer)
-        yield from network_entries(f"blocks.{layer}.feed_forward.dense.", f"model.layers.{layer}.mlp.", config.d_model, config.d_dense)
+    return walk(config, attention_entries, _network)
+
+
+def _network(config: ModelConfig, layer: int) -> Entries:
+    return network_entries(f"blocks.{layer}.feed_forward.dense.", f"model.layers.{layer}.mlp.", config.d_model, config.d_dense)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,14 @@ import numpy as np
 from workers.moe.config import ModelConfig
 from workers.moe.layouts.decoder import (
     attention_entries,
-    decoder_entries,
     describe_decoder,
     expert_entries,
     network_entries,
-    norm_entries,
     read_decoder,
     require,
     rope_of,
     router_entries,
+    walk,
 )  # fmt: skip
 from workers.moe.layouts.parts import Entries, Entry, Fixed, Part, whole
 
@@ -92,11 +92,7 @@ def read_glm4_moe(described: dict[str, Any]) -> ModelConfig:
 
 
 def glm4_moe_entries(config: ModelConfig, described: dict[str, Any]) -> Entries:
-    yield from decoder_entries(config)
-    for layer in range(config.n_layers):
-        yield from norm_entries(config, layer)
-        yield from attention_entries(config, layer)
-        yield from _feed_forward_entries(config, layer)
+    return walk(config, attention_entries, _feed_forward_entries)
 
 
 # -- deepseek_v3
@@ -130,11 +126,7 @@ def read_deepseek_v3(described: dict[str, Any]) -> ModelConfig:
 
 
 def deepseek_v3_entries(config: ModelConfig, described: dict[str, Any]) -> Entries:
-    yield from decoder_entries(config)
-    for layer in range(config.n_layers):
-        yield from norm_entries(config, layer)
-        yield from _latent_entries(config, layer, interleaved=described.get("rope_interleave", True) is not False)
-        yield from _feed_forward_entries(config, layer)
+    return walk(config, partial(_latent_entries, interleaved=described.get("rope_interleave", True) is not False), _feed_forward_entries)
 
 
 def _latent_entries(config: ModelConfig, layer: int, *, interleaved: bool) -> Entries:

@@ -14,15 +14,14 @@ from workers.moe.config import ModelConfig
 from workers.moe.layouts.decoder import (
     attention_entries,
     both_biases,
-    decoder_entries,
     describe_decoder,
     expert_entries,
     network_entries,
-    norm_entries,
     read_decoder,
     require,
     router_entries,
     sliding,
+    walk,
 )  # fmt: skip
 from workers.moe.layouts.parts import Entries, Entry, Fixed, Part, UnsupportedModel, whole
 
@@ -64,16 +63,12 @@ def read_gpt_oss(described: dict[str, Any]) -> ModelConfig:
 
 
 def gpt_oss_entries(config: ModelConfig, described: dict[str, Any]) -> Entries:
-    yield from decoder_entries(config)
-    for layer in range(config.n_layers):
-        yield from norm_entries(config, layer)
-        yield from attention_entries(config, layer)
-        yield from router_entries(config, layer, f"model.layers.{layer}.mlp.router.weight", f"model.layers.{layer}.mlp.router.bias")
-        yield from _gpt_oss_experts(config, layer)
+    return walk(config, attention_entries, _gpt_oss_experts)
 
 
 def _gpt_oss_experts(config: ModelConfig, layer: int) -> Entries:
     """Gate and up are interleaved."""
+    yield from router_entries(config, layer, f"model.layers.{layer}.mlp.router.weight", f"model.layers.{layer}.mlp.router.bias")
     ours, theirs = f"blocks.{layer}.feed_forward.experts.", f"model.layers.{layer}.mlp.experts."
     hidden, shape = config.d_expert, (config.n_experts, config.d_model, 2 * config.d_expert)
 
@@ -120,13 +115,13 @@ def read_mixtral(described: dict[str, Any]) -> ModelConfig:
 
 
 def mixtral_entries(config: ModelConfig, described: dict[str, Any]) -> Entries:
-    yield from decoder_entries(config)
-    for layer in range(config.n_layers):
-        theirs = f"model.layers.{layer}.block_sparse_moe."
-        yield from norm_entries(config, layer)
-        yield from attention_entries(config, layer)
-        yield from router_entries(config, layer, f"{theirs}gate.weight", None)
-        yield from expert_entries(config, layer, f"{theirs}experts.", MIXTRAL_NAMES)
+    return walk(config, attention_entries, _mixtral_experts)
+
+
+def _mixtral_experts(config: ModelConfig, layer: int) -> Entries:
+    theirs = f"model.layers.{layer}.block_sparse_moe."
+    yield from router_entries(config, layer, f"{theirs}gate.weight", None)
+    yield from expert_entries(config, layer, f"{theirs}experts.", MIXTRAL_NAMES)
 
 
 # -- qwen3_moe
@@ -191,13 +186,13 @@ def _experts(described: dict[str, Any]) -> int:
 
 def softmax_entries(config: ModelConfig, described: dict[str, Any]) -> Entries:
     """`qwen3_moe` and `olmoe`, which name their tensors alike."""
-    yield from decoder_entries(config)
-    for layer in range(config.n_layers):
-        theirs = f"model.layers.{layer}.mlp."
-        yield from norm_entries(config, layer)
-        yield from attention_entries(config, layer)
-        if layer < config.dense_layers:
-            yield from network_entries(f"blocks.{layer}.feed_forward.dense.", theirs, config.d_model, config.d_dense)
-            continue
-        yield from router_entries(config, layer, f"{theirs}gate.weight", None)
-        yield from expert_entries(config, layer, f"{theirs}experts.")
+    return walk(config, attention_entries, _softmax_feed_forward)
+
+
+def _softmax_feed_forward(config: ModelConfig, layer: int) -> Entries:
+    theirs = f"model.layers.{layer}.mlp."
+    if layer < config.dense_layers:
+        yield from network_entries(f"blocks.{layer}.feed_forward.dense.", theirs, config.d_model, config.d_dense)
+        return
+    yield from router_entries(config, layer, f"{theirs}gate.weight", None)
+    yield from expert_entries(config, layer, f"{theirs}experts.")
