@@ -72,6 +72,7 @@ TRACE_SECONDS = int(os.environ.get("DSPORTAL_TRACE_SECONDS", 24 * 3600))
 OTLP_ENDPOINT = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")  # spans go there too
 MIN_FREE_BYTES = 200 * 1024**2
 MAX_ENGINES = int(os.environ.get("DSPORTAL_MAX_ENGINES", 3))  # versions an inference worker holds at once
+ENGINES_BYTES = int(os.environ.get("DSPORTAL_ENGINES_BYTES", 4 * 1024**3))  # of these: weights, and what their keys and values may take
 ENGINE_CACHE_BYTES = int(os.environ.get("DSPORTAL_ENGINE_CACHE_BYTES", 512 * 1024**2))  # keys and values of one version's sequences
 JOB_THREADS = int(os.environ.get("DSPORTAL_JOB_THREADS", CORES))
 DEVICE = os.environ.get("DSPORTAL_DEVICE", "cpu")  # of inference workers: "cuda" for a GPU

@@ -9,6 +9,7 @@ from apps.accounts.problems import Conflict, Problem
 from apps.accounts.services import record
 from apps.experiments.models import Experiment
 from apps.registry.models import ModelVersion
+from apps.serving.warming import warm
 
 METRICS = ("rating", "accuracy", "recall", "latency")
 
@@ -43,6 +44,8 @@ def create(
 
 
 def start(*, experiment: Experiment, actor: User, source: str = "") -> Experiment:
+    """Once the inference workers have loaded both arms."""
+    warm(experiment.control, experiment.treatment)
     try:
         with transaction.atomic():
             now = timezone.now()

@@ -24,6 +24,7 @@ from apps.registry import gates
 from apps.registry.models import VERSION_COLOURS, CompressionJob, Evaluation, EvaluationSet, GateDecision, ModelVersion
 from apps.serving.cache import clear_answers
 from apps.serving.models import Deployment
+from apps.serving.warming import warm
 from apps.training.selectors import presets
 from workers.compression.applicable import Model as Known
 from workers.compression.applicable import applicable, unusable
@@ -159,7 +160,9 @@ def decide(version: ModelVersion) -> GateDecision:
 
 
 def promote(*, version: ModelVersion, actor: User | None, source: str = "") -> Deployment:
-    """Make the version live once its gate passes; raises Conflict with every reason where it does not."""
+    """Make the version live once its gate passes, and the inference workers have loaded it; raises Conflict with every reason where it does not."""
+    if version.state != ModelVersion.State.LIVE and gates.verdict(version).passed:
+        warm(version)
     with transaction.atomic():
         # The live row is locked, so that two promotions at once are done one after the other.
         live = ModelVersion.objects.select_for_update().filter(state=ModelVersion.State.LIVE).first()
@@ -178,16 +181,28 @@ def promote(*, version: ModelVersion, actor: User | None, source: str = "") -> D
     )
 
 
-@transaction.atomic
 def rollback(*, version: ModelVersion, actor: User | None, source: str = "") -> Deployment:
-    """Take the live version back to the one that served before it."""
+    """Take the live version back to the one that served before it, once the inference workers have loaded that."""
+    if before := _before(version):
+        warm(before)
+    with transaction.atomic():
+        return _roll_back(version, actor, source)
+
+
+def _roll_back(version: ModelVersion, actor: User | None, source: str) -> Deployment:
     live = ModelVersion.objects.select_for_update().filter(state=ModelVersion.State.LIVE).first()
     if live is None or version.pk != live.pk:
         raise Conflict(_("%(name)s is not live, so there is nothing to roll back.") % {"name": version.name})
-    before = Deployment.objects.exclude(model_version=live).order_by("-id").first()
+    before = _before(live)
     if before is None:
         raise Conflict(_("%(name)s is the first version that went live; there is none to go back to.") % {"name": version.name})
-    return _deploy(before.model_version, live, None, Deployment.Reason.ROLLBACK, actor, source)
+    return _deploy(before, live, None, Deployment.Reason.ROLLBACK, actor, source)
+
+
+def _before(live: ModelVersion) -> ModelVersion | None:
+    """The version that served before this one."""
+    found = Deployment.objects.exclude(model_version=live).order_by("-id").first()
+    return found.model_version if found else None
 
 
 def _deploy(version: ModelVersion, live: ModelVersion | None, decision, reason: str, actor: User | None, source: str) -> Deployment:

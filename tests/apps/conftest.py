@@ -112,9 +112,9 @@ def answers_with(_inference) -> Iterator[Callable[[ModelVersion], None]]:
     opened = []
 
     def hold(version: ModelVersion) -> None:
-        engines._open[version.pk] = engine_that_echoes()
+        engines.hold(version.pk, engine_that_echoes())
         opened.append(version.pk)
 
     yield hold
     for pk in opened:
-        engines._open.pop(pk).close()
+        engines.let_go(pk)

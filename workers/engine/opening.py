@@ -47,7 +47,8 @@ def _is_compiled(folder: Path, config: ModelConfig, device: str) -> bool:
 def _memory(runner: Runner, cache_bytes: int, slot_bytes: int) -> CacheMemory:
     """Of a runner whose slots have all their memory from the beginning, what they have is the budget."""
     if hasattr(runner, "bytes_of"):
-        return CacheMemory(cache_bytes, runner.bytes_of, runner.max_batch, runner.max_seq_len)
+        all_slots = runner.max_batch * runner.bytes_of(runner.max_seq_len)
+        return CacheMemory(min(cache_bytes, all_slots), runner.bytes_of, runner.max_batch, runner.max_seq_len)
     a_token = slot_bytes // runner.max_seq_len
     return CacheMemory(runner.max_batch * slot_bytes, lambda tokens: tokens * a_token, runner.max_batch, runner.max_seq_len)
 

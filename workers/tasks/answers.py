@@ -11,7 +11,7 @@ import zlib
 
 from celery import signals
 from django.conf import settings
-from django.db import DatabaseError, close_old_connections
+from django.db import close_old_connections
 from redis import RedisError
 
 from apps import artifacts
@@ -21,7 +21,8 @@ from apps.redis import connection
 from apps.registry.models import ModelVersion
 from dsportal.celery import app
 from workers.tasks.cancelling import cancellations
-from workers.tasks.engine_counts import EngineCounts
+from workers.tasks.engines import Engines, NoRoom
+from workers.tasks.following import follow
 from workers.tasks.phases import Phases
 
 log = logging.getLogger(__name__)
@@ -29,74 +30,10 @@ log = logging.getLogger(__name__)
 WORKER = f"inference@{socket.gethostname()}:{os.getpid()}"
 STREAM_EXPIRES_SECONDS = 120
 CLAIM_SECONDS = 4
-FOLLOW_LIVE_SECONDS = 2.0
+RENEW_SECONDS = 1.0
 LEAST_LOGPROB = -9999.0  # JSON knows no infinity; OpenAI's figure for what is ruled out
 
-
-class Engines:
-    """The engines of this process, one a version, the least recently used closed when there are too many."""
-
-    def __init__(self, limit: int):
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._open: dict[str, object] = {}
-        self._loading: dict[str, threading.Lock] = {}
-        self._counts = EngineCounts()
-
-    def get(self, version_id: str):
-        with self._lock:
-            if engine := self._open.pop(version_id, None):
-                self._open[version_id] = engine  # now the most recently used
-                return engine
-            loading = self._loading.setdefault(version_id, threading.Lock())
-        with loading:
-            with self._lock:
-                if engine := self._open.get(version_id):
-                    return engine
-            engine = self._load(version_id)
-            with self._lock:
-                self._open[version_id] = engine
-                idle = [key for key in list(self._open)[: -self._limit] if self._open[key].stats().running == 0]
-                closing = {key: self._open.pop(key) for key in idle}
-                for key, old in closing.items():
-                    self._counts.count(key, old.stats())
-                    self._counts.forget(key)
-            for old in closing.values():
-                old.close()
-            return engine
-
-    def _load(self, version_id: str):
-        from workers.engine import open_engine  # jobs and beat read this file too, and need no engine
-
-        version = ModelVersion.objects.get(pk=version_id)
-        began = time.monotonic()
-        folder = artifacts.verify(version.folder, version.files)
-        engine = open_engine(folder, threads=settings.INFERENCE_THREADS, device=settings.DEVICE, cache_bytes=settings.ENGINE_CACHE_BYTES)
-        log.info("%s is loaded in %.1f s", version.name, time.monotonic() - began)
-        return engine
-
-    def follow_live(self) -> None:
-        """Load a version as soon as it is live, so that its first question does not wait."""
-        live = ModelVersion.objects.filter(state=ModelVersion.State.LIVE).values_list("pk", flat=True).first()
-        if live:
-            self.get(live)
-
-    def count(self) -> None:
-        """Tell what they did since the last time."""
-        with self._lock:
-            found = {version: engine.stats() for version, engine in self._open.items()}
-            for version, stats in found.items():
-                self._counts.count(version, stats)
-            self._counts.show(list(found.values()))
-
-    def close(self) -> None:
-        with self._lock:
-            for engine in self._open.values():
-                engine.close()
-            self._open.clear()
-
-
-engines = Engines(settings.MAX_ENGINES)
+engines = Engines(settings.MAX_ENGINES, settings.ENGINES_BYTES)
 _claims: set[str] = set()
 
 
@@ -138,26 +75,26 @@ def _publish(
 ) -> None:  # fmt: skip
     from workers.engine import EngineClosed, EngineError, EngineFull, ParameterRefused, PictureRefused, PromptTooLong
 
-    pieces: queue.SimpleQueue = queue.SimpleQueue()
     try:
         began = time.time_ns()
-        engine = engines.get(version)
-        phases.loaded(began)
-        asked = time.time_ns()
         ends = time.monotonic() + deadline - time.time()
-        ticket = engine.submit(messages, _sampling(answer, parameters), on_token=pieces.put, tenant=tenant, deadline=ends)
-        sent = scored = 0
-        try:
-            with cancellations.heard(answer, ticket):
-                for text in _texts(ticket, pieces):
-                    scored += _tell(stream, engine, sent, text, scored, ticket.logprobs[scored:])
-                    sent += len(text)
-        finally:
-            ticket.cancel()  # nothing where it is done; else nobody hears it any more
-        done = ticket.result()
-        ended = phases.answered(asked, done, WORKER)
-        if len(done.text) > sent or len(done.logprobs) > scored:
-            _tell(stream, engine, sent, done.text[sent:], scored, done.logprobs[scored:])
+        with engines.lent(version, ends) as engine:
+            phases.loaded(began)
+            asked = time.time_ns()
+            pieces: queue.SimpleQueue = queue.SimpleQueue()
+            ticket = engine.submit(messages, _sampling(answer, parameters), on_token=pieces.put, tenant=tenant, deadline=ends)
+            sent = scored = 0
+            try:
+                with cancellations.heard(answer, ticket):
+                    for text in _texts(ticket, pieces):
+                        scored += _tell(stream, engine, sent, text, scored, ticket.logprobs[scored:])
+                        sent += len(text)
+            finally:
+                ticket.cancel()  # nothing where it is done; else nobody hears it any more
+            done = ticket.result()
+            ended = phases.answered(asked, done, WORKER)
+            if len(done.text) > sent or len(done.logprobs) > scored:
+                _tell(stream, engine, sent, done.text[sent:], scored, done.logprobs[scored:])
         end = {
             "prompt_tokens": done.prompt_tokens,
             "completion_tokens": done.tokens,
@@ -168,7 +105,7 @@ def _publish(
         phases.delivered(ended)
     except (PromptTooLong, PictureRefused, ParameterRefused) as refusal:
         _add(stream, {"error": str(refusal), "whose": "asker"})
-    except (EngineFull, EngineClosed, EngineError, artifacts.ArtifactDamaged, ModelVersion.DoesNotExist, OSError, ValueError) as failure:
+    except (NoRoom, EngineFull, EngineClosed, EngineError, artifacts.ArtifactDamaged, ModelVersion.DoesNotExist, OSError, ValueError) as failure:
         log.warning("answer %s failed: %s", answer, failure)
         _add(stream, {"error": str(failure)})
 
@@ -221,29 +158,24 @@ def _add(stream: str, entry: dict) -> None:
     pipe.execute()
 
 
-def _watch() -> None:
-    """Keep the claims of this worker alive and follow the live version."""
-    last_follow = 0.0
+def _keep_claims() -> None:
+    """Those of this worker live as long as it does."""
     while True:
         try:
             for claim in list(_claims):
                 connection().expire(claim, CLAIM_SECONDS)
             engines.count()
-            if time.monotonic() - last_follow > FOLLOW_LIVE_SECONDS:
-                close_old_connections()
-                engines.follow_live()
-                last_follow = time.monotonic()
-        except (RedisError, DatabaseError, artifacts.ArtifactDamaged, OSError, ValueError) as error:
-            log.warning("the live version cannot be followed: %s", error)
-            last_follow = time.monotonic()
-        time.sleep(1.0)
+        except RedisError as error:
+            log.warning("the claims of answers cannot be renewed: %s", error)
+        time.sleep(RENEW_SECONDS)
 
 
 @signals.worker_ready.connect
 def _ready(sender, **_):
     if "inference" in sender.hostname:
         keep_presence("inference", WORKER)
-        threading.Thread(target=_watch, name="watch", daemon=True).start()
+        threading.Thread(target=_keep_claims, name="claims", daemon=True).start()
+        follow(engines, WORKER)
 
 
 @signals.worker_shutdown.connect

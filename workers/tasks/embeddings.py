@@ -11,6 +11,7 @@ from apps.monitoring import names
 from apps.redis import connection
 from dsportal.celery import app
 from workers.tasks.answers import WORKER, engines
+from workers.tasks.engines import NoRoom
 from workers.tasks.phases import Phases
 
 log = logging.getLogger(__name__)
@@ -43,18 +44,18 @@ def _embed(version: str, texts: list[str], deadline: float, tenant: str, phases:
     ends, tickets = time.monotonic() + deadline - time.time(), []
     try:
         began = time.time_ns()
-        engine = engines.get(version)
-        phases.loaded(began)
-        asked = time.time_ns()
-        for text in texts:
-            tickets.append(engine.embed(text, tenant=tenant, deadline=ends))
-        done = [ticket.result() for ticket in tickets]
+        with engines.lent(version, ends) as engine:
+            phases.loaded(began)
+            asked = time.time_ns()
+            for text in texts:
+                tickets.append(engine.embed(text, tenant=tenant, deadline=ends))
+            done = [ticket.result() for ticket in tickets]
         for completion in done:
             phases.answered(asked, completion, WORKER)
         vectors = [ticket.embedding for ticket in tickets]
     except (ParameterRefused, PromptTooLong) as refusal:
         return {"error": str(refusal), "whose": "asker"}
-    except EngineError as failure:
+    except (EngineError, NoRoom) as failure:
         return {"error": str(failure)}
     finally:
         for ticket in tickets:

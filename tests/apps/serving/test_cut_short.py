@@ -101,7 +101,7 @@ def test_what_a_worker_cut_off_is_told_so_though_the_asker_has_time_left(transac
 
 @pytest.mark.parametrize("connection_lost", [False, True])
 def test_the_slot_is_free_after_the_step_in_which_the_asker_went_away(live, steps, connection_lost):  # noqa: F811
-    engine = engines.get(live.pk)
+    engine = engines._held[live.pk].engine
     pieces = asked(max_tokens=60).pieces()
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(next, pieces)

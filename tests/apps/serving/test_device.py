@@ -9,7 +9,7 @@ from apps.registry import services as registry
 from tests.apps.answering import tokenizer
 from workers.engine import SamplingParams
 from workers.moe import Decoder, ModelConfig, save_model
-from workers.tasks.answers import Engines
+from workers.tasks.engines import Engines
 
 pytestmark = pytest.mark.django_db
 
@@ -25,11 +25,8 @@ def test_the_worker_runs_models_on_the_device_of_the_setting(settings):
     save_model(folder, model, tokenizer(), "A test.")
     result = {"total_parameters": 1000, "active_parameters": 500, "config": config.as_dict()}
     version = registry.register_version(kind="moe", folder=folder, parent=None, run=None, result=result, actor=None, name="v1")
-    engines = Engines(1)
-    try:
-        engine = engines.get(version.pk)
-
+    engines = Engines(1, 10**9)
+    with engines.lent(version.pk) as engine:
         assert type(engine._runner).__name__ == "TorchRunner"
         assert engine.submit([{"role": "user", "content": "water"}], SamplingParams(max_tokens=3)).result(20).tokens == 3
-    finally:
-        engines.close()
+    engines.close()

@@ -204,7 +204,7 @@ def test_a_question_that_does_not_fit_the_model_is_a_status_also_when_streaming(
 
 
 def test_a_model_that_fails_in_the_middle_ends_the_stream_with_an_error_and_not_with_silence(client, live, monkeypatch):
-    runner = engines._open[live.pk]._runner
+    runner = engines._held[live.pk].engine._runner
     forward, calls = runner.forward, []
 
     def failing(chunks):

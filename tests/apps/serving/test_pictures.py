@@ -47,9 +47,9 @@ def sees(db, answers_with):
     result = {"total_parameters": 1000, "active_parameters": 500, "config": config.as_dict()}
     version = registry.register_version(kind="moe", folder=folder, parent=None, run=None, result=result, actor=None, name="seer")
     ModelVersion.objects.filter(pk=version.pk).update(state="live")
-    engines._open[version.pk] = engine
+    engines.hold(version.pk, engine)
     yield version
-    engines._open.pop(version.pk).close()
+    engines.let_go(version.pk)
 
 
 def ask(client, seed: int | None, **more):

@@ -147,7 +147,7 @@ def test_what_was_done_is_not_done_again_where_its_key_cannot_be_kept(as_viewer,
 
 @pytest.mark.django_db(transaction=True)
 def test_a_question_asked_by_many_at_once_is_worked_out_once(viewer, live):
-    engine = engines._open[live.pk]
+    engine = engines._held[live.pk].engine
     asked = []
     submit = engine.submit
 
@@ -180,7 +180,7 @@ def test_when_the_first_asker_goes_away_another_one_goes_on(viewer, live):
 
     question = Question([{"role": "user", "content": "What is a tide?"}])
     first = services.ask(question=question, user=viewer, channel="generate")
-    engine = engines._open[live.pk]
+    engine = engines._held[live.pk].engine
     submit = engine.submit
 
     def slow(*args, **kwargs):

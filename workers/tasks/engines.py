@@ -1,0 +1,191 @@
+"""The engines of an inference worker: one a version, as many as its memory holds, and those that will be asked next loaded ahead."""
+
+import logging
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+from prometheus_client import Gauge
+
+from apps import artifacts
+from apps.monitoring import names
+from apps.registry.models import ModelVersion
+from workers.tasks.engine_counts import EngineCounts
+
+log = logging.getLogger(__name__)
+
+engines_bytes = Gauge(names.ENGINES_BYTES, "Loaded versions: weights, and what keys and values may take", multiprocess_mode="livesum")
+
+
+class NoRoom(Exception):
+    """The version does not fit into the memory for engines as long as others are in it. The message is for people."""
+
+
+class NeverFits(NoRoom):
+    """Nor would it alone."""
+
+
+@dataclass
+class Held:
+    """One version's engine: None while it is being loaded. `lent`: how many are asking it now."""
+
+    bytes: int = 0
+    engine: Any = None
+    lent: int = 0
+
+    @property
+    def is_idle(self) -> bool:
+        return self.engine is not None and not self.lent
+
+
+def open_version(version: ModelVersion):
+    from workers.engine import open_engine  # jobs and beat read this file too, and need no engine
+
+    began = time.monotonic()
+    folder = artifacts.verify(version.folder, version.files)
+    engine = open_engine(folder, threads=settings.INFERENCE_THREADS, device=settings.DEVICE, cache_bytes=settings.ENGINE_CACHE_BYTES)
+    log.info("%s is loaded in %.1f s", version.name, time.monotonic() - began)
+    return engine
+
+
+class Engines:
+    """An engine is lent while it answers, and never closed meanwhile. Where another version needs its memory, the one that was not asked for the
+    longest time is closed, those that are live or in an experiment last."""
+
+    def __init__(self, most: int, budget_bytes: int, opener: Callable[[ModelVersion], Any] = open_version):
+        self._most, self._budget_bytes, self._opener = most, budget_bytes, opener
+        self._changed = threading.Condition()
+        self._held: OrderedDict[str, Held] = OrderedDict()  # the least recently asked first
+        self._wanted: frozenset[str] = frozenset()
+        self._counts, self._counting = EngineCounts(), threading.Lock()
+
+    @contextmanager
+    def lent(self, version_id: str, deadline: float = math.inf) -> Iterator[Any]:
+        """The version's engine, loaded where it is not. `deadline`: of `time.monotonic`. NoRoom; what loading a version may raise."""
+        held = self._take(version_id, deadline, spared=())
+        try:
+            yield held.engine
+        finally:
+            self._give_back(held)
+
+    def prepare(self, version_ids: Collection[str]) -> dict[str, str]:
+        """Load these ahead, in their order, as far as there is room: none is closed for another of them. Why those that cannot be loaded cannot."""
+        self._wanted = frozenset(version_ids)
+        failures = {}
+        for version_id in version_ids:
+            try:
+                self._give_back(self._take(version_id, time.monotonic(), spared=self._wanted))
+            except NeverFits as error:
+                failures[version_id] = str(error)
+            except NoRoom as error:
+                log.info("%s is not loaded ahead: %s", version_id, error)
+            except Exception as error:  # noqa: BLE001 — whatever is wrong with one version, the others are loaded
+                failures[version_id] = str(error)
+        return failures
+
+    def count(self) -> None:
+        """Tell what they did since the last time."""
+        with self._changed:
+            found = {version_id: held.engine.stats() for version_id, held in self._held.items() if held.engine}
+            engines_bytes.set(self._taken_bytes())
+        with self._counting:  # apart from the other lock: Redis may be slow, and whoever wants an engine must not wait for it
+            for version_id, stats in found.items():
+                if version_id in self._held:
+                    self._counts.count(version_id, stats)
+        self._counts.show(list(found.values()))
+
+    def hold(self, version_id: str, engine: Any) -> None:
+        """An engine that was opened elsewhere."""
+        with self._changed:
+            self._held[version_id] = Held(engine=engine)
+
+    def let_go(self, version_id: str) -> None:
+        """Close a version's engine, whoever it is lent to."""
+        with self._changed:
+            held = self._held.pop(version_id)
+        held.engine.close()
+
+    def close(self) -> None:
+        with self._changed:
+            engines = [held.engine for held in self._held.values() if held.engine]
+            self._held.clear()
+        for engine in engines:
+            engine.close()
+
+    def _take(self, version_id: str, deadline: float, spared: Collection[str]) -> Held:
+        with self._changed:
+            while (held := self._held.get(version_id)) is not None and held.engine is None:  # another thread loads it
+                if not self._changed.wait(_left(deadline)):
+                    raise NoRoom("The version is still being loaded; ask again in a moment.")
+            if held is not None:
+                self._held.move_to_end(version_id)
+                held.lent += 1
+                return held
+            held = self._held[version_id] = Held(lent=1)
+        try:
+            self._load(version_id, held, deadline, spared)
+        except BaseException:
+            with self._changed:
+                self._held.pop(version_id, None)
+                self._changed.notify_all()
+            raise
+        return held
+
+    def _load(self, version_id: str, held: Held, deadline: float, spared: Collection[str]) -> None:
+        version = ModelVersion.objects.get(pk=version_id)
+        self._make_room(version.name, held, version.artifact_bytes, deadline, spared)
+        engine = self._opener(version)
+        try:
+            self._make_room(version.name, held, version.artifact_bytes + engine.stats().cache_total_bytes, deadline, spared)
+        except NoRoom:
+            engine.close()
+            raise
+        with self._changed:
+            held.engine = engine
+            self._changed.notify_all()
+
+    def _make_room(self, name: str, held: Held, needed_bytes: int, deadline: float, spared: Collection[str]) -> None:
+        """Close idle engines until `held` may take so much; it does from then on."""
+        if needed_bytes > self._budget_bytes:
+            raise NeverFits(
+                f"{name} needs {needed_bytes:,} bytes with its keys and values; an inference worker may use {self._budget_bytes:,} "
+                "(DSPORTAL_ENGINES_BYTES; DSPORTAL_ENGINE_CACHE_BYTES bounds the keys and values)."
+            )
+        closing = []
+        try:
+            with self._changed:
+                while len(self._held) > self._most or self._taken_bytes() - held.bytes + needed_bytes > self._budget_bytes:
+                    idle = [key for key, other in self._held.items() if other.is_idle and key not in spared]
+                    if idle:
+                        closing.append(self._take_out(next((key for key in idle if key not in self._wanted), idle[0])))
+                    elif spared or not self._changed.wait(_left(deadline)):
+                        raise NoRoom(f"There is no memory for {name} as long as other versions answer; ask again in a moment.")
+                held.bytes = needed_bytes
+        finally:
+            for engine in closing:
+                engine.close()
+
+    def _take_out(self, version_id: str) -> Any:
+        engine = self._held.pop(version_id).engine
+        with self._counting:
+            self._counts.count(version_id, engine.stats())
+            self._counts.forget(version_id)
+        return engine
+
+    def _taken_bytes(self) -> int:
+        return sum(held.bytes for held in self._held.values())
+
+    def _give_back(self, held: Held) -> None:
+        with self._changed:
+            held.lent -= 1
+            self._changed.notify_all()
+
+
+def _left(deadline: float) -> float | None:
+    return None if deadline == math.inf else max(0.0, deadline - time.monotonic())
