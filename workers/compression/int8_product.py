@@ -1,9 +1,9 @@
 """Products of INT8 activations with INT8 weights, the one hot loop of an INT8 model.
 
 `vpdpbusd` (AVX-512 VNNI) multiplies four unsigned by four signed bytes and adds them to a 32-bit sum, sixteen sums at a time. So weights
-lie in blocks of 16 outputs × 4 inputs, 64 bytes, one register:
+lie in blocks of 16 outputs × 4 inputs, 64 bytes, one register; four blocks, a panel of 64 outputs, are read together, and a panel in order:
 
-    weight[block, quad, output, input]       block: 16 outputs, quad: 4 inputs
+    weight[panel, quad, block, output, input]       panel: 4 blocks, block: 16 outputs, quad: 4 inputs
 
 Activations are shifted by 128 to be unsigned, which adds 128 · Σ weights to each sum: the sums begin at that, negated (`offset`).
 On other processors LLVM is given the same sums in general terms and makes the best of what there is: `KERNEL` says which.
@@ -19,11 +19,13 @@ from llvmlite import ir
 from numba import extending, njit, types
 from numpy.typing import NDArray
 
+from workers.engine.product import CALLABLE, in_tiles
+
 intrinsic: Any = extending.intrinsic  # its own type hides that the typing context is not passed by who calls it
 
 LANES = 16  # outputs of a block
 QUAD = 4  # inputs of a block
-TILE_BLOCKS = 4  # blocks done together, so that an activation is read once for all
+TILE_BLOCKS = 4  # blocks of a panel, so that an activation is read once for all
 OUTPUTS = LANES * TILE_BLOCKS  # outputs are padded to a multiple of this
 SHIFT = 128
 
@@ -32,40 +34,27 @@ KERNEL = "AVX-512 VNNI" if HAS_VNNI else "portable"
 
 
 def pack(weight: NDArray[np.int8]) -> NDArray[np.int8]:
-    """(outputs, inputs) int8 → (blocks, quads, 16, 4), padded with zeros."""
+    """(outputs, inputs) int8 → (panels, quads, 4, 16, 4), padded with zeros."""
     outputs, inputs = weight.shape
     padded = np.zeros((-(-outputs // OUTPUTS) * OUTPUTS, -(-inputs // QUAD) * QUAD), np.int8)
     padded[:outputs, :inputs] = weight
-    return np.ascontiguousarray(padded.reshape(-1, LANES, padded.shape[1] // QUAD, QUAD).transpose(0, 2, 1, 3))
-
-
-@intrinsic
-def stay_apart(typing_context):
-    """Called in a function, keeps LLVM from copying it into every caller: compiling all of a decoder in one piece takes three times as long."""
-    del typing_context
-
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        del signature, args
-        builder.function.attributes.add("noinline")
-        return context.get_dummy_value()
-
-    return types.void(), emit
+    return np.ascontiguousarray(padded.reshape(-1, TILE_BLOCKS, LANES, padded.shape[1] // QUAD, QUAD).transpose(0, 3, 1, 2, 4))
 
 
 def _tile(rows: int, vnni: bool) -> Any:
     """An intrinsic for `rows` rows × TILE_BLOCKS blocks; the sums stay in registers."""
 
     @intrinsic
-    def tile(typing_context, x, x_stride, x_scale, weight, block_stride, scale, offset, quads, out, out_stride):
-        del typing_context, x, x_stride, x_scale, weight, block_stride, scale, offset, quads, out, out_stride
-        return types.void(*[types.intp] * 10), lambda context, builder, signature, args: _emit(context, builder, args, rows, vnni)
+    def tile(typing_context, x, x_stride, x_scale, out, out_stride, panel, scale, offset, quads):
+        del typing_context, x, x_stride, x_scale, out, out_stride, panel, scale, offset, quads
+        return types.void(*[types.intp] * 9), lambda context, builder, signature, args: _emit(context, builder, args, rows, vnni)
 
     return tile
 
 
 def _emit(context: Any, builder: Any, args: list[Any], rows: int, vnni: bool) -> Any:
     """`out[r, o] = x_scale[r] · scale[o] · (offset[o] + Σ x[r] · weight[o])`. Addresses and strides in bytes."""
-    x, x_stride, x_scale, weight, block_stride, scale, offset, quads, out, out_stride = args
+    x, x_stride, x_scale, out, out_stride, panel, scale, offset, quads = args
     int32, int64, single = ir.IntType(32), ir.IntType(64), ir.FloatType()
     sums_type, bytes_type, floats_type = ir.VectorType(int32, LANES), ir.VectorType(ir.IntType(8), 64), ir.VectorType(single, LANES)
 
@@ -82,7 +71,6 @@ def _emit(context: Any, builder: Any, args: list[Any], rows: int, vnni: bool) ->
         return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), ir.Constant(sums_type, [0] * LANES))
 
     x_rows = [at(x, builder.mul(x_stride, int64(r))) for r in range(rows)]
-    w_blocks = [at(weight, builder.mul(block_stride, int64(b))) for b in range(TILE_BLOCKS)]
     starts = [load(at(offset, b * LANES * 4), sums_type, 4) for b in range(TILE_BLOCKS)]
 
     before, body, after = builder.block, builder.append_basic_block("quads"), builder.append_basic_block("scaled")
@@ -92,7 +80,8 @@ def _emit(context: Any, builder: Any, args: list[Any], rows: int, vnni: bool) ->
     quad.add_incoming(int64(0), before)
     sums = [[builder.phi(sums_type) for _ in range(TILE_BLOCKS)] for _ in range(rows)]
     inputs = builder.mul(quad, int64(QUAD))
-    weights = [load(at(w, builder.mul(quad, int64(64))), bytes_type, 1) for w in w_blocks]
+    four_blocks = at(panel, builder.mul(quad, int64(64 * TILE_BLOCKS)))
+    weights = [load(at(four_blocks, 64 * b), bytes_type, 1) for b in range(TILE_BLOCKS)]
     following = []
     for r in range(rows):
         four = builder.bitcast(spread(load(at(x_rows[r], inputs), int32, 1), sums_type), bytes_type)
@@ -145,24 +134,15 @@ def compile_product(vnni: bool) -> Any:
     `x`: (≥ rows, ≥ inputs) uint8, shifted by SHIFT; `x_scale`: (≥ rows,) float32; `weight`: packed, flat; `scale`: (outputs,) float32 and
     `offset`: (outputs,) int32, outputs padded; `inputs`: padded; `out`: (≥ rows, ≥ outputs) float32, written.
     """
-    tile_1, tile_2, tile_4 = _tile(1, vnni), _tile(2, vnni), _tile(4, vnni)
+    multiply_panel = in_tiles([_tile(rows, vnni) for rows in range(1, 7)])
 
-    @njit(nogil=True)
+    @njit(**CALLABLE)
     def product(x, x_scale, rows, weight, scale, offset, inputs, out):
-        stay_apart()
-        quads, stride, out_stride, block = inputs // QUAD, x.strides[0], out.strides[0], inputs * LANES
-        x_at, x_scale_at, w, s, o, to = x.ctypes.data, x_scale.ctypes.data, weight.ctypes.data, scale.ctypes.data, offset.ctypes.data, out.ctypes.data
-        for _ in range(len(scale) // OUTPUTS):
-            row = 0
-            while row + 4 <= rows:
-                tile_4(x_at + row * stride, stride, x_scale_at + 4 * row, w, block, s, o, quads, to + row * out_stride, out_stride)
-                row += 4
-            if row + 2 <= rows:
-                tile_2(x_at + row * stride, stride, x_scale_at + 4 * row, w, block, s, o, quads, to + row * out_stride, out_stride)
-                row += 2
-            if row < rows:
-                tile_1(x_at + row * stride, stride, x_scale_at + 4 * row, w, block, s, o, quads, to + row * out_stride, out_stride)
-            w, s, o, to = w + OUTPUTS * inputs, s + 4 * OUTPUTS, o + 4 * OUTPUTS, to + 4 * OUTPUTS
+        stride, out_stride, panel_bytes = x.strides[0], out.strides[0], inputs * OUTPUTS
+        for number in range(len(scale) // OUTPUTS):
+            outputs = number * OUTPUTS * 4
+            panel = weight.ctypes.data + number * panel_bytes, scale.ctypes.data + outputs, offset.ctypes.data + outputs, inputs // QUAD
+            multiply_panel(x.ctypes.data, stride, x_scale.ctypes.data, rows, out.ctypes.data + outputs, out_stride, panel)
 
     return product
 

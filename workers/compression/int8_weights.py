@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from workers.compression.int8_layers import Layers, Matrices, Network
-from workers.compression.int8_product import OUTPUTS, QUAD, SHIFT, pack
+from workers.compression.int8_layers import Matrices
+from workers.compression.int8_product import OUTPUTS, SHIFT, pack
+from workers.engine.fused import Layers
+from workers.engine.fused_weights import Weights
 from workers.moe.config import ModelConfig
 
 Array = NDArray
@@ -22,15 +24,6 @@ class DamagedWeights(ValueError):
 
 
 @dataclass(frozen=True)
-class Int8Weights:
-    config: ModelConfig
-    layers: Layers
-    norm: NDArray[np.float32]
-    embedding: Matrices
-    head: Matrices  # the embedding itself where they are tied
-
-
-@dataclass(frozen=True)
 class _FeedForward:
     """One layer's networks. `router` is None where the layer is dense."""
 
@@ -39,8 +32,8 @@ class _FeedForward:
     shared: tuple[Pair, Pair] | None = None
 
 
-def read_weights(folder: Path) -> Int8Weights:
-    """DamagedWeights."""
+def read_weights(folder: Path) -> Weights:
+    """The head is the embedding itself where they are tied. DamagedWeights."""
     try:
         described = json.loads((folder / "config.json").read_text())
         config = ModelConfig.from_dict(described["storage"]["model"])
@@ -52,25 +45,28 @@ def read_weights(folder: Path) -> Int8Weights:
         raise DamagedWeights(f"The weights of {folder.name} are damaged: {error}.") from error
 
 
-def _read(config: ModelConfig, model_type: str, tensors: dict[str, Array]) -> Int8Weights:
+def _read(config: ModelConfig, model_type: str, tensors: dict[str, Array]) -> Weights:
     embedding = _matrices([_pair(tensors, "model.embed_tokens.weight")])
     head = embedding if config.tie_embeddings else _matrices([_pair(tensors, "lm_head.weight")])
     prefixes = [f"model.layers.{number}." for number in range(config.n_layers)]
     read = {"gpt_oss": _gpt_oss, "glm4_moe": _glm4_moe, "llama": _llama}[model_type]
     networks = [read(config, tensors, f"{prefix}mlp.") for prefix in prefixes]
     routers = [n.router for n in networks if n.router is not None]
+    dense_gate_up, dense_down = _network([pairs for n in networks if n.router is None for pairs in n.networks])
+    gate_up, down = _network([pairs for n in networks if n.router is not None for pairs in n.networks])
+    shared_gate_up, shared_down = _network([n.shared for n in networks if n.shared is not None])
     layers = Layers(
         attention_norm=_stack([tensors[f"{prefix}input_layernorm.weight"] for prefix in prefixes]),
         qkv=_matrices([_above([_pair(tensors, f"{prefix}self_attn.{name}_proj.weight") for name in "qkv"]) for prefix in prefixes]),
         out=_matrices([_pair(tensors, f"{prefix}self_attn.o_proj.weight") for prefix in prefixes]),
         feed_forward_norm=_stack([tensors[f"{prefix}post_attention_layernorm.weight"] for prefix in prefixes]),
-        dense=_network([pairs for n in networks if n.router is None for pairs in n.networks]),
+        dense_gate_up=dense_gate_up, dense_down=dense_down,
         router=_stack([weight for weight, _ in routers], (0, 0, config.d_model)), bias=_stack([bias for _, bias in routers], (0, 0)),
-        experts=_network([pairs for n in networks if n.router is not None for pairs in n.networks]),
-        shared=_network([n.shared for n in networks if n.shared is not None]),
-        heads=config.n_heads, dense_layers=config.dense_layers, top_k=config.top_k, sigmoid=config.router == "sigmoid", eps=config.norm_eps,
+        gate_up=gate_up, down=down, shared_gate_up=shared_gate_up, shared_down=shared_down,
+        heads=config.n_heads, dense_layers=config.dense_layers, d_dense=config.d_dense, d_expert=config.d_expert,
+        d_shared=config.n_shared_experts * config.d_expert, top_k=config.top_k, sigmoid=config.router == "sigmoid", eps=config.norm_eps,
     )  # fmt: skip
-    return Int8Weights(config, layers, np.ascontiguousarray(tensors["model.norm.weight"], np.float32), embedding, head)
+    return Weights(config, layers, embedding, head, np.ascontiguousarray(tensors["model.norm.weight"], np.float32))
 
 
 # -- the three architectures as which our decoder is stored (workers.moe.layouts)
@@ -114,8 +110,9 @@ def _stack(arrays: list[Array], shape_of_none: tuple[int, ...] = ()) -> NDArray[
     return np.stack(arrays).astype(np.float32) if arrays else np.zeros(shape_of_none, np.float32)
 
 
-def _network(pairs: list[tuple[Pair, Pair]]) -> Network:
-    return Network(_matrices([gate_up for gate_up, _ in pairs]), _matrices([down for _, down in pairs]))
+def _network(pairs: list[tuple[Pair, Pair]]) -> tuple[Matrices, Matrices]:
+    """All gates with their ups, and all downs."""
+    return _matrices([gate_up for gate_up, _ in pairs]), _matrices([down for _, down in pairs])
 
 
 def _pair(tensors: dict[str, Array], name: str) -> Pair:
@@ -130,7 +127,7 @@ def _above(pairs: list[Pair]) -> Pair:
 def _matrices(pairs: list[Pair]) -> Matrices:
     """Pack matrices of one shape."""
     if not pairs:
-        return Matrices(np.zeros((0, 0), np.int8), np.zeros((0, 0), np.float32), np.zeros((0, 0), np.int32), 0, 0)
+        return Matrices(np.zeros((0, 0), np.int8), np.zeros((0, 0), np.float32), np.zeros((0, 0), np.int32), 0)
     outputs, inputs = pairs[0][0].shape
     padded = -(-outputs // OUTPUTS) * OUTPUTS
     scale, offset = np.zeros((len(pairs), padded), np.float32), np.zeros((len(pairs), padded), np.int32)
@@ -140,4 +137,4 @@ def _matrices(pairs: list[Pair]) -> Matrices:
         scale[number, :outputs] = scales
         offset[number, :outputs] = -SHIFT * weight.sum(axis=1, dtype=np.int32)
     packed = np.stack([pack(weight).reshape(-1) for weight, _ in pairs])
-    return Matrices(packed, scale, offset, -(-inputs // QUAD) * QUAD, outputs)
+    return Matrices(packed, scale, offset, inputs)

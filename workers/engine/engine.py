@@ -90,7 +90,7 @@ class Engine:
         PromptTooLong; ParameterRefused where the text has no tokens, or this model's runner gives no hidden states; EngineFull; EngineClosed.
         """
         if not hasattr(self._runner, "hidden_states"):
-            raise ParameterRefused("An INT8 or ONNX version gives no embeddings; name the one that it was made from.")
+            raise ParameterRefused("An ONNX version gives no embeddings; name the one that it was made from.")
         tokens = self._tokenizer.encode(text)
         if not tokens:
             raise ParameterRefused("A text without a token has no embedding.")

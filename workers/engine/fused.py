@@ -1,22 +1,24 @@
 """The decoder as one compiled function: dozens of small operators a layer cost a framework more than their arithmetic.
 
-The arithmetic is the decoder's (`workers.moe.model`), in FP32; a row's logits are the same to the last bit in any company. Compiled
-at first use and kept on disk beside this file (numba's cache), for each kind of processor.
+The arithmetic is the decoder's (`workers.moe.model`); a row's logits are the same to the last bit in any company. Norms, routing, attention and
+activation are FP32; the products are those of the matrices' type (`arithmetic.py`): one decoder, FP32 and INT8. Compiled at first use and
+kept on disk beside this file (numba's cache), for each kind of processor.
 """
 
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from workers.engine.product import __file__ as product_file
-from workers.engine.product import product
-from workers.engine.rowwise import FAST, INNER, attend, normalise, rotate, route, swiglu
-from workers.engine.rowwise import __file__ as rowwise_file
+from workers.engine import arithmetic, attention, product, rowwise
+from workers.engine.arithmetic import OPTIONS, look_up, multiply
+from workers.engine.attention import attend, remember
+from workers.engine.product import CALLABLE, INNER
+from workers.engine.rowwise import normalise, route, swiglu
 
 Floats = NDArray[np.float32]
 
@@ -24,23 +26,26 @@ Floats = NDArray[np.float32]
 class Layers(NamedTuple):
     """All layers, stacked. The first `dense_layers` have one network each, the others experts, and a shared network where there are any.
 
-    Matrices are panels (`workers.engine.product.pack`): (n, panels, inputs, PANEL).
+    Matrices are panels in FP32 (`workers.engine.product.pack`), (n, panels, inputs, PANEL), or another type that `arithmetic.multiply` knows.
     """
 
     attention_norm: Floats  # n_layers, d_model
-    qkv: Floats  # n_layers, …
-    out: Floats  # n_layers, …
+    qkv: Any  # n_layers
+    out: Any  # n_layers
     feed_forward_norm: Floats  # n_layers, d_model
-    dense_gate_up: Floats  # dense_layers, …
-    dense_down: Floats
+    dense_gate_up: Any  # dense_layers
+    dense_down: Any
     router: Floats  # n_layers - dense_layers, n_experts, d_model
     bias: Floats  # n_layers - dense_layers, n_experts
-    gate_up: Floats  # (n_layers - dense_layers) · n_experts, …
-    down: Floats
-    shared_gate_up: Floats  # n_layers - dense_layers, or none, …
-    shared_down: Floats
+    gate_up: Any  # (n_layers - dense_layers) · n_experts
+    down: Any
+    shared_gate_up: Any  # n_layers - dense_layers, or none
+    shared_down: Any
     heads: int
     dense_layers: int
+    d_dense: int  # hidden units of a dense network
+    d_expert: int
+    d_shared: int  # of the shared network; 0: there is none
     top_k: int
     sigmoid: bool
     eps: float
@@ -51,43 +56,33 @@ class Scratch(NamedTuple):
 
     stream: Floats  # rows, d_model
     normed: Floats  # rows, d_model
-    wide: Floats  # copies, widest output
-    hidden: Floats  # copies, widest input
+    wide: Floats  # rows, widest output
+    hidden: Floats  # rows, widest input
     narrow: Floats  # copies, d_model padded
     copied: Floats  # copies, d_model
-    scores: Floats  # positions
+    attending: tuple[Floats, Floats, Floats]  # `attention.room_for`
     chosen: NDArray[np.int64]  # copies
     share: Floats  # copies
     place: NDArray[np.int64]  # copies: where each went among the sorted
     ends: NDArray[np.int64]  # n_experts + 1
     ranks: Floats  # 2, n_experts
+    room: Any  # what `arithmetic.multiply` needs for its matrices; 0 in FP32
 
 
-@njit(**INNER, fastmath=FAST)
+@njit(**OPTIONS)
 def _attention(x, slots, positions, layers, number, keys, values, cos, sin, scratch):
-    """`x += attention(x)`. `keys`: (slots, kv_heads, width, capacity), `values`: (slots, kv_heads, capacity, width), of this layer."""
+    """`x += attention(x)`. `keys`: (slots, kv_heads, panels, width, PANEL), `values`: (slots, kv_heads, capacity, width), of this layer."""
     rows = x.shape[0]
-    heads, kv_heads, width = layers.heads, keys.shape[1], keys.shape[2]
     normalise(x, rows, layers.attention_norm[number], layers.eps, scratch.normed)
-    product(scratch.normed, rows, layers.qkv[number], scratch.wide)
-    for row in range(rows):
-        qkv, slot, position = scratch.wide[row], slots[row], positions[row]
-        rotate(qkv, cos[position], sin[position], heads + kv_heads, width)
-        for head in range(kv_heads):
-            key, value = (heads + head) * width, (heads + kv_heads + head) * width
-            for i in range(width):
-                keys[slot, head, i, position] = qkv[key + i]
-                values[slot, head, position, i] = qkv[value + i]
-    for row in range(rows):  # the keys of all rows are there: a row sees those before it in its own chunk too
-        slot, length = slots[row], positions[row] + 1
-        for head in range(heads):
-            kv, start, end = head * kv_heads // heads, head * width, (head + 1) * width
-            attend(scratch.wide[row, start:end], keys[slot, kv], values[slot, kv], length, scratch.scores, scratch.hidden[row, start:end])
-    product(scratch.hidden, rows, layers.out[number], scratch.narrow)
+    multiply(scratch.normed, rows, layers.qkv, number, scratch.room, scratch.wide)
+    # The keys of all rows are there before any row attends: a row sees those before it in its own chunk too.
+    remember(scratch.wide, rows, slots, positions, layers.heads, keys, values, cos, sin)
+    attend(scratch.wide, rows, slots, positions, layers.heads, keys, values, scratch.attending, scratch.hidden)
+    multiply(scratch.hidden, rows, layers.out, number, scratch.room, scratch.narrow)
     _add(x, scratch.narrow)
 
 
-@njit(**INNER, fastmath=FAST)
+@njit(**OPTIONS)
 def _add(x, y):
     """`x += y`, of which `y` may have more rows and columns."""
     for row in range(x.shape[0]):
@@ -96,14 +91,12 @@ def _add(x, y):
             target[i] += source[i]
 
 
-@njit(**INNER, fastmath=FAST)
-def _add_network(x, gate_up, down, scratch):
-    """`x += network(normed)` for a network that sees every row."""
-    rows, hidden = x.shape[0], down.shape[1]
-    product(scratch.normed, rows, gate_up, scratch.wide)
+@njit(**OPTIONS)
+def _run_network(x, rows, gate_up, down, number, hidden, scratch, into):
+    """`into = network(x)`, of `hidden` units."""
+    multiply(x, rows, gate_up, number, scratch.room, scratch.wide)
     swiglu(scratch.wide, rows, hidden, scratch.hidden)
-    product(scratch.hidden, rows, down, scratch.narrow)
-    _add(x, scratch.narrow)
+    multiply(scratch.hidden, rows, down, number, scratch.room, into)
 
 
 @njit(**INNER)
@@ -126,26 +119,18 @@ def _sort(chosen, copies, experts, ends, place):
         ends[chosen[copy]] += 1
 
 
-@njit(**INNER, fastmath=FAST)
+@njit(**OPTIONS)
 def _add_experts(x, layers, number, scratch):
     """`x += Σ_k share · expert(normed)`. Rows are sorted by expert, so that each expert is one product over its own rows.
 
     `number`: of the layers with experts.
     """
     rows, d_model = x.shape
-    experts, k, hidden = layers.router.shape[1], layers.top_k, layers.down.shape[2]
+    experts, k = layers.router.shape[1], layers.top_k
     route(
-        scratch.normed,
-        rows,
-        layers.router[number],
-        layers.bias[number],
-        k,
-        layers.sigmoid,
-        scratch.ranks[0],
-        scratch.ranks[1],
-        scratch.chosen,
+        scratch.normed, rows, layers.router[number], layers.bias[number], k, layers.sigmoid, scratch.ranks[0], scratch.ranks[1], scratch.chosen,
         scratch.share,
-    )
+    )  # fmt: skip
     _sort(scratch.chosen, rows * k, experts, scratch.ends, scratch.place)
     for copy in range(rows * k):
         _copy(scratch.normed[copy // k], scratch.copied[scratch.place[copy]])
@@ -153,9 +138,16 @@ def _add_experts(x, layers, number, scratch):
         begin = scratch.ends[expert - 1] if expert else 0
         count = scratch.ends[expert] - begin
         if count:
-            product(scratch.copied[begin:], count, layers.gate_up[number * experts + expert], scratch.wide)
-            swiglu(scratch.wide, count, hidden, scratch.hidden)
-            product(scratch.hidden, count, layers.down[number * experts + expert], scratch.narrow[begin:])
+            _run_network(
+                scratch.copied[begin:],
+                count,
+                layers.gate_up,
+                layers.down,
+                number * experts + expert,
+                layers.d_expert,
+                scratch,
+                scratch.narrow[begin:],
+            )
     for row in range(rows):  # in the order of the choice, not of the experts, as the reference adds them
         target = x[row]
         for copy in range(row * k, (row + 1) * k):
@@ -164,51 +156,57 @@ def _add_experts(x, layers, number, scratch):
                 target[i] += share * said[i]
 
 
-@njit(**INNER, fastmath=FAST)
+@njit(**OPTIONS)
 def _feed_forward(x, layers, number, scratch):
     """`x += feed_forward(norm(x))`."""
     normalise(x, x.shape[0], layers.feed_forward_norm[number], layers.eps, scratch.normed)
     if number < layers.dense_layers:
-        _add_network(x, layers.dense_gate_up[number], layers.dense_down[number], scratch)
+        _run_network(scratch.normed, x.shape[0], layers.dense_gate_up, layers.dense_down, number, layers.d_dense, scratch, scratch.narrow)
+        _add(x, scratch.narrow)
         return
-    _add_experts(x, layers, number - layers.dense_layers, scratch)
-    if len(layers.shared_gate_up):
-        _add_network(x, layers.shared_gate_up[number - layers.dense_layers], layers.shared_down[number - layers.dense_layers], scratch)
+    mixed = number - layers.dense_layers
+    _add_experts(x, layers, mixed, scratch)
+    if layers.d_shared:
+        _run_network(scratch.normed, x.shape[0], layers.shared_gate_up, layers.shared_down, mixed, layers.d_shared, scratch, scratch.narrow)
+        _add(x, scratch.narrow)
 
 
-@njit(**INNER, fastmath=FAST)
+@njit(**OPTIONS)
 def _decode(tokens, slots, positions, last, given, layers, embedding, head, norm, keys, values, cos, sin, scratch, logits):
     x = scratch.stream[: len(tokens)]
     for row in range(len(tokens)):
         if tokens[row] < 0:
             _copy(given[-1 - tokens[row]], x[row])
         else:
-            _copy(embedding[tokens[row]], x[row])
+            look_up(embedding, tokens[row], x[row])
     for number in range(len(layers.attention_norm)):
         _attention(x, slots, positions, layers, number, keys[number], values[number], cos, sin, scratch)
         _feed_forward(x, layers, number, scratch)
     for i in range(len(last)):
         _copy(x[last[i]], scratch.copied[i])
     normalise(scratch.copied, len(last), norm, layers.eps, scratch.normed)
-    product(scratch.normed, len(last), head, logits)
+    multiply(scratch.normed, len(last), head, 0, scratch.room, logits)
 
 
-def _sources() -> str:
-    """A digest of all code that is compiled into `forward`."""
-    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in (__file__, product_file, rowwise_file))).hexdigest()
+def compile_decoder(arithmetic_name: str, *files: str) -> Callable[..., None]:
+    """forward(tokens, slots, positions, last, given, layers, embedding, head, norm, keys, values, cos, sin, scratch, logits): all of one forward.
 
+    tokens, slots, positions: (rows,) int64, of which a token of -1 - n is row n of `given`, (n, d_model); last: int64, the rows whose logits are
+    asked for; head: one matrix; logits: (len(last), padded), written; keys and values: `memory.KeysAndValues`. `files`: what else is compiled in.
+    """
+    compiled_in = (__file__, arithmetic.__file__, attention.__file__, product.__file__, rowwise.__file__, *files)
+    # numba's cache asks whether this file has changed, not what it imports, and knows the processor; a captured value is part of its key.
+    sources = hashlib.sha256(b"".join(Path(file).read_bytes() for file in compiled_in)).hexdigest()
 
-def _compile(sources: str) -> Callable[..., None]:
-    @njit(**{**INNER, "no_cpython_wrapper": False}, cache=True)
     def forward(*arguments):
-        # numba's cache asks whether this file has changed, not what it imports: a captured value is part of its key.
         _ = sources
         _decode(*arguments)
 
-    return forward
+    forward.__qualname__ = f"{arithmetic_name}.forward"  # each has a file of its own in the cache: they may be compiled at once
+    try:
+        return njit(**CALLABLE, cache=True)(forward)
+    except RuntimeError:  # there is no place where a cache could be written
+        return njit(**CALLABLE)(forward)
 
 
-# forward(tokens, slots, positions, last, given, layers, embedding, head, norm, keys, values, cos, sin, scratch, logits): all of one forward.
-# tokens, slots, positions: (rows,) int64, of which a token of -1 - n is row n of `given`, (n, d_model); last: int64, the rows whose logits are asked for; logits: (len(last), padded), written;
-# keys: (n_layers, slots, kv_heads, head_dim, capacity); values: (n_layers, slots, kv_heads, capacity, head_dim).
-forward = _compile(_sources())
+forward = compile_decoder("fp32")

@@ -3,37 +3,47 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.engine.attention import room_for
 from workers.engine.fused import Floats, Scratch, forward
 from workers.engine.fused_weights import Weights
 from workers.engine.memory import KeysAndValues
-from workers.engine.product import padded
+from workers.engine.product import PANEL
 from workers.engine.runner import Chunk, Logits, pointing_at
 from workers.moe import ModelConfig
 
+WIDEST = 64  # outputs of a panel of any arithmetic: results are written in whole panels
 # One call's buffers hold so many tokens; longer chunks go through in pieces. Small enough for the buffers to stay in the cache.
 PIECE_TOKENS = 128
 
 
 class FusedRunner:
-    """Compiled code over packed FP32 weights. With several threads the chunks are shared out: a sequence stays with one thread."""
+    """Compiled code over packed weights, here FP32. With several threads the chunks are shared out: a sequence stays with one thread."""
 
     takes_rows = True
+    compiled = staticmethod(forward)
 
     def __init__(self, weights: Weights, *, threads: int, max_batch: int, max_seq_len: int):
         config = weights.config
         self.max_batch, self.max_seq_len, self.vocab_size = max_batch, min(max_seq_len, config.max_seq_len), config.vocab_size
         self._weights = weights
         self._cos, self._sin = _rope_tables(config.rope_theta, config.head_dim, self.max_seq_len)
-        self._cache = KeysAndValues(config.n_layers, max_batch, config.n_kv_heads, config.head_dim, self.max_seq_len)
+        self._cache = KeysAndValues(config.n_layers, max_batch, config.n_kv_heads, config.head_dim, self.max_seq_len, PANEL)
         self._keys, self._values = self._cache.keys, self._cache.values
-        self._logits = np.empty((max_batch, padded(config.vocab_size)), np.float32)
+        self._logits = np.empty((max_batch, _padded(config.vocab_size)), np.float32)
         self._no_rows: Floats = np.zeros((0, config.d_model), np.float32)
-        self._scratch = [_scratch(config, PIECE_TOKENS, self.max_seq_len) for _ in range(max(1, threads))]
+        self._scratch = [_scratch(config, PIECE_TOKENS, self.max_seq_len, self.room(config, PIECE_TOKENS)) for _ in range(max(1, threads))]
         self._pool = ThreadPoolExecutor(threads, "engine") if threads > 1 else None
+
+    @staticmethod
+    def room(config: ModelConfig, rows: int) -> Any:
+        """What products of so many rows need for themselves (`arithmetic.multiply`)."""
+        del config, rows
+        return 0
 
     def forward(self, chunks: Sequence[Chunk]) -> Logits:
         if self._pool is None or len(chunks) == 1:
@@ -46,7 +56,8 @@ class FusedRunner:
         return self._logits[: len(chunks), : self.vocab_size]
 
     def copy_prefix(self, source: int, target: int, tokens: int) -> None:
-        self._keys[:, target, ..., :tokens] = self._keys[:, source, ..., :tokens]
+        panels = -(-tokens // PANEL)
+        self._keys[:, target, :, :panels] = self._keys[:, source, :, :panels]
         self._values[:, target, :, :tokens] = self._values[:, source, :, :tokens]
 
     def hidden_states(self, chunk: Chunk) -> Floats:
@@ -81,7 +92,7 @@ class FusedRunner:
     def _forward(self, rows: list[tuple[int, int, int]], last: list[int], given: Floats, first: int, scratch: Scratch) -> int:
         w, end = self._weights, first + len(last)
         tokens, slots, positions = np.array(rows, np.int64).T.copy()
-        forward(
+        self.compiled(
             tokens, slots, positions, np.array(last, np.int64), given, w.layers, w.embedding, w.head, w.norm, self._keys, self._values,
             self._cos, self._sin, scratch, self._logits[first:end],
         )  # fmt: skip
@@ -113,7 +124,11 @@ def _rope_tables(theta: float, head_dim: int, length: int) -> tuple[NDArray[np.f
     return np.cos(angles), np.sin(angles)
 
 
-def _scratch(config: ModelConfig, rows: int, max_seq_len: int) -> Scratch:
+def _padded(outputs: int) -> int:
+    return -(-outputs // WIDEST) * WIDEST
+
+
+def _scratch(config: ModelConfig, rows: int, max_seq_len: int, room: Any) -> Scratch:
     d, copies = config.d_model, rows * max(config.top_k, 1)
     attended = config.n_heads * config.head_dim
     hidden = max(config.d_dense, config.d_expert * max(1, config.n_shared_experts))
@@ -122,8 +137,9 @@ def _scratch(config: ModelConfig, rows: int, max_seq_len: int) -> Scratch:
         return np.zeros(shape, np.float32)
 
     return Scratch(
-        stream=floats(rows, d), normed=floats(rows, d), wide=floats(rows, padded(max(2 * hidden, attended + 2 * config.n_kv_heads * config.head_dim))),
-        hidden=floats(rows, max(hidden, attended)), narrow=floats(copies, padded(d)), copied=floats(copies, d), scores=floats(max_seq_len),
+        stream=floats(rows, d), normed=floats(rows, d), wide=floats(rows, _padded(max(2 * hidden, attended + 2 * config.n_kv_heads * config.head_dim))),
+        hidden=floats(rows, max(hidden, attended)), narrow=floats(copies, _padded(d)), copied=floats(copies, d),
+        attending=room_for(config.head_dim, max_seq_len), room=room,
         chosen=np.zeros(copies, np.int64), share=floats(copies), place=np.zeros(copies, np.int64),
         ends=np.zeros(config.n_experts + 1, np.int64), ranks=floats(2, max(1, config.n_experts)),
     )  # fmt: skip

@@ -20,8 +20,8 @@ State = Mapping[str, NDArray[Any]]  # under the names of `workers.moe.model`
 class Weights(NamedTuple):
     config: ModelConfig
     layers: Layers
-    embedding: Floats  # vocab, d_model
-    head: Floats  # panels
+    embedding: Any  # vocab, d_model
+    head: Any  # one matrix
     norm: Floats  # d_model
 
 
@@ -88,11 +88,12 @@ def arrange(config: ModelConfig, state: State) -> Weights:
         router=stacked("feed_forward.router.weight", mixed) if mixed else np.zeros((0, 1, 1), np.float32),
         bias=stacked("feed_forward.router.bias", mixed), gate_up=experts("gate_up"), down=experts("down"),
         shared_gate_up=network("shared.gate_up", shared), shared_down=network("shared.down", shared),
-        heads=config.n_heads, dense_layers=config.dense_layers, top_k=config.top_k, sigmoid=config.router == "sigmoid", eps=config.norm_eps,
+        heads=config.n_heads, dense_layers=config.dense_layers, d_dense=config.d_dense, d_expert=config.d_expert,
+        d_shared=config.n_shared_experts * config.d_expert, top_k=config.top_k, sigmoid=config.router == "sigmoid", eps=config.norm_eps,
     )  # fmt: skip
     _require_shapes(config, layers, state)
     head = state["embedding.weight" if config.tie_embeddings else "head.weight"]
-    return Weights(config, layers, _floats(state["embedding.weight"]), pack(_floats(head).T), _floats(state["norm.weight"]))
+    return Weights(config, layers, _floats(state["embedding.weight"]), _panels([_floats(head).T]), _floats(state["norm.weight"]))
 
 
 def _floats(array: NDArray[Any]) -> Floats:

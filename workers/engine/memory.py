@@ -21,11 +21,12 @@ class SlotArray:
     def __init__(self, *shape: int):
         self._layers, self._slots = shape[:2]
         self._slot_bytes = 4 * prod(shape[2:])
-        # Private, so that pages can be given back; in pages of the usual size, as one of 2 MB would be that of many slots.
-        self._memory = mmap.mmap(-1, 4 * prod(shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        # Private, so that pages can be given back; in pages of the usual size, as one of 2 MB would be that of many slots. A page more than
+        # there are numbers: compiled code reads whole panels, also where the last head is narrower.
+        self._memory = mmap.mmap(-1, 4 * prod(shape) + PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_NOHUGEPAGE"):
             self._memory.madvise(mmap.MADV_NOHUGEPAGE)
-        self.array: NDArray[np.float32] = np.frombuffer(self._memory, np.float32).reshape(shape)
+        self.array: NDArray[np.float32] = np.frombuffer(self._memory, np.float32, prod(shape)).reshape(shape)
 
     def empty(self, slot: int) -> None:
         """Give back all whole pages of the slot; it reads as zeros again."""
@@ -37,11 +38,11 @@ class SlotArray:
 
 
 class KeysAndValues:
-    """Of all slots of a compiled runner. `keys`: (layers, slots, kv_heads, head_dim, capacity), a token's numbers a row apart each;
-    `values`: (layers, slots, kv_heads, capacity, head_dim)."""
+    """Of all slots of a compiled runner. `keys`: (layers, slots, kv_heads, panels, head_dim, panel), of `panel` positions each, so that a
+    product reads them in order; `values`: (layers, slots, kv_heads, capacity, head_dim)."""
 
-    def __init__(self, layers: int, slots: int, kv_heads: int, head_dim: int, capacity: int):
-        self._keys = SlotArray(layers, slots, kv_heads, head_dim, capacity)
+    def __init__(self, layers: int, slots: int, kv_heads: int, head_dim: int, capacity: int, panel: int):
+        self._keys = SlotArray(layers, slots, kv_heads, -(-capacity // panel), head_dim, panel)
         self._values = SlotArray(layers, slots, kv_heads, capacity, head_dim)
         self.keys, self.values = self._keys.array, self._values.array
 
@@ -51,8 +52,9 @@ class KeysAndValues:
 
     def bytes_of(self, tokens: int) -> int:
         """The most memory that a slot takes which has held so many tokens, in whole pages."""
-        layers, _, kv_heads, head_dim, capacity = self.keys.shape
-        keys = _touched(kv_heads * head_dim, 4 * capacity, 4 * tokens)
+        layers, _, kv_heads, capacity, head_dim = self.values.shape
+        panels, panel = self.keys.shape[3], self.keys.shape[5]
+        keys = _touched(kv_heads, 4 * panels * panel * head_dim, 4 * -(-tokens // panel) * panel * head_dim)
         return layers * (keys + _touched(kv_heads, 4 * capacity * head_dim, 4 * tokens * head_dim))
 
 

@@ -1,21 +1,19 @@
-"""What a decoder does to each row apart from products, compiled: norm, rotation, attention, routing, activation.
+"""What a decoder does to each row apart from products, compiled: norm, rotation, softmax, routing, activation.
 
 Each row is computed alone, so that it is the same in any company. Compiled into whoever calls them (`fused.py`).
 """
 
 from math import floor, sqrt
-from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from workers.engine.product import INNER
+
 # All of LLVM's freedom but `nnan` and `ninf`: a chosen expert's rank becomes infinite, and a damaged model's numbers must stay NaN.
 FAST = {"reassoc", "contract", "nsz", "arcp"}
-# For functions that are compiled into another: no wrappers for Python, no counting of references (nothing is allocated), no check of
-# divisors: a third less to compile, and half the memory while compiling.
-INNER: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False}
 
 
 @intrinsic
@@ -66,53 +64,42 @@ def rotate(heads, cos, sin, count, width):
             second[i] = b * cos[i] + a * sin[i]
 
 
-@njit(**INNER, fastmath=FAST)
-def attend(query, keys, values, length, scores, into):
-    """One head of one row. `keys`: (width, capacity), so that scores are made many positions at a time; `values`: (capacity, width).
+@intrinsic
+def _as_bits(typing_context, number):
+    """The bits of a float32."""
+    del typing_context, number
+    return types.int32(types.float32), lambda context, builder, signature, args: builder.bitcast(args[0], ir.IntType(32))
 
-    Four dimensions, then four positions, together: each score and each output is loaded and stored a quarter as often.
-    """
-    width = len(query)
-    factor = np.float32(1.0 / sqrt(width))
-    for p in range(length):
-        scores[p] = np.float32(0.0)
-    for i in range(0, width - width % 4, 4):
-        q0, q1, q2, q3 = query[i] * factor, query[i + 1] * factor, query[i + 2] * factor, query[i + 3] * factor
-        k0, k1, k2, k3 = keys[i], keys[i + 1], keys[i + 2], keys[i + 3]
-        for p in range(length):
-            scores[p] += q0 * k0[p] + q1 * k1[p] + q2 * k2[p] + q3 * k3[p]
-    for i in range(width - width % 4, width):
-        q0, k0 = query[i] * factor, keys[i]
-        for p in range(length):
-            scores[p] += q0 * k0[p]
-    largest = scores[0]
-    for p in range(1, length):
-        largest = max(largest, scores[p])
+
+@njit(**INNER)
+def largest_magnitude(values, count):
+    """The largest |value|. Whole numbers, which bits without the sign are ordered as: LLVM keeps a maximum of floats, which NaN spoils, from running wide."""
+    largest = np.int32(0)
+    for i in range(count):
+        largest = max(largest, _as_bits(values[i]) & np.int32(0x7FFFFFFF))  # type: ignore[call-arg]
+    return _as_float(largest)  # type: ignore[call-arg]
+
+
+@njit(**INNER)
+def _largest(values, count):
+    """The largest value. Negative ones are ordered the other way round by their bits, until all but the sign are turned over."""
+    largest = np.int32(-0x7FFFFFFF)
+    for i in range(count):
+        bits = _as_bits(values[i])  # type: ignore[call-arg, var-annotated]
+        largest = max(largest, bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+    return _as_float(largest ^ ((largest >> np.int32(31)) & np.int32(0x7FFFFFFF)))  # type: ignore[call-arg]
+
+
+@njit(**INNER, fastmath=FAST)
+def softmax(scores, length):
+    """In place, but for the division: 1 / Σ is returned."""
+    largest = _largest(scores, length)
     total = np.float32(0.0)
     for p in range(length):
         e = exp(scores[p] - largest)
         scores[p] = e
         total += e
-    _weighted_sum(scores, values, length, np.float32(1.0) / total, into)
-
-
-@njit(**INNER, fastmath=FAST)
-def _weighted_sum(weights, rows, count, factor, into):
-    """`into = factor · Σ weights[p] · rows[p]`."""
-    width = len(into)
-    for i in range(width):
-        into[i] = np.float32(0.0)
-    for p in range(0, count - count % 4, 4):
-        w0, w1, w2, w3 = weights[p], weights[p + 1], weights[p + 2], weights[p + 3]
-        r0, r1, r2, r3 = rows[p], rows[p + 1], rows[p + 2], rows[p + 3]
-        for i in range(width):
-            into[i] += w0 * r0[i] + w1 * r1[i] + w2 * r2[i] + w3 * r3[i]
-    for p in range(count - count % 4, count):
-        w0, r0 = weights[p], rows[p]
-        for i in range(width):
-            into[i] += w0 * r0[i]
-    for i in range(width):
-        into[i] *= factor
+    return np.float32(1.0) / total
 
 
 @njit(**INNER, fastmath=FAST)

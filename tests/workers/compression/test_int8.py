@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from workers.compression.int8 import run_int8
-from workers.compression.int8_product import LANES, OUTPUTS, QUAD, SHIFT, compile_product, pack, product
+from workers.compression.int8_product import OUTPUTS, QUAD, SHIFT, compile_product, pack, product
 from workers.compression.measure import weight_bytes
 from workers.compression.runners import open_runner
 from workers.engine import Chunk, UnusableModel, open_engine
@@ -28,7 +28,7 @@ def test_products_are_those_of_whole_numbers(multiply, outputs, inputs, rows):
     offset[:outputs] = -SHIFT * weight.sum(1, dtype=np.int32)
     scales = np.concatenate([scale, np.zeros(padded - outputs, np.float32)])
     packed = pack(weight)
-    assert packed.shape == (padded // LANES, wide // QUAD, LANES, QUAD)
+    assert packed.shape == (padded // OUTPUTS, wide // QUAD, 4, 16, QUAD)
     multiply(bytes_in, row_scale, rows, packed.reshape(-1), scales, offset, wide, out)
     expected = (x.astype(np.int64) - SHIFT) @ weight.T.astype(np.int64) * row_scale[:, None].astype(np.float64) * scale
     np.testing.assert_allclose(out[:, :outputs], expected, rtol=1e-6)
@@ -86,7 +86,7 @@ def test_a_row_does_not_depend_on_its_company_nor_on_how_its_prompt_is_cut(make_
         for slot, tokens in enumerate(sequences):
             runner.forward([Chunk(slot, 0, tokens[:4])])
             alone = runner.forward([Chunk(slot, 4, tokens[4:])])[0]
-            np.testing.assert_allclose(alone, together[slot], atol=1e-5)
+            np.testing.assert_array_equal(alone, together[slot])
 
 
 def test_decoding_step_by_step_is_reading_all_at_once(make_model, save, spec, tokenizer, prompts):
@@ -96,7 +96,7 @@ def test_decoding_step_by_step_is_reading_all_at_once(make_model, save, spec, to
         at_once = runner.forward([Chunk(0, 0, tokens)])[0].copy()
         for position, token in enumerate(tokens):
             stepwise = runner.forward([Chunk(1, position, [token])])[0]
-    np.testing.assert_allclose(stepwise, at_once, atol=1e-5)
+    np.testing.assert_array_equal(stepwise, at_once)
 
 
 def test_a_model_of_the_nano_shape_takes_a_quarter_of_the_bytes(make_model, save, spec):
@@ -114,6 +114,17 @@ def test_the_engine_serves_it_without_decoding_it(make_model, save, spec, prompt
         assert type(engine._runner).__name__ == "Int8Runner"
         answers = engine.generate_all(prompts, max_tokens=8)
     assert all(answer.tokens >= 1 or answer.finish_reason == "stop" for answer in answers)
+
+
+def test_its_embeddings_are_close_to_its_parents(make_model, save, spec):
+    run_int8(made := spec("int8", save(make_model())))
+    vectors = []
+    for folder in (made.model_folder, made.output_folder):
+        with closing(open_engine(folder)) as engine:
+            ticket = engine.embed("What is thing number 3?")
+            ticket.result(60)
+            vectors.append(ticket.embedding)
+    assert np.dot(*vectors) > 0.99
 
 
 def test_damaged_weights_are_named(make_model, save, spec):

@@ -2,11 +2,14 @@
 
 import json
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 import torch
+from numba.core.registry import cpu_target
 
 from workers.engine import Chunk, UnusableModel
+from workers.engine.fused import compile_decoder
 from workers.engine.fused_runner import FusedRunner
 from workers.engine.fused_weights import decode_weights, read_weights
 from workers.engine.torch_runner import open_torch_runner
@@ -100,6 +103,19 @@ def test_a_row_of_the_fused_decoder_is_the_same_to_the_last_bit_in_any_company(s
     for count in (2, 7, 32):
         together = runner.forward([Chunk(slot, 0, tokens) for slot, tokens in enumerate(prompts[:count])])
         assert np.array_equal(together, alone[:count])
+
+
+def test_compiled_code_is_made_again_where_a_source_or_the_processor_differs(tmp_path):
+    source = tmp_path / "source.py"
+
+    def key_in_the_cache(text: str) -> tuple:
+        source.write_text(text)
+        compiled = compile_decoder("a test", str(source))
+        return compiled._cache._index_key((), cpu_target.target_context.codegen())
+
+    first, again, changed = (key_in_the_cache(text) for text in ("x = 1", "x = 1", "x = 2"))
+    assert first == again != changed
+    assert llvm.get_host_cpu_name() in first[1]
 
 
 def test_chunks_longer_than_the_buffers_go_through_in_pieces(make_folder):
