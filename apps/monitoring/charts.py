@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db.models import Q
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
@@ -13,8 +14,8 @@ from django.utils.translation import gettext_lazy
 
 from apps.monitoring.figures import Chart, Line, Mark, Number, Span, Table, Threshold, line_chart
 from apps.monitoring.models import Alert
-from apps.monitoring.rules import ERRORS, P99
-from apps.portal.templatetags.portal import NOTHING, decimals, ms, percent
+from apps.monitoring.rules import ERRORS, P99, QUEUE
+from apps.portal.templatetags.portal import NOTHING, decimals, ms, percent, size
 from apps.registry.models import ModelVersion
 from apps.serving.models import Deployment
 
@@ -26,18 +27,21 @@ NOW_SECONDS = 10  # over which the rate of now is taken
 
 @dataclass(frozen=True)
 class Window:
-    """Seconds shown, and of one point."""
+    """Seconds shown, of one point, and after which it is asked for again."""
 
     name: str
     label: Any
     seconds: int
     step: int
+    every: int
 
 
 WINDOWS = {
-    "5m": Window("5m", gettext_lazy("5 min"), 300, 2),
-    "1h": Window("1h", gettext_lazy("1 h"), 3600, 15),
-    "24h": Window("24h", gettext_lazy("24 h"), 86_400, 300),
+    "5m": Window("5m", gettext_lazy("5 min"), 300, 2, 2),
+    "1h": Window("1h", gettext_lazy("1 h"), 3600, 15, 4),
+    "24h": Window("24h", gettext_lazy("24 h"), 86_400, 300, 15),
+    "7d": Window("7d", gettext_lazy("7 days"), 7 * 86_400, 1800, 60),
+    "1y": Window("1y", gettext_lazy("1 year"), 365 * 86_400, 86_400, 300),
 }
 
 
@@ -56,7 +60,8 @@ def happened(window: Window) -> Happened:
 
 
 def monitoring_charts(points: Sequence[dict], window: Window, version: ModelVersion | None, found: Happened, link: str) -> dict[str, Chart]:
-    """By name: qps, latency, errors, cache, queue, replicas. `link`: where a click on a point leads, with {x} for its time."""
+    """By name: qps, latency, errors, first_token, tokens, batch, cache, queue, replicas, memory. `link`: where a click on a point leads,
+    with {x} for its time."""
     times = [point["time"] for point in points]
     colour = f"var(--v-c{version.colour})" if version else "var(--accent)"
     marks = [Mark(_iso(d.started_at), d.model_version.name, f"var(--v-c{d.model_version.colour})") for d in found.deployments]
@@ -68,7 +73,7 @@ def monitoring_charts(points: Sequence[dict], window: Window, version: ModelVers
         lines: Sequence[tuple[str, str, str]],
         show: Callable[[Number], str],
         *,
-        alert: str = "",
+        alerts: Sequence[str] = (),
         empty: str = "",
         hover: str = "%{y:.3~r}",
         **more: Any,
@@ -77,7 +82,7 @@ def monitoring_charts(points: Sequence[dict], window: Window, version: ModelVers
         drawn = [Line(name, times, [p[column] for p in points], tone, hover=hover) for column, name, tone in lines]
         rows = _thinned([[p["time"], *(show(p[column]) for column, _name, _tone in lines)] for p in points])
         table = Table([_("Time"), *([name for _column, name, _tone in lines] if len(lines) > 1 else [title])], rows)
-        spans = [Span(_iso(a.fired_at), _iso(a.resolved_at or timezone.now())) for a in found.alerts if a.rule == alert and a.fired_at]
+        spans = [Span(_iso(a.fired_at), _iso(a.resolved_at or timezone.now())) for a in found.alerts if a.rule in alerts and a.fired_at]
         return line_chart(
             drawn,
             size="s",
@@ -95,21 +100,39 @@ def monitoring_charts(points: Sequence[dict], window: Window, version: ModelVers
 
     quiet = "" if busy else _("No request in this window.")
     return {
-        "qps": chart(_("Requests/s"), decimals(_rate(points, window.step), 1), [("qps", "", colour)], lambda v: decimals(v, 2)),
+        "qps": chart(_("Requests/s"), decimals(_mean(points, "qps", window.step), 1), [("qps", "", colour)], lambda v: decimals(v, 2)),
         "latency": chart(
-            _("Latency"), ms(_last(points, "p99_ms")), [("p99_ms", "P99", colour), ("p50_ms", "P50", "var(--soft)")], ms, empty=quiet,
-            alert=P99.name, threshold=Threshold(P99.threshold, ms(P99.threshold)), hover="%{y:.0f} ms",
+            _("Latency"), ms(_last(points, "p99_ms")), [("p99_ms", "P99", colour), ("p95_ms", "P95", "var(--heat-2)"), ("p50_ms", "P50", "var(--soft)")], ms,
+            empty=quiet, alerts=[P99.name], threshold=Threshold(P99.threshold, ms(P99.threshold)), hover="%{y:.0f} ms",
         ),
         "errors": chart(
             _("Errors"), percent(_last(points, "error_rate"), 1), [("error_rate", "", colour)], lambda v: percent(v, 1), empty=quiet,
-            alert=ERRORS.name, threshold=Threshold(ERRORS.threshold, percent(ERRORS.threshold)), tick_format=".0%", ceiling=1.0, least=0.02, hover="%{y:.1%}",
+            alerts=[ERRORS.name, "errors_fast", "errors_slow"], threshold=Threshold(ERRORS.threshold, percent(ERRORS.threshold)), tick_format=".0%", ceiling=1.0, least=0.02, hover="%{y:.1%}",
+        ),
+        "first_token": chart(
+            _("Time to first token"), ms(_last(points, "first_token_p99_ms")), [("first_token_p99_ms", "P99", colour), ("first_token_p50_ms", "P50", "var(--soft)")],
+            ms, empty=quiet, hover="%{y:.0f} ms",
+        ),
+        "tokens": chart(
+            _("Tokens/s"), decimals(_mean(points, "tokens_per_second", window.step), 0), [("tokens_per_second", "", colour)], lambda v: decimals(v, 1), least=1.0,
+        ),
+        "batch": chart(
+            _("Batch size"), decimals(_last(points, "batch_size"), 1), [("batch_size", "", colour)], lambda v: decimals(v, 2), least=2.0,
+            empty=_("No engine was at work in this window."),
         ),
         "cache": chart(
             _("Cache hits"), percent(_last(points, "cache_hit_rate")), [("cache_hit_rate", "", colour)], percent, empty=quiet, tick_format=".0%",
             ceiling=1.0, least=0.5, hover="%{y:.0%}",
         ),
-        "queue": chart(_("Queue"), decimals(_last(points, "queue_depth"), 0), [("queue_depth", "", colour)], lambda v: decimals(v, 0), least=4.0),
-        "replicas": chart(_("Inference workers"), decimals(_last(points, "replicas"), 0), [("replicas", "", colour)], lambda v: decimals(v, 0), alert="no_inference_worker", least=2.0),
+        "queue": chart(
+            _("Queue"), decimals(_last(points, "queue_depth"), 0), [("queue_depth", "", colour)], lambda v: decimals(v, 0), least=4.0,
+            alerts=["queue"], threshold=Threshold(QUEUE.threshold * settings.MAX_IN_FLIGHT, decimals(QUEUE.threshold * settings.MAX_IN_FLIGHT, 0)),
+        ),
+        "replicas": chart(_("Inference workers"), decimals(_last(points, "replicas"), 0), [("replicas", "", colour)], lambda v: decimals(v, 0), alerts=["no_inference_worker", "no_live_version"], least=2.0),
+        "memory": chart(
+            _("Memory"), size(_last(points, "memory_bytes")), [("memory_bytes", "", colour)], size, empty=_("Nobody has told their memory in this window."),
+            tick_format="~s", suffix="B", hover="%{y:.3s}B",
+        ),
     }  # fmt: skip
 
 
@@ -119,10 +142,10 @@ def settled(points: list[dict]) -> list[dict]:
     return points[:-1] if begun and (timezone.now() - begun).total_seconds() < YOUNG_SECONDS else points
 
 
-def _rate(points: Sequence[dict], step: int) -> float | None:
+def _mean(points: Sequence[dict], column: str, step: int) -> float | None:
     """Over the last points that make up ten seconds: one of two seconds alone jumps about."""
     last = points[-max(1, NOW_SECONDS // step) :]
-    return sum(p["qps"] for p in last) / len(last) if last else None
+    return sum(p[column] for p in last) / len(last) if last else None
 
 
 def _last(points: Sequence[dict], column: str) -> Number:

@@ -149,8 +149,15 @@ def base_layout(*, size: str = "m", right: int = 12, dates: bool = False) -> dic
     if dates:
         x |= {
             "type": "date",
-            "tickformatstops": [{"dtickrange": [None, 59_999], "value": "%H:%M:%S"}, {"dtickrange": [60_000, None], "value": "%H:%M"}],
-            "hoverformat": "%H:%M:%S",
+            "nticks": 5,
+            "tickangle": 0,
+            "tickformatstops": [
+                {"dtickrange": [None, 59_999], "value": "%H:%M:%S"},
+                {"dtickrange": [60_000, 86_399_999], "value": "%H:%M"},
+                {"dtickrange": [86_400_000, "M1"], "value": "%m-%d"},
+                {"dtickrange": ["M1", None], "value": "%Y-%m"},
+            ],
+            "hoverformat": "%m-%d %H:%M:%S",
         }
     return {
         "height": HEIGHTS[size], "margin": {"l": 46, "r": right, "t": TOP, "b": BOTTOM}, "paper_bgcolor": CLEAR, "plot_bgcolor": CLEAR,

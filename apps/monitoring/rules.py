@@ -95,12 +95,13 @@ P99 = AlertRule(
 ERRORS = AlertRule(
     "error_rate", 0.05, 20, "{value:.1%} of the requests fail, more than {threshold:.0%}. Look at the inference worker's log.", error_rate
 )
+QUEUE = AlertRule("queue", 0.8, 15, "The queue is {value:.0%} full; beyond it questions are refused. Start another inference worker.", queue_share)
 RULES = (
     P99,
     ERRORS,
     AlertRule("no_inference_worker", 0.5, 20, "A version is live but no inference worker is running.", no_worker),
     AlertRule("no_live_version", 0.5, 20, "No version is live: nobody is answered. Promote one, or roll back.", no_live_version),
-    AlertRule("queue", 0.8, 15, "The queue is {value:.0%} full; beyond it questions are refused. Start another inference worker.", queue_share),
+    QUEUE,
     AlertRule("disk", 1.0, 10, "The disk is nearly full: jobs will be refused. Remove old artifacts, or give it more room.", disk_used),
     AlertRule(
         "errors_fast", 14.4, 10, "Errors use up a month's allowance {value:.0f} times too fast, for an hour and still.", lambda: burn_rate(60, 5),

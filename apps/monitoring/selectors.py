@@ -46,17 +46,17 @@ def _finest(window: int) -> int:
 
 
 def _found(finest: int, first: int, end: int, version: str | None) -> Iterator[tuple[int, Bucket]]:
-    if finest == HOUR:  # the running hour is rolled up from its minutes once a minute
-        running = end - end % HOUR
-        yield from _rows(MetricHour, "hour", first, running - 1, version)
-        yield from _rows(MetricMinute, "minute", max(first, running), end, version)
-    elif finest == MINUTE:
-        found = dict(_rows(MetricMinute, "minute", first, end, version))
-        _prefer_seconds(found, end - end % MINUTE - MINUTE, end, version)
-        yield from found.items()
-    else:
+    if finest == 1:
         seconds = read_seconds(first, end, version)
         yield from seconds.items() if seconds else _rows(MetricMinute, "minute", first, end, version)  # Redis was wiped
+        return
+    if finest == HOUR:  # the running one, and the one before for the first minutes after its end, are taken from their minutes
+        running = (end - 2 * MINUTE) // HOUR * HOUR
+        yield from _rows(MetricHour, "hour", first, running - 1, version)
+        first = running
+    found = dict(_rows(MetricMinute, "minute", first, end, version))
+    _prefer_seconds(found, end - end % MINUTE - MINUTE, end, version)
+    yield from found.items()
 
 
 def _rows(model: type[MetricMinute] | type[MetricHour], column: str, first: int, last: int, version: str | None) -> Iterator[tuple[int, Bucket]]:

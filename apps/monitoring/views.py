@@ -35,8 +35,11 @@ SILENT_MINUTES = 60
 DECISIONS_SHOWN = 6
 VERSIONS_SHOWN = 50
 ROLES = ("web", "jobs", "inference")
-CHARTS_KEPT_SECONDS = 1  # many readers, one reading of the counters
-COLUMNS = ("time", "requests", "qps", "p50_ms", "p99_ms", "error_rate", "cache_hit_rate", "queue_depth", "replicas")
+SLOWEST_OF_SECONDS = 86_400  # at most: a year's would be looked for among all answers that there are
+COLUMNS = (
+    "time", "requests", "qps", "p50_ms", "p95_ms", "p99_ms", "first_token_p50_ms", "first_token_p99_ms", "error_rate", "cache_hit_rate",
+    "tokens_per_second", "batch_size", "queue_depth", "replicas", "memory_bytes",
+)  # fmt: skip
 
 
 def _window(asked: QueryDict) -> Window:
@@ -63,6 +66,7 @@ def monitoring(request: HttpRequest) -> HttpResponse:
         "versions": served[:VERSIONS_SHOWN], "at": at, "until": at + timedelta(seconds=window.step) if at else None,
         "slowest": _slowest(window, chosen, at),
     }  # fmt: skip
+    values["slowest_of_a_day"] = not at and window.seconds > SLOWEST_OF_SECONDS
     values["followed"] = _followed(values["slowest"])
     if request.GET.get("tables") and values["workers"] is not None:  # for reading without scripts
         values["drawn"] = _charts(window, chosen)
@@ -79,7 +83,7 @@ def _workers() -> list[tuple[str, list[str]]] | None:
 
 def _slowest(window: Window, version: ModelVersion | None, at) -> list[Answer]:
     """Of the window, or of the one point that was clicked."""
-    since = at or timezone.now() - timedelta(seconds=window.seconds)
+    since = at or timezone.now() - timedelta(seconds=min(window.seconds, SLOWEST_OF_SECONDS))
     rows = Answer.objects.filter(created_at__gte=since)
     if at:
         rows = rows.filter(created_at__lt=at + timedelta(seconds=window.step))
@@ -110,7 +114,7 @@ def monitoring_charts_data(request: HttpRequest) -> JsonResponse:
         if found is None:
             charts = _charts(window, version)
             found = {"charts": {name: chart.as_json() for name, chart in charts.items()}}
-            cache.set(key, found, CHARTS_KEPT_SECONDS)
+            cache.set(key, found, window.every // 2)  # many readers, one reading of the counters
     except redis.RedisError:
         return JsonResponse({"detail": "The counters cannot be read at the moment."}, status=503)
     return JsonResponse(found)

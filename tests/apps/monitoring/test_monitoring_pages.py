@@ -62,11 +62,11 @@ def test_without_traffic_every_chart_says_a_word_or_shows_zero(reader, db):
 def test_every_chart_is_valid_plotly_on_one_time_axis(reader, db):
     version = making.version("v1", state="live")
     for latency in (40.0, 60.0, 900.0):
-        observe(version, latency, cached=latency == 40.0)
+        observe(version, latency, cached=latency == 40.0, first_token_ms=latency / 2)
     Alert.objects.create(rule="p99_latency", state="firing", value=900, threshold=500, message="slow", fired_at=timezone.now())
-    for window in ("5m", "1h", "24h"):
-        found = charts(reader, f"window={window}")
-        assert set(found) == {"qps", "latency", "errors", "cache", "queue", "replicas"}
+    for window in ("5m", "1h", "24h", "7d", "1y"):
+        found = {name: chart for name, chart in charts(reader, f"window={window}").items() if not chart["empty"]}
+        assert set(found) == {"qps", "latency", "errors", "first_token", "tokens", "cache", "queue", "replicas"}
         for chart in found.values():
             go.Figure({"data": chart["data"], "layout": chart["layout"]})
         assert len({tuple(chart["layout"]["xaxis"]["range"]) for chart in found.values()}) == 1
@@ -165,5 +165,5 @@ def test_without_scripts_the_same_figures_are_tables_in_the_page(reader, db):
     observe(making.version("v1"), 50.0)
     assert "?tables=1" in text(reader.get("/monitoring/"))
     shown = text(reader.get("/monitoring/?window=5m&tables=1"))
-    assert shown.count("<details open>") == 6
+    assert shown.count("<details open>") == 7
     assert '<th scope="col" class="n">P99</th>' in shown
