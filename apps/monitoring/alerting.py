@@ -11,17 +11,21 @@ from django.utils.translation import gettext as _
 from apps.accounts.models import User
 from apps.accounts.problems import Conflict, Problem
 from apps.accounts.services import record
+from apps.monitoring import names
 from apps.monitoring.models import Alert, Silence
 from apps.monitoring.rules import RULES, AlertRule
+from apps.redis import connection
 from dsportal.celery import app as celery
 
 log = logging.getLogger(__name__)
 
+VALUES_COUNT_SECONDS = 30  # while beat lives it measures every five
 MOST_SILENT_MINUTES = 7 * 24 * 60
 
 
 def evaluate_alerts() -> None:
     """One rule that cannot be measured keeps no other from being judged."""
+    measured: dict[str, float] = {}
     for rule in RULES:
         try:
             value = rule.measure()
@@ -29,6 +33,18 @@ def evaluate_alerts() -> None:
             log.exception("the alert rule %s cannot be measured", rule.name)
             continue
         _judge(rule, value)
+        if value is not None:
+            measured[rule.name] = value
+    _publish(measured)
+
+
+def _publish(measured: dict[str, float]) -> None:
+    pipe = connection().pipeline()
+    pipe.delete(names.ALERT_VALUES)
+    if measured:
+        pipe.hset(names.ALERT_VALUES, mapping=measured)
+        pipe.expire(names.ALERT_VALUES, VALUES_COUNT_SECONDS)
+    pipe.execute()
 
 
 @transaction.atomic

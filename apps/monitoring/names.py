@@ -29,6 +29,9 @@ DISK_FREE = "dsportal_disk_free_bytes"
 DISK_SIZE = "dsportal_disk_size_bytes"
 REDIS_MEMORY = "dsportal_redis_memory_bytes"
 LIVE_VERSIONS = "dsportal_live_versions"
+LIVE_SINCE = "dsportal_live_since_seconds"
+QUEUE_LIMIT = "dsportal_queue_limit"
+ALERT_VALUE = "dsportal_alert_value"
 
 # -- Redis
 SECOND = "dsportal:metrics:second:{second}"  # hash: version|what → count, see apps.monitoring.buckets; kept for SECONDS_KEPT
@@ -49,6 +52,7 @@ ENGINES_FOLLOWERS = "dsportal:engines:followers"  # sorted set: inference worker
 ENGINES_OPEN = "dsportal:engines:open:{version}"  # hash: inference worker → when it had loaded the version, or why it could not (JSON)
 IN_FLIGHT = "dsportal:answers:in-flight"  # sorted set: answer → deadline
 PRESENT = "dsportal:present:{role}"  # hash: a process that lives → until when it says so, and its memory in bytes
+ALERT_VALUES = "dsportal:alert-values"  # hash: rule → what beat measured last, where there was something to judge
 ROLLED_UP = "dsportal:metrics:rolled-up"  # start of the newest minute that is in the database
 TRACE = "dsportal:trace:{trace}"  # list: spans (JSON) of one request, in the order in which they were told; expires
 TRACE_OF = "dsportal:trace-of:{name}"  # id of a request or an answer → its trace

@@ -20,6 +20,7 @@ from apps.monitoring.rollups import ROLES, queue_depth
 from apps.monitoring.selectors import workers
 from apps.redis import connection as redis_connection
 from apps.registry.models import ModelVersion
+from apps.serving.models import Deployment
 
 
 class Shared:
@@ -39,10 +40,19 @@ class Shared:
             yield waiting
             live = ModelVersion.objects.filter(state=ModelVersion.State.LIVE).count()
             yield GaugeMetricFamily(names.LIVE_VERSIONS, "Versions that answer whoever names none: one, or none", value=live)
+            since = Deployment.objects.filter(ended_at=None).values_list("started_at", flat=True).first()
+            yield GaugeMetricFamily(
+                names.LIVE_SINCE, "When the live version was promoted, or rolled back to", value=since.timestamp() if since else 0
+            )
         except DatabaseError:
             pass
         try:
             yield GaugeMetricFamily(names.QUEUE_DEPTH, "Answers asked for and not finished", value=queue_depth())
+            yield GaugeMetricFamily(names.QUEUE_LIMIT, "Beyond so many they are refused", value=settings.MAX_IN_FLIGHT)
+            values = GaugeMetricFamily(names.ALERT_VALUE, "What an alert rule measured last", labels=["rule"])
+            for rule, value in sorted(redis_connection().hgetall(names.ALERT_VALUES).items()):
+                values.add_metric([rule], float(value))
+            yield values
             replicas = GaugeMetricFamily(names.WORKERS, "Processes that say they live", labels=["role"])
             memory = GaugeMetricFamily(names.WORKER_MEMORY, "Resident memory of a process", labels=["role", "worker"])
             for role in ROLES:

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from django.conf import settings
-from django.db.models import Avg, Count, StdDev
 
-from apps.feedback.models import Feedback
+from apps.monitoring import drift, names
 from apps.monitoring.buckets import read_by_version
 from apps.monitoring.histogram import percentile
 from apps.monitoring.rollups import queue_depth
@@ -17,7 +16,8 @@ from apps.registry.models import ModelVersion
 from apps.registry.selectors import live_version
 
 OBJECTIVE = 0.99  # of the questions are answered
-GB = 1e9
+ROOM = 4  # times what jobs ask for at least: somebody should hear of it before they are refused
+FEWEST_REQUESTS = 20
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class AlertRule:
     for_seconds: int  # above the threshold so long before it fires, and below it so long before it is resolved
     message: str
     measure: Callable[[], float | None]  # now; None where there is nothing to judge
+    promql: str  # the same for Prometheus
+    severity: str = "warning"
 
 
 def _recent(seconds: int):
@@ -59,7 +61,7 @@ def queue_share() -> float:
 def disk_used() -> float:
     """How much of the room that jobs need is missing: above 1 they are refused."""
     free = shutil.disk_usage(settings.HOME).free
-    return 4 * settings.MIN_FREE_BYTES / max(1.0, free)
+    return ROOM * settings.MIN_FREE_BYTES / max(1.0, free)
 
 
 def burn_rate(long_minutes: int, short_minutes: int) -> float | None:
@@ -68,49 +70,74 @@ def burn_rate(long_minutes: int, short_minutes: int) -> float | None:
     rates = []
     for minutes in (long_minutes, short_minutes):
         requests, errors = minutes_between(time.time() - 60 * minutes, time.time())
-        if requests < 20:  # one failure of a handful is no trend
+        if requests < FEWEST_REQUESTS:  # one failure of a handful is no trend
             return None
         rates.append(errors / requests / (1 - OBJECTIVE))
     return min(rates)
 
 
-def rating_drop() -> float | None:
-    """By how much the last 50 ratings of the live version's answers are worse than the 200 before, in standard errors."""
-    ids = list(Feedback.objects.order_by("-id").values_list("pk", flat=True)[:250])
-    if len(ids) < 100:
-        return None
+def _error_share(seconds: str) -> str:
+    def rate(labels: str) -> str:
+        return f"sum(rate({names.REQUESTS_TOTAL}{labels}[{seconds}]))"
 
-    def of(pks):
-        return Feedback.objects.filter(pk__in=pks).aggregate(mean=Avg("rating"), spread=StdDev("rating"), count=Count("pk"))
+    failed = rate('{outcome="error"}')
+    return f"{failed} / {rate('')}"
 
-    new, old = of(ids[:50]), of(ids[50:])
-    error = (new["spread"] ** 2 / new["count"] + old["spread"] ** 2 / old["count"]) ** 0.5
-    return (old["mean"] - new["mean"]) / error if error else 0.0
+
+def _burn_rate(long: str, short: str) -> str:
+    """The smaller of both windows' rates, where the short one has seen enough."""
+    mine, other = f"({_error_share(long)})", f"({_error_share(short)})"
+    return f"((({mine} < {other}) or {other}) / {1 - OBJECTIVE:g} and sum(increase({names.REQUESTS_TOTAL}[{short}])) >= {FEWEST_REQUESTS})"
+
+
+def _told_by_beat(name: str) -> str:
+    """What only rows tell: beat measures it, and /metrics repeats it."""
+    return f'max({names.ALERT_VALUE}{{rule="{name}"}})'
 
 
 P99 = AlertRule(
     "p99_latency", 500.0, 20,
     "P99 latency is {value:.0f} ms, above {threshold:.0f} ms. Start another inference worker or promote an INT8 version.", p99_ms,
+    f"1000 * histogram_quantile(0.99, sum by (le) (rate({names.REQUEST_SECONDS}_bucket[30s])))",
 )  # fmt: skip
 ERRORS = AlertRule(
-    "error_rate", 0.05, 20, "{value:.1%} of the requests fail, more than {threshold:.0%}. Look at the inference worker's log.", error_rate
-)
-QUEUE = AlertRule("queue", 0.8, 15, "The queue is {value:.0%} full; beyond it questions are refused. Start another inference worker.", queue_share)
+    "error_rate", 0.05, 20, "{value:.1%} of the requests fail, more than {threshold:.0%}. Look at the inference worker's log.", error_rate,
+    _error_share("30s"), "critical",
+)  # fmt: skip
+QUEUE = AlertRule(
+    "queue", 0.8, 15, "The queue is {value:.0%} full; beyond it questions are refused. Start another inference worker.", queue_share,
+    f"max({names.QUEUE_DEPTH}) / max({names.QUEUE_LIMIT})",
+)  # fmt: skip
 RULES = (
     P99,
     ERRORS,
-    AlertRule("no_inference_worker", 0.5, 20, "A version is live but no inference worker is running.", no_worker),
-    AlertRule("no_live_version", 0.5, 20, "No version is live: nobody is answered. Promote one, or roll back.", no_live_version),
+    AlertRule(
+        "no_inference_worker", 0.5, 20, "A version is live but no inference worker is running.", no_worker,
+        f'(max({names.LIVE_VERSIONS}) > bool 0) * (max({names.WORKERS}{{role="inference"}}) == bool 0)', "critical",
+    ),
+    AlertRule(
+        "no_live_version", 0.5, 20, "No version is live: nobody is answered. Promote one, or roll back.", no_live_version,
+        f"((max({names.LIVE_VERSIONS}) == bool 0) and max(max_over_time({names.LIVE_VERSIONS}[7d])) > 0)", "critical",
+    ),
     QUEUE,
-    AlertRule("disk", 1.0, 10, "The disk is nearly full: jobs will be refused. Remove old artifacts, or give it more room.", disk_used),
+    AlertRule(
+        "disk", 1.0, 10, "The disk is nearly full: jobs will be refused. Remove old artifacts, or give it more room.", disk_used,
+        f"max({ROOM * settings.MIN_FREE_BYTES} / {names.DISK_FREE})", "critical",
+    ),
     AlertRule(
         "errors_fast", 14.4, 10, "Errors use up a month's allowance {value:.0f} times too fast, for an hour and still.", lambda: burn_rate(60, 5),
+        _burn_rate("1h", "5m"), "critical",
     ),
     AlertRule(
         "errors_slow", 6.0, 60, "Errors use up a month's allowance {value:.0f} times too fast, for six hours and still.", lambda: burn_rate(360, 30),
+        _burn_rate("6h", "30m"),
     ),
     AlertRule(
         "ratings", 3.0, 60, "The last 50 ratings are worse than the 200 before, by {value:.1f} standard errors. Read them, and think of rolling back.",
-        rating_drop,
+        drift.slow_rating_drop, _told_by_beat("ratings"),
+    ),
+    AlertRule(
+        "topics", 8.0, 60, "The last 100 questions are about other things than the 400 before ({value:.0f} deviations from chance). Read them: is the model taught of these?",
+        drift.slow_topic_drift, _told_by_beat("topics"),
     ),
 )  # fmt: skip

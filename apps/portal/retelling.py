@@ -42,7 +42,8 @@ SAYINGS = (
     _("Errors use up a month's allowance %(value)s times too fast, for an hour and still."),
     _("Errors use up a month's allowance %(value)s times too fast, for six hours and still."),
     _("The last 50 ratings are worse than the 200 before, by %(value)s standard errors. Read them, and think of rolling back."),
-    _("p99 latency"), _("error rate"), _("no inference worker"), _("no live version"), _("queue"), _("disk"), _("errors fast"), _("errors slow"),
+    _("The last 100 questions are about other things than the 400 before (%(value)s deviations from chance). Read them: is the model taught of these?"),
+    _("topics"), _("p99 latency"), _("error rate"), _("no inference worker"), _("no live version"), _("queue"), _("disk"), _("errors fast"), _("errors slow"),
     _("ratings"),
     # why the number of inference workers changed
     _("no load"), _("%(n)s answers in flight, at most %(most)s a replica"), _("%(n)s answers asked for a second, %(each)s a replica"),

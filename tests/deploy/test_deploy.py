@@ -1,5 +1,6 @@
 """What is deployed beside our code: files for other programs, checked by those programs or against their schemas."""
 
+import io
 import json
 import re
 import shutil
@@ -10,8 +11,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from django.core.management import call_command
 
 from apps.monitoring import names
+from apps.monitoring.rules import RULES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEPLOY = REPOSITORY / "deploy"
@@ -56,6 +59,29 @@ def test_prometheus_accepts_its_rules_and_configuration():
 @needs_promtool
 def test_the_alerts_fire_on_a_slow_down_and_on_errors():
     run("promtool", "test", "rules", str(PROMETHEUS / "rules_test.yml"))
+
+
+def test_the_rules_are_those_that_the_portal_judges_by():
+    said = io.StringIO()
+    call_command("prometheus_rules", stdout=said)
+    assert (PROMETHEUS / "rules.yml").read_text() == said.getvalue()
+    assert len(yaml.safe_load(said.getvalue())["groups"][0]["rules"]) == len(RULES)
+
+
+@needs_promtool
+def test_what_dashboards_ask_is_promql(tmp_path):
+    found = [query.replace("$version", ".*") for dashboard in DASHBOARDS for query in expressions(json.loads(dashboard.read_text()))]
+    rules = {"groups": [{"name": "panels", "rules": [{"record": f"panel:{number}", "expr": query} for number, query in enumerate(found)]}]}
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump(rules))
+    run("promtool", "check", "rules", str(tmp_path / "rules.yml"))
+
+
+def test_the_dashboard_has_a_panel_for_every_chart_of_the_portal():
+    page = (REPOSITORY / "templates/monitoring/monitoring.html").read_text()
+    charts = {title.removesuffix(" in ms") for title in re.findall(r'{% trans "([^"]+)" as title %}', page)}
+    panels = {panel["title"] for dashboard in DASHBOARDS for panel in json.loads(dashboard.read_text())["panels"]}
+    assert len(charts) >= 10
+    assert charts <= panels
 
 
 def test_rules_read_metrics_that_exist():

@@ -11,7 +11,7 @@ from django.core import mail
 from django.utils import timezone
 
 from apps.feedback.models import Feedback
-from apps.monitoring import alerting, rules
+from apps.monitoring import alerting, drift, rules
 from apps.monitoring.models import Alert, MetricMinute
 from apps.monitoring.notifying import NotTold, notify
 from tests.apps import making
@@ -88,7 +88,7 @@ def test_who_was_not_reached_is_tried_again_and_nobody_else(firing, hook, settin
 
 
 def over(rule: rules.AlertRule, monkeypatch, value: float) -> None:
-    monkeypatch.setattr(alerting, "RULES", (rules.AlertRule(rule.name, rule.threshold, 0, rule.message, lambda: value),))
+    monkeypatch.setattr(alerting, "RULES", (rules.AlertRule(rule.name, rule.threshold, 0, rule.message, lambda: value, rule.promql),))
 
 
 def test_it_is_told_when_an_alert_fires_and_when_it_is_over(monkeypatch, told, django_capture_on_commit_callbacks):
@@ -151,6 +151,6 @@ def test_falling_ratings_are_noticed_and_noise_is_not(viewer):
             Feedback.objects.create(answer=making.answer(version, user=viewer), rating=rating, user=viewer)
 
     rate([4, 5, 3, 4] * 25)
-    assert abs(rules.rating_drop()) < 3
+    assert abs(drift.rating_drop()) < 3
     rate([2, 1, 3, 2, 2] * 10)
-    assert rules.rating_drop() > 3
+    assert drift.rating_drop() > 3
