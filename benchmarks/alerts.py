@@ -9,18 +9,16 @@ to it, so that no answer takes less; the portal's own alert and autoscaler must 
 import argparse
 import itertools
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from pathlib import Path
 
 import httpx
 import psutil
 
-from benchmarks.serving import random_model
+from benchmarks._portal import portal_with_model
 from tests.stack import Stack
 
 CLIENTS = 4
@@ -106,7 +104,7 @@ def seconds_of(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def measure(portal: Stack, hold: float) -> str:
+def measure(portal: Stack, version: str, hold: float) -> str:
     def alert(state: str) -> dict | None:
         return next(iter(portal.get("/api/v1/alerts/", rule="p99_latency", state=state)["results"]), None)
 
@@ -117,10 +115,6 @@ def measure(portal: Stack, hold: float) -> str:
             None,
         )
 
-    version = portal.wait_job(portal.post("/api/v1/model-versions/", {"name": "measured", "path": str(portal.home / "imports" / "model")}))[
-        "model_version"
-    ]
-    portal.ask("What is entry 0?", version=version)
     with Traffic(portal.url, portal.token, version).running() as traffic:
         time.sleep(QUIET_SECONDS)
         began = time.time()
@@ -150,11 +144,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hold", type=float, default=0.7, help="seconds of each second in which the worker stands still")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        home = Path(temporary) / "home"
-        random_model("nano", home / "imports" / "model")
-        with Stack(home, env={"DSPORTAL_MAX_REPLICAS": "2", "DSPORTAL_INFERENCE_THREADS": "1"}) as portal:
-            print(measure(portal, given.hold))
+    with portal_with_model(DSPORTAL_MAX_REPLICAS="2", DSPORTAL_INFERENCE_THREADS="1") as (portal, version):
+        print(measure(portal, version, given.hold))
 
 
 if __name__ == "__main__":
