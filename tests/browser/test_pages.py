@@ -14,7 +14,7 @@ PAGES = [
     "/", "/help/", "/datasets/", "/datasets/{dataset}/", "/datasets/{dataset}/cleaned/", "/datasets/{dataset}/duplicates/",
     "/datasets/{dataset}/questions/", "/datasets/{dataset}/negatives/", "/datasets/{dataset}/records/", "/training/", "/training/new/",
     "/training/{job}/", "/training/compare/?jobs={job}", "/models/", "/models/{v1}/", "/models/{v2}/", "/models/{v2}/answers/", "/compression/",
-    "/experiments/", "/experiments/{experiment}/", "/feedback/", "/chat/", "/monitoring/", "/advisor/", "/api-access/", "/users/", "/audit/",
+    "/experiments/", "/experiments/{experiment}/", "/feedback/", "/chat/", "/monitoring/", "/monitoring/requests/{answer}/", "/advisor/", "/api-access/", "/users/", "/audit/",
 ]  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def places(stack: Stack) -> dict[str, str]:
     stack.post("/api/v1/feedback/", {"answer": answer["answer"], "rating": 2, "comment": "not quite"})
     return {
         "dataset": stack.dataset()["id"], "v1": versions["v1"]["id"], "v2": versions["v2"]["id"], "job": versions["v2"]["training_job"],
-        "experiment": stack.post("/api/v1/experiments/", arms)["id"],
+        "answer": answer["answer"], "experiment": stack.post("/api/v1/experiments/", arms)["id"],
     }  # fmt: skip
 
 

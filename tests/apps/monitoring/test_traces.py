@@ -1,9 +1,13 @@
 """Where the time of one request went: told by web and worker, kept for a while, seen by whoever may."""
 
+import gzip
+import threading
 from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from django.test import Client
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from apps.monitoring import names
 from apps.monitoring.traces import store, telling
@@ -153,3 +157,47 @@ def test_the_slowest_requests_lead_to_their_phases(as_operator, operator, live):
     client.force_login(operator)
 
     assert f"/monitoring/requests/{answer}/" in client.get("/monitoring/").content.decode()
+
+
+class Collector(BaseHTTPRequestHandler):
+    """An OTLP collector that keeps what it is sent."""
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.got.append((self.path, gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def collector():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+    server.got = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_collector_gets_them_only_where_the_environment_names_one(as_viewer, live, collector, settings, monkeypatch):
+    monkeypatch.setattr(telling, "_provider", None)
+    ask(as_viewer)
+    assert collector.got == []
+
+    address = f"http://127.0.0.1:{collector.server_port}"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
+    settings.OTLP_ENDPOINT = address
+    monkeypatch.setattr(telling, "_provider", None)
+    response = ask(as_viewer, "What is ice?")
+
+    assert {path for path, _body in collector.got} == {"/v1/traces"}
+    sent = [ExportTraceServiceRequest.FromString(body) for _path, body in collector.got]
+    spans = [span for each in sent for resource in each.resource_spans for scope in resource.scope_spans for span in scope.spans]
+    root = next(span for span in spans if span.name == "request")
+    assert {span.trace_id for span in spans} == {root.trace_id}
+    assert {span.parent_span_id for span in spans if span.name != "request"} == {root.span_id}
+    assert {"queue", "prefill", "decode"} <= {span.name for span in spans}
+    assert store.find(response["X-Request-Id"])  # as before
