@@ -99,6 +99,7 @@ class ImportInput(serializers.Serializer):
     name = serializers.CharField(max_length=60)
     path = serializers.CharField(required=False, max_length=500, help_text="a folder below an import root, or a URL the settings allow")
     files = serializers.ListField(child=serializers.FileField(), required=False, help_text="in place of a path (multipart)")
+    parent = IdentField(required=False, help_text="a version: what is imported is an adapter in PEFT's layout, to be added to it")
 
 
 class EvaluateInput(serializers.Serializer):
@@ -174,9 +175,10 @@ class ModelVersionViewSet(ListModelMixin, RetrieveModelMixin, Resource):
 
     @extend_schema(request={"application/json": ImportInput, "multipart/form-data": ImportInput}, responses={202: ImportOutput})
     def create(self, request):
-        """Import a model in Hugging Face's layout."""
+        """Import a model in Hugging Face's layout, or an adapter in PEFT's."""
         given = checked(ImportInput, request)
-        who = {"name": given["name"], "actor": request.user, "source": source_of(request)}
+        parent = find(ModelVersion.objects.all(), given.get("parent"), "parent")
+        who = {"name": given["name"], "parent": parent, "actor": request.user, "source": source_of(request)}
         if given.get("files"):
             job = imports.import_uploads(uploads=given["files"], **who)
         else:

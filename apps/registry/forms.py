@@ -2,6 +2,7 @@ from django import forms
 from django.db.models import Model, QuerySet
 from django.utils.translation import gettext_lazy as _
 
+from apps.registry.imports import ADAPTABLE
 from apps.registry.models import CompressionJob, ModelVersion
 from apps.training.selectors import presets
 
@@ -58,6 +59,17 @@ class ImportForm(forms.Form):
         label=_("Or its files"), required=False, max_length=200,
         help_text=_("config.json, the .safetensors files, tokenizer.json and, where there are, tokenizer_config.json, chat_template.jinja, generation_config.json."),
     )  # fmt: skip
+
+    parent = forms.ModelChoiceField(
+        ModelVersion.objects.none(), label=_("Parent"), required=False, empty_label=_("none: the folder is a whole model"),
+        help_text=_("For an adapter in PEFT's layout (adapter_config.json, adapter_model.safetensors): the version it is added to."),
+    )  # fmt: skip
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        rows = ModelVersion.objects.filter(kind__in=ADAPTABLE).order_by("-id")
+        self.fields["parent"].queryset = rows
+        self.fields["parent"].choices = [("", self.fields["parent"].empty_label), *((v.pk, v.name) for v in newest_and(rows, self["parent"].value()))]
 
     def clean(self):
         data = super().clean()

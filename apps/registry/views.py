@@ -68,7 +68,8 @@ def import_model(request: HttpRequest) -> HttpResponse:
         raise PermissionDenied
     form = ImportForm(request.POST or None, request.FILES or None)
     if request.method == "POST" and form.is_valid():
-        given, who = form.cleaned_data, {"actor": request.user, "source": source_of(request)}
+        given = form.cleaned_data
+        who = {"parent": given["parent"], "actor": request.user, "source": source_of(request)}
         try:
             if given["files"]:
                 imports.import_uploads(name=given["name"], uploads=given["files"], **who)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from workers.moe.config import PRESETS, VISION_FILE, ModelConfig, dense_twin
 
 if TYPE_CHECKING:
+    from workers.moe.adapters import add_adapter, save_adapter
     from workers.moe.attention import Seen
     from workers.moe.cache import KVCache, LayerCache
     from workers.moe.checkpoint import (
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PRESETS", "VISION_FILE", "BadPicture", "BrokenModel", "ChatTokenizer", "Decoder", "KVCache", "LayerCache", "ModelConfig", "NoPictures", "Seen", "TemplateRefused", "UnsupportedModel",
-    "as_data_url", "asking", "check_picture", "count_parameters", "dense_twin", "describe", "export_tensors", "generate", "import_tensors", "layout_named", "load_model", "load_tokenizer", "pixels_of", "read_config",
+    "add_adapter", "as_data_url", "asking", "check_picture", "count_parameters", "dense_twin", "describe", "export_tensors", "generate", "import_tensors", "layout_named", "load_model", "load_tokenizer", "pixels_of", "read_config",
     "register_storage",
-    "save_model", "save_tensors", "shrunk", "vision_of",
+    "save_adapter", "save_model", "save_tensors", "shrunk", "vision_of",
 ]  # fmt: skip
 
 _HOMES = {
@@ -45,6 +46,7 @@ _HOMES = {
     **dict.fromkeys(("UnsupportedModel", "export_tensors", "import_tensors", "layout_named"), "layouts"),
     "Decoder": "model",
     "Seen": "attention",
+    **dict.fromkeys(("add_adapter", "save_adapter"), "adapters"),
     **dict.fromkeys(("KVCache", "LayerCache"), "cache"),
     "count_parameters": "parameters",
     **dict.fromkeys(("BadPicture", "as_data_url", "check_picture", "pixels_of", "shrunk"), "pictures"),

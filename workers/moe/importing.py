@@ -1,4 +1,7 @@
-"""A Hugging Face folder from elsewhere becomes a model folder of ours: read, tried, written anew. Nothing of it is trusted or executed."""
+"""A Hugging Face folder from elsewhere becomes a model folder of ours: read, tried, written anew. Nothing of it is trusted or executed.
+
+Or a PEFT folder: its adapter is added to the weights of a parent.
+"""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -6,6 +9,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from workers.moe.adapters import add_adapter
 from workers.moe.checkpoint import BrokenModel, load_model, load_tokenizer, read_config, save_model
 from workers.moe.layouts import UnsupportedModel
 from workers.moe.model import Decoder
@@ -26,16 +30,20 @@ class ImportSpec(BaseModel):
     source_folder: Path
     output_folder: Path
     work_folder: Path
+    parent_folder: Path | None = None  # the source is a PEFT adapter, to be added to this model
 
 
 def import_folder(spec: ImportSpec) -> dict[str, Any]:
     """Write `output_folder` and say what the model is. JobError where the folder cannot be read, or its model cannot be asked."""
     emit("progress", progress=0.0, message="Reading the model")
+    opened = spec.parent_folder or spec.source_folder
     try:
-        config = read_config(spec.source_folder)
-        tokenizer = load_tokenizer(spec.source_folder)
+        config = read_config(opened)
+        tokenizer = load_tokenizer(opened)
         _require_usable(tokenizer, config.vocab_size)
-        model, _ = load_model(spec.source_folder)
+        model, _ = load_model(opened)
+        if spec.parent_folder is not None:
+            add_adapter(model, spec.source_folder)
     except (BrokenModel, UnsupportedModel) as error:
         raise JobError(f"{error} Nothing was imported.") from error
     emit("progress", progress=0.5, message="Trying it")

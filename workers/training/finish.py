@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from workers.moe import count_parameters, save_model
+from workers.moe import count_parameters, save_adapter, save_model
 from workers.training.batches import MOST_TURNS
-from workers.training.lora import adapter_tensors, adapters, save_adapter
+from workers.training.lora import FOLDER, adapter_pairs
 from workers.training.memory import peak_bytes
 from workers.training.prepare import Prepared
 from workers.training.ranks import Ranks
@@ -18,7 +18,7 @@ from workers.training.telling import gather
 def finish(spec: TrainSpec, ranks: Ranks, prepared: Prepared, progress: Progress) -> dict[str, Any] | None:
     """Write the model folder and return the job's result, on the first rank. All ranks take part."""
     peak = peak_bytes(ranks.device)
-    model, adapter = gather(prepared.model, ranks), adapter_tensors(prepared.model)
+    model, pairs = gather(prepared.model, ranks), adapter_pairs(prepared.model)
     if model is None:
         return None
     total, active = count_parameters(model.config)
@@ -32,8 +32,8 @@ def finish(spec: TrainSpec, ranks: Ranks, prepared: Prepared, progress: Progress
         **specialisation(model, prepared.examples), "peak_memory_bytes": peak, "turns": MOST_TURNS if spec.conversations else 1,
     }  # fmt: skip
     save_model(spec.output_folder, model, prepared.tokenizer, _card(spec, result, len(prepared.examples)))
-    if spec.lora:
-        save_adapter(spec.output_folder, spec.lora, adapter, adapters(prepared.model))
+    if spec.lora and not spec.lora.train_router:
+        save_adapter(spec.output_folder / FOLDER, model.config, pairs, spec.lora.rank, spec.lora.alpha)
     return result
 
 
@@ -56,4 +56,18 @@ Trained {"from a parent version" if spec.parent_folder else "from nothing"} on {
 ({result["tokens"]:,} tokens, {spec.precision}, ZeRO stage {spec.zero_stage}, {spec.world_size} ranks) with AdamW at {spec.lr * 1.0:g}.
 
 It answers what it was trained on, and should not be relied on for anything else.
+{_adapter_note(spec)}"""
+
+
+def _adapter_note(spec: TrainSpec) -> str:
+    if spec.lora is None:
+        return ""
+    if spec.lora.train_router:
+        return "\nIts routers were trained beside the low-rank adapters, so that no adapter alone gives it from its parent: here is the merged model only.\n"
+    return f"""
+## Adapter
+
+What was learnt is merged here. `{FOLDER}/` holds it alone, in PEFT's layout, to be put onto the parent version:
+
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("PARENT"), "{FOLDER}")
 """

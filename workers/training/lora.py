@@ -7,13 +7,10 @@ to know of adapters, and stacked experts (E, inputs, outputs) have a pair each. 
 percent of the product's cost, and one copy of an adapted matrix at a time where blocks are recomputed.
 """
 
-import json
 import math
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -90,25 +87,10 @@ def merged(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The adapters under PEFT's names, stacked ones as they are. On the CPU; every rank must call it."""
-    found: dict[str, Tensor] = {}
-    for name, adapter in adapters(model).items():
-        owner = name.removesuffix(".weight")
-        for part in ("lora_A", "lora_B"):
-            found[f"base_model.model.{owner}.{part}.weight"] = whole(getattr(adapter, part)).detach().cpu().contiguous()
-    return found
+def adapter_pairs(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """A and B of each adapted parameter, by its name, on the CPU. Every rank must call it."""
 
+    def gathered(tensor: Tensor) -> Tensor:
+        return whole(tensor).detach().cpu()
 
-def save_adapter(model_folder: Path, lora: LoraSpec, tensors: dict[str, Tensor], names: Iterable[str]) -> None:
-    """Write `adapter/` into a model folder: the adapter alone, which with the parent gives the model. `names`: of the adapted parameters."""
-    folder = model_folder / FOLDER
-    folder.mkdir()
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    adapted = {name.split(".", 2)[-1] for name in names}  # without the block's number
-    described = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": 0.0, "bias": "none",
-        "target_modules": sorted(name.removesuffix(".weight") for name in adapted if name.endswith(".weight")),
-        "target_parameters": sorted(name for name in adapted if not name.endswith(".weight")), "inference_mode": True,
-    }  # fmt: skip
-    (folder / "adapter_config.json").write_text(json.dumps(described, indent=1) + "\n")
+    return {name: (gathered(adapter.lora_A), gathered(adapter.lora_B)) for name, adapter in adapters(model).items()}

@@ -167,6 +167,32 @@ def model_folder(folder: Path) -> Path:
     return folder
 
 
+def test_an_adapter_is_imported_onto_a_version_and_becomes_its_child(as_operator, live, settings, tmp_path):
+    settings.IMPORT_ROOTS = [tmp_path / "root"]
+    folder = tmp_path / "root" / "adapter"
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text("{}")
+    small = making.version("v1-int8", kind="int8", run=live.run)
+    asked = {"name": "tuned", "path": "adapter"}
+    for wrong, field in (({}, "path"), ({"parent": small.pk}, "parent"), ({"parent": "nobody"}, "parent")):
+        refused = as_operator.post("/api/v1/model-versions/", {**asked, **wrong})
+        assert (refused.status_code // 100, list(refused.json()["errors"])) == (4, [field]), wrong
+    assert not ImportJob.objects.exists()
+
+    assert as_operator.post("/api/v1/model-versions/", {**asked, "parent": live.pk}).status_code == 202
+
+    job = ImportJob.objects.get()
+    spec = run_of(job.kind).prepare(job, tmp_path).spec
+    assert (spec["source_folder"], Path(spec["parent_folder"])) == (str(folder), artifacts.local_path(live.folder))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"a")
+    result = {"kind": "moe", "total_parameters": 10, "active_parameters": 5, "config": {}}
+    run_of(job.kind).complete(job, result, tmp_path)
+    tuned = ModelVersion.objects.get(name="tuned")
+    assert (tuned.parent, tuned.run) == (live, live.run)
+    assert tuned.evaluations.exists()
+
+
 @pytest.mark.parametrize("absolute", [True, False])
 def test_a_folder_below_an_import_root_is_imported(as_operator, settings, tmp_path, absolute):
     settings.IMPORT_ROOTS = [tmp_path / "root"]

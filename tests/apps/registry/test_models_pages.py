@@ -311,9 +311,12 @@ def test_a_model_is_imported_by_path_or_files_and_what_is_wrong_is_said_at_its_f
     assert not ImportJob.objects.exists()
     (folder / "config.json").write_text("{}")
     assert page.post("/models/import/", {"name": "gpt", "path": "gpt"}).status_code == 302
+    parent = making.version("v1")
+    adapter = [SimpleUploadedFile("adapter_config.json", b"{}"), SimpleUploadedFile("adapter_model.safetensors", b"w")]
+    assert page.post("/models/import/", {"name": "tuned", "files": adapter, "parent": parent.pk}).status_code == 302
     files = [SimpleUploadedFile("config.json", b"{}"), SimpleUploadedFile("model.safetensors", b"w")]
     assert page.post("/models/import/", {"name": "sent", "files": files}).status_code == 302
-    assert sorted(ImportJob.objects.values_list("name", flat=True)) == ["gpt", "sent"]
+    assert sorted(ImportJob.objects.values_list("name", flat=True)) == ["gpt", "sent", "tuned"]
     shown = page.get("/models/import/?fragment=jobs").content.decode()
     assert "gpt" in shown and "sent" in shown and "every 2s" in shown
     assert reader.get("/models/import/").status_code == 403
