@@ -48,6 +48,7 @@ ARTIFACTS_URL = os.environ.get("ARTIFACTS_URL") or str(HOME / "artifacts")
 WORK_ROOT = HOME / "work"  # of jobs: specs, logs, checkpoints; may be removed when no job is running
 IMPORT_ROOTS = [HOME / "imports", *(Path(p) for p in os.environ.get("DSPORTAL_IMPORT_ROOTS", "").split(os.pathsep) if p)]
 IMPORT_URLS = _words("DSPORTAL_IMPORT_URLS")  # beginnings of fsspec URLs that models may be imported from, such as s3://models/
+UPSTREAM_HOSTS = _words("DSPORTAL_UPSTREAM_HOSTS")  # hosts (with or without a port, or *.below.one) that questions may be sent to
 MAX_UPLOAD_BYTES = int(os.environ.get("DSPORTAL_MAX_UPLOAD_BYTES", 2 * 1024**3))
 MAX_JSON_BYTES = 32 * 1024**2  # of one request's body; larger data comes as a file
 GUEST_CHAT = _flag("DSPORTAL_GUEST_CHAT", default=False)
@@ -320,6 +321,7 @@ LOGGING = {
         "django.request": {"level": "ERROR"},
         "celery": {"level": "WARNING"},
         "kombu": {"level": "WARNING"},
+        "httpx": {"level": "WARNING"},
         "fontTools": {"level": "WARNING"},
     },
 }

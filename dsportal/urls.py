@@ -16,6 +16,7 @@ urlpatterns = [
     path("api/schema/", SpectacularAPIView.as_view(permission_classes=[SignedIn]), name="schema"),
     path("api/schema/reference/", SpectacularSwaggerSplitView.as_view(permission_classes=[SignedIn]), name="reference"),
     *(path("api/v1/", include(f"apps.{app}.api")) for app in API),
+    path("api/v1/", include("apps.registry.upstream_api")),
     path("", include("apps.serving.openai")),
     path("", include("apps.monitoring.probes")),
     *(path("", include(f"apps.{app}.urls")) for app in PAGES),

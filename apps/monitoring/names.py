@@ -54,6 +54,7 @@ IN_FLIGHT = "dsportal:answers:in-flight"  # sorted set: answer → deadline
 PRESENT = "dsportal:present:{role}"  # hash: a process that lives → until when it says so, and its memory in bytes
 ALERT_VALUES = "dsportal:alert-values"  # hash: rule → what beat measured last, where there was something to judge
 ROLLED_UP = "dsportal:metrics:rolled-up"  # start of the newest minute that is in the database
+UPSTREAM = "dsportal:upstream:{version}"  # what the inference worker that looked last knows of it (JSON); expires
 TRACE = "dsportal:trace:{trace}"  # list: spans (JSON) of one request, in the order in which they were told; expires
 TRACE_OF = "dsportal:trace-of:{name}"  # id of a request or an answer → its trace
 TRACES = "dsportal:traces"  # sorted set: trace → when it began, in µs

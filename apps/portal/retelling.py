@@ -54,6 +54,15 @@ SAYINGS = (
     _("This version is pruned already; prune its parent with another threshold or sparsity instead."),
     _("The policy starts from a full model; run it on this version's parent, or quantize this one to INT8."),
     _("INT8 and ONNX do not express what this model has (%(names)s); prune or distil it instead."),
+    _("An upstream version is another server's model: there are no weights here to compress. Import its folder instead."),
+    # what is wrong with another server
+    _("There is no key named %(name)s: %(variable)s is not set for this process."), _("%(place)s does not answer: %(why)s."),
+    _("The file that %(variable)s names cannot be read: %(why)s."), _("%(place)s refuses the key (%(status)s)."),
+    _("%(address)s answers with %(status)s, and not with a list of models. The address usually ends in /v1."),
+    _("%(place)s has no model %(model)s; it has: %(names)s."), _("The upstream %(place)s cannot be reached: %(why)s."),
+    _("The upstream %(place)s fails (%(status)s): %(why)s."), _("The upstream %(place)s refuses the portal's key (%(status)s): %(why)s."),
+    _("The upstream %(place)s does not answer (%(why)s). It is tried again every few seconds; ask again in a moment."),
+    _("The upstream %(place)s broke off in the middle of its answer. %(why)s"), _("its list of models answers with %(status)s"),
     # why its options cannot work for it, or do not go together
     _("A student of the preset %(preset)s would not be smaller than its teacher. Choose a smaller preset, or leave it out."),
     _("The dataset holds no held-out question, so that quality cannot be measured. Choose a method yourself."),
@@ -161,6 +170,7 @@ SAYINGS = (
     _("Make it live; 409 with every reason while its gate does not pass."),
     _("Take this, the live version, back to the one that served before it."),
     _("One's own tokens."),
+    _("Versions whose model another server holds; they are model versions like others."),
     _("Give `steps` or `minutes`; two minutes where neither is given."),
     _("For administrators."),
     _("Change the role, lock the account or let it in again, set a new password."),

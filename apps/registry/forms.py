@@ -78,6 +78,21 @@ class ImportForm(forms.Form):
         return data
 
 
+class UpstreamForm(forms.Form):
+    name = forms.CharField(label=_("Name"), max_length=60, widget=forms.TextInput(attrs={"autocomplete": "off"}), help_text=_("Of the version here."))
+    base_url = forms.CharField(
+        label=_("Address"), max_length=300, widget=forms.TextInput(attrs={"inputmode": "url", "placeholder": "http://gpu-1:8000/v1", "autocomplete": "off"}),
+        help_text=_("Of the server's API, usually ending in /v1."),
+    )  # fmt: skip
+    model = forms.CharField(
+        label=_("Model"), max_length=300, widget=forms.TextInput(attrs={"autocomplete": "off"}), help_text=_("As the server calls it.")
+    )
+    key = forms.CharField(
+        label=_("Name of its key"), max_length=40, required=False, widget=forms.TextInput(attrs={"autocomplete": "off"}),
+        help_text=_("Never the key itself: for “gpu”, the variable DSPORTAL_UPSTREAM_KEY_GPU of the portal's environment holds it."),
+    )  # fmt: skip
+
+
 class CompressForm(forms.Form):
     version = forms.ModelChoiceField(ModelVersion.objects.none(), label=_("Version"), empty_label=None)
     method = forms.ChoiceField(label=_("Method"), choices=CompressionJob.Method.choices, widget=forms.RadioSelect, initial=CompressionJob.Method.INT8)

@@ -36,7 +36,7 @@ ADAPTABLE = (ModelVersion.Kind.MOE, ModelVersion.Kind.DENSE, ModelVersion.Kind.D
 @transaction.atomic
 def import_model(*, name: str, path: str, actor: User | None, parent: ModelVersion | None = None, source: str = "") -> ImportJob:
     """Queue the import of a Hugging Face folder below an import root, or at a URL that the settings allow. With a parent: of a PEFT folder."""
-    name = _import_name(name)
+    name = free_name(name)
     if parent is not None and parent.kind not in ADAPTABLE:
         raise Problem(
             _("%(name)s is %(kind)s; an adapter is added to an uncompressed version.") % {"name": parent.name, "kind": parent.get_kind_display()},
@@ -58,7 +58,7 @@ def import_model(*, name: str, path: str, actor: User | None, parent: ModelVersi
 
 def import_uploads(*, name: str, uploads: list[UploadedFile], actor: User | None, parent: ModelVersion | None = None, source: str = "") -> ImportJob:
     """The files of a Hugging Face folder, as they were sent; they are removed once the version is there."""
-    name = _import_name(name)
+    name = free_name(name)
     names = [Path(upload.name or "").name for upload in uploads]
     if _config_file(parent) not in names or not any(n.endswith(".safetensors") for n in names):
         raise Problem(
@@ -102,7 +102,7 @@ def _require_readable(config_json: bytes, field: str) -> None:
         return
 
 
-def _import_name(name: str) -> str:
+def free_name(name: str) -> str:
     name = (name or "").strip()
     if not re.fullmatch(r"[\w.\- ]{1,60}", name):
         raise Problem(_("Give a name of letters, digits, dots, dashes and spaces, at most 60."), field="name")

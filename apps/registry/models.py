@@ -17,6 +17,7 @@ class ModelVersion(models.Model):
         PRUNED = "pruned", _("pruned")
         DISTILLED = "distilled", _("distilled")
         ONNX = "onnx", _("ONNX")
+        UPSTREAM = "upstream", _("upstream")
 
     class State(models.TextChoices):
         CANDIDATE = "candidate", _("candidate")

@@ -22,6 +22,7 @@ from apps.jobs.runs import Command, Run, register
 from apps.portal.retelling import retold
 from apps.registry import gates
 from apps.registry.models import VERSION_COLOURS, CompressionJob, Evaluation, EvaluationSet, GateDecision, ModelVersion
+from apps.registry.upstream_access import require_allowed, spec_of
 from apps.serving.cache import clear_answers
 from apps.serving.models import Deployment
 from apps.serving.warming import warm
@@ -110,6 +111,8 @@ def _queue_evaluation(version: ModelVersion, chosen: EvaluationSet, actor: User 
 
 
 def _prepare_evaluation(job: Evaluation, work: Path) -> Command:
+    if job.model_version.kind == ModelVersion.Kind.UPSTREAM:
+        require_allowed(spec_of(job.model_version))
     spec = {
         "version": 1,
         "model_folder": str(artifacts.verify(job.model_version.folder, job.model_version.files)),

@@ -1,10 +1,12 @@
 from django.urls import path
 
-from apps.registry import views
+from apps.registry import upstream_views, views
 
 urlpatterns = [
     path("models/", views.models, name="models"),
     path("models/import/", views.import_model, name="model_import"),
+    path("models/upstream/", upstream_views.upstreams, name="upstreams"),
+    path("models/<str:pk>/upstream/", upstream_views.state, name="upstream_state"),
     path("models/<str:pk>/", views.version, name="version"),
     path("models/<str:pk>/charts/", views.version_charts, name="version_charts"),
     path("models/<str:pk>/promote/", views.promote, name="promote"),

@@ -27,6 +27,7 @@ from apps.registry.listing import SORTS, listing, sort_link
 from apps.registry.models import CompressionJob, Evaluation, ImportJob, ModelVersion
 from apps.registry.presentation import domain_lines, gate_lines, lineage_nodes
 from apps.registry.selectors import latest_evaluation, lineage, versions
+from apps.registry.upstream_access import health_of
 from apps.rest import source_of
 from apps.serving.models import Deployment
 from workers.compression.applicable import applicable
@@ -123,7 +124,7 @@ def version(request: HttpRequest, pk: str) -> HttpResponse:
         "failed": next((job for job in recent if job.status == Job.Status.FAILED and not _is_stale(job, own)), None),
         "nodes": lineage_nodes(lineage(row), list(row.children.order_by("-id")[:CHILDREN_SHOWN])), "deployments": deployments, "decisions": decisions,
         "methods": [(m, m.label) for m in METHODS_AT_ONCE if applicable(row.kind, m, row.config) is None], "compressible": applicable(row.kind, "prune") is None,
-        "layers": layers_to_choose(row.details), "layer": chosen_layer(row.details, request.GET.get("layer")),
+        "health": health_of([row]).get(row.pk) if row.kind == ModelVersion.Kind.UPSTREAM else None, "layers": layers_to_choose(row.details), "layer": chosen_layer(row.details, request.GET.get("layer")),
     }  # fmt: skip
     if request.GET.get("tables"):  # for reading without scripts
         values["drawn"] = expertise_charts(row.details, values["layer"])

@@ -52,6 +52,11 @@ def _check(*, dataset: Dataset, preset_name: str, steps, minutes, world_size: in
             % {"cores": settings.CORES, "world_size": world_size},
             field="world_size",
         )
+    if parent is not None and parent.kind == ModelVersion.Kind.UPSTREAM:
+        raise Problem(
+            _("%(name)s is another server's model: there are no weights here to go on from. Import its folder instead.") % {"name": parent.name},
+            field="parent",
+        )
     if parent is not None and parent.kind not in (ModelVersion.Kind.MOE, ModelVersion.Kind.DENSE, ModelVersion.Kind.DISTILLED):
         raise Problem(
             _("%(name)s is %(kind)s; training goes on from an uncompressed version.") % {"name": parent.name, "kind": parent.get_kind_display()},

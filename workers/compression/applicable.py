@@ -17,9 +17,11 @@ _INT8_FAMILIES = ("gpt_oss", "glm4_moe", "llama")
 def applicable(kind: str, method: str, config: dict[str, Any] | None = None) -> str | None:
     """None where the method applies, else a sentence for people that says why it does not.
 
-    `kind`: of the version (moe, dense, pruned, distilled, int8, onnx); `method`: one of METHODS; `config`: the version's, where it
+    `kind`: of the version (moe, dense, pruned, distilled, int8, onnx, upstream); `method`: one of METHODS; `config`: the version's, where it
     is known, as ModelConfig.as_dict() says it.
     """
+    if kind == "upstream":
+        return "An upstream version is another server's model: there are no weights here to compress. Import its folder instead."
     if kind in _FINISHED and (kind, method) != ("int8", "onnx"):
         return f"{_FINISHED[kind]} version is compressed already; compress its parent instead."
     if kind == "pruned" and method == "prune":

@@ -11,6 +11,7 @@ from workers.engine.front_end import read_front_end
 from workers.engine.memory import CacheMemory
 from workers.engine.runner import Runner
 from workers.moe import ChatTokenizer, ModelConfig, UnsupportedModel, layout_named
+from workers.upstream.spec import is_upstream
 
 CACHE_BYTES = 512 * 1024**2  # what keys and values of all slots may take together, where nothing else is said
 ONNX_FILE = "model.onnx"
@@ -24,7 +25,11 @@ def open_engine(
 
     `max_seq_len` cuts a longer context. `cache_bytes`: what keys and values may take. Compiled runners have `max_batch` slots that take memory
     as they fill (`memory.py`); the others have fewer, where all of them full would take more. `device`: "cpu", or another of PyTorch's ("cuda").
+    A folder that only says where another server holds the model needs none of these: its engine is `workers.upstream`'s.
     """
+    if is_upstream(folder):
+        elsewhere: Engine = import_module("workers.upstream.engine").open_upstream(folder, max_waiting=max_waiting)
+        return elsewhere
     described = _read_config(folder)
     tokenizer = _load_tokenizer(folder)
     config = _understand(folder, described)

@@ -37,7 +37,7 @@ class Scheduler:
         self.preemptions = 0
         self._free = Slots(slots)
         self._prefill_tokens = prefill_tokens
-        self.waiting = WaitingLine()
+        self.waiting = WaitingLine[Sequence]()
         self.running: list[Sequence] = []
 
     def add(self, sequence: Sequence) -> None:

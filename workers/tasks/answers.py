@@ -15,6 +15,7 @@ from django.db import close_old_connections
 from redis import RedisError
 
 from apps import artifacts
+from apps.accounts.problems import Problem
 from apps.monitoring import names
 from apps.monitoring.presence import keep_presence
 from apps.redis import connection
@@ -105,7 +106,17 @@ def _publish(
         phases.delivered(ended)
     except (PromptTooLong, PictureRefused, ParameterRefused) as refusal:
         _add(stream, {"error": str(refusal), "whose": "asker"})
-    except (NoRoom, EngineFull, EngineClosed, EngineError, artifacts.ArtifactDamaged, ModelVersion.DoesNotExist, OSError, ValueError) as failure:
+    except (
+        NoRoom,
+        Problem,
+        EngineFull,
+        EngineClosed,
+        EngineError,
+        artifacts.ArtifactDamaged,
+        ModelVersion.DoesNotExist,
+        OSError,
+        ValueError,
+    ) as failure:
         log.warning("answer %s failed: %s", answer, failure)
         _add(stream, {"error": str(failure)})
 

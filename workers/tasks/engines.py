@@ -16,6 +16,7 @@ from prometheus_client import Gauge
 from apps import artifacts
 from apps.monitoring import names
 from apps.registry.models import ModelVersion
+from apps.registry.upstream_access import require_allowed, spec_of, tell_health
 from workers.tasks.engine_counts import EngineCounts
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ class Held:
 def open_version(version: ModelVersion):
     from workers.engine import open_engine  # jobs and beat read this file too, and need no engine
 
+    if version.kind == ModelVersion.Kind.UPSTREAM:
+        require_allowed(spec_of(version))  # the settings may have changed since it was connected
     began = time.monotonic()
     folder = artifacts.verify(version.folder, version.files)
     engine = open_engine(folder, threads=settings.INFERENCE_THREADS, device=settings.DEVICE, cache_bytes=settings.ENGINE_CACHE_BYTES)
@@ -93,12 +96,15 @@ class Engines:
         """Tell what they did since the last time."""
         with self._changed:
             found = {version_id: held.engine.stats() for version_id, held in self._held.items() if held.engine}
+            upstream = {version_id: held.engine.health() for version_id, held in self._held.items() if hasattr(held.engine, "health")}
             engines_bytes.set(self._taken_bytes())
         with self._counting:  # apart from the other lock: Redis may be slow, and whoever wants an engine must not wait for it
             for version_id, stats in found.items():
                 if version_id in self._held:
                     self._counts.count(version_id, stats)
         self._counts.show(list(found.values()))
+        for version_id, health in upstream.items():
+            tell_health(version_id, health.as_dict())
 
     def hold(self, version_id: str, engine: Any) -> None:
         """An engine that was opened elsewhere."""
