@@ -32,7 +32,7 @@ PATCH_PIXELS = 64  # of a patch, 8 × 8, as a new model has them (workers.traini
 MUON_BYTES = 10  # an entry of the matrices in work: the direction in FP32, and three copies in BF16
 MUON_BUNCH = 2**22  # entries that move together (workers.training.muon)
 
-Moment = Literal["backward begins", "backward ends", "optimizer step", "average tried", "whole model gathered"]
+Moment = Literal["backward begins", "backward ends", "optimizer step", "average tried", "whole model gathered", "model written"]
 
 
 @dataclass(frozen=True)
@@ -146,13 +146,14 @@ def _moments(s: Setting) -> dict[Moment, list[Part]]:
     buckets = [gradients] if s.ranks > 1 and s.stage < 2 else []
     # While the average is tried, the weights themselves wait beside it.
     tried = [weights, optimizer, *beside, *buckets, *(replace(part, name="weights put aside") for part in averaged(s))]
-    if s.gathers:
-        moments["whole model gathered"] = [
-            *tried,
-            Part("gathered weights", 4 * s.shape.total_parameters, "4 Ψ" + (" of all ranks" if s.expert_ranks > 1 else "")),
-        ]
+    whole = [Part("gathered weights", 4 * s.shape.total_parameters, "4 Ψ" + (" of all ranks" if s.expert_ranks > 1 else ""))] if s.gathers else []
+    left = _left(s, [*kept, logits(s), *adapted_anew(s)])
+    if whole:
+        moments["whole model gathered"] = [*tried, *whole, *left]
     elif s.average:
-        moments["average tried"] = tried
+        moments["average tried"] = [*tried, *left]
+    if not s.gpu and s.recipe == "portal":
+        moments["model written"] = [weights, optimizer, *beside, *buckets, *whole, *merged(s), *written(s), *left]
     return moments
 
 
@@ -181,6 +182,32 @@ def _sharded(name: str, psi: int, each: int, s: Setting, divided: bool) -> Part:
 def averaged(s: Setting) -> list[Part]:
     """The moving average of what is learnt, in FP32, sharded as the weights are."""
     return [_sharded("average", s.learnt_parameters, 4, s, s.stage >= 2)] if s.average else []
+
+
+def merged(s: Setting) -> list[Part]:
+    """Each matrix with its adapter, for the folder that is written."""
+    return [Part("adapted weights", 4 * s.shape.matrix_parameters, "4 Ψm")] if s.lora_rank else []
+
+
+def adapted_anew(s: Setting) -> list[Part]:
+    """Each forward makes matrices with their adapters anew; those under 32 MiB come and go as activations do."""
+    if not s.lora_rank or s.half:
+        return []
+    stacks = s.held.n_layers * s.held.largest_matrices if 4 * s.held.largest_matrices >= LARGEST_KEPT_BLOCK else 0
+    return [Part("adapted weights", 4.0 * (s.held.matrix_parameters - stacks), "4 Ψm in blocks under 32 MiB")]
+
+
+def written(s: Setting) -> list[Part]:
+    """Gate and up of the experts, interleaved for the file: beside the model, as far as they are no blocks that find room in what was freed."""
+    if not s.shape.n_experts or 4 * s.shape.largest_matrices < LARGEST_KEPT_BLOCK:
+        return []
+    return [Part("written copies", 4.0 * s.shape.largest_matrices * s.shape.n_layers, "8 E d f B a layer")]
+
+
+def _left(s: Setting, parts: list[Part]) -> list[Part]:
+    """Of what came and went in the steps, what the C library keeps, and blocks beyond its largest find no room in."""
+    largest = 4 * s.tokens * max(2 * s.shape.d_expert * max(1, s.shape.top_k), s.shape.vocab_size * s.learnt_share)
+    return parts if largest < LARGEST_KEPT_BLOCK <= 4 * s.shape.largest_matrices else []
 
 
 def reference(s: Setting) -> list[Part]:
@@ -303,6 +330,8 @@ def overheads(s: Setting, parts: list[Part]) -> list[Part]:
     if s.half:
         found.append(Part("compiled kernels", KERNEL_BYTES, f"{KERNEL_BYTES / 1e6:.0f} MB"))
     moving, formula = activations(s).bytes + logits(s).bytes, "activations + logits"
+    if anew := adapted_anew(s):
+        moving, formula = moving + total(anew), f"{formula} + {anew[0].formula}"
     if s.stage >= 2 and s.ranks > 1:  # weights and gradients, whole, layer by layer
         moving += 8 * _in_small_blocks(s.shape)
         formula += " + 8 Ψ in blocks under 32 MiB"

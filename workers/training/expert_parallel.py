@@ -69,7 +69,9 @@ def answer_of_all(layer: Experts, group: dist.ProcessGroup, x: Tensor, ids: Tens
     sent, received = leaving.view(ranks, each).sum(1).tolist(), arriving.view(ranks, each).sum(1).tolist()
     guests = Exchange.apply(rows, sent, received, group)
     wanted = torch.arange(each, device=x.device).repeat(ranks).repeat_interleave(arriving)
-    here = Places.of(wanted.unsqueeze(1), each, rows_step(x))
+    # So many times the tokens come to each expert: with steps as much longer, no more lengths occur (and kernels are compiled) than elsewhere.
+    step = rows_step(x)
+    here = Places.of(wanted.unsqueeze(1), each, step if step == 1 else step * ranks)
     answers = Collect.apply(layer.answers(Dispatch.apply(guests, here), here.counts), here)
     return Combine.apply(Exchange.apply(answers, received, sent, group), weights, places)
 

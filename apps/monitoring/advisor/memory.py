@@ -11,7 +11,7 @@ NAMES = (
     gettext_noop("weights"), gettext_noop("gradients"), gettext_noop("optimizer"), gettext_noop("activations"), gettext_noop("logits"),
     gettext_noop("half-precision copies"), gettext_noop("adapted weights"), gettext_noop("gathered weights"), gettext_noop("gathered layers"), gettext_noop("optimizer's working space"),
     gettext_noop("one layer's activations"), gettext_noop("process"), gettext_noop("compiled kernels"), gettext_noop("allocator"),
-    gettext_noop("average"), gettext_noop("weights put aside"), gettext_noop("reference"), gettext_noop("pictures"),
+    gettext_noop("average"), gettext_noop("weights put aside"), gettext_noop("reference"), gettext_noop("written copies"), gettext_noop("pictures"),
     gettext_noop("allowance"), gettext_noop("key-value cache"), gettext_noop("working space"),
 )  # fmt: skip
 MOMENTS = {
@@ -19,6 +19,7 @@ MOMENTS = {
     "backward ends": gettext_lazy("when the backward pass ends"),
     "optimizer step": gettext_lazy("in the optimizer's step"),
     "average tried": gettext_lazy("when the averaged weights are tried"),
+    "model written": gettext_lazy("when the model is written"),
     "whole model gathered": gettext_lazy("when the whole model is gathered, to be tried or written"),
 }
 WHY = {
@@ -40,6 +41,7 @@ WHY = {
     "key-value cache": gettext_lazy("keys and values of every token of the sequences in the batch"),
     "average": gettext_lazy("a moving average of the weights, published in their place"),
     "weights put aside": gettext_lazy("the weights themselves, while their average is tried"),
+    "written copies": gettext_lazy("the experts' matrices as the file has them"),
     "reference": gettext_lazy("what the model said of each answer before it learnt from preferences"),
     "pictures": gettext_lazy("pixels of the patches, which the image front end's gradient needs"),
     "working space": gettext_lazy("the logits of one step, or a layer's vectors"),

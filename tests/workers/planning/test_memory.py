@@ -124,3 +124,15 @@ def test_the_moment_of_the_peak_moves_from_the_activations_to_the_optimizer_as_b
 
     assert peak(asked)[0] == "backward begins"
     assert peak(replace(asked, rows=1, length=16))[0] == "optimizer step"
+
+
+def test_large_experts_are_written_beside_the_model():
+    """Blocks beyond 32 MiB find no room in what the steps left: measured on real ranks by benchmarks/zero_memory.py --presets base."""
+    asked = Setting(shape_of(PRESETS["base"].with_(vocab_size=400)), "fp32", 9, 96, ranks=2)
+
+    moment, parts = peak(asked)
+
+    copies = {part.name: part.bytes for part in parts}["written copies"]
+    assert moment == "model written" and copies == pytest.approx(4 * asked.shape.expert_parameters * 2 / 3)
+    assert "written copies" not in {part.name for part in peak(replace(asked, shape=shape_of(PRESETS["small"])))[1]}
+    assert peak(replace(asked, gpu=True))[0] != "model written"
