@@ -111,3 +111,15 @@ def test_decisions_can_be_read_over_rest_and_on_the_page(as_viewer, viewer, clie
     assert found[0]["ready_seconds"] is None
     client.force_login(viewer)
     assert "70 answers in flight" in client.get("/monitoring/").content.decode()
+
+
+def test_a_quiet_second_costs_the_database_nothing(db, clock, django_assert_num_queries):
+    beating(2)
+    ScalingDecision.objects.create(before=1, replicas=2, reason="no load", qps=0, queue=0)
+    scaling = LocalScaling()
+    scaling.look(clock[0])
+    assert ScalingDecision.objects.get().ready_at  # what an earlier process began is seen to its end
+    for _ in range(5):
+        clock[0] += 1
+        with django_assert_num_queries(0):
+            scaling.look(clock[0])
