@@ -1,10 +1,11 @@
 """A model's weights as the fused decoder wants them, read without torch."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ml_dtypes  # noqa: F401 — by it NumPy knows BF16, in which open models come
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -12,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from workers.engine.errors import UnusableModel
 from workers.engine.fused import Floats, Layers
 from workers.engine.product import PANEL, pack
-from workers.moe import ModelConfig, UnsupportedModel, import_tensors, layout_named
+from workers.moe import ModelConfig, UnsupportedModel, import_each, layout_named
 
 State = Mapping[str, NDArray[Any]]  # under the names of `workers.moe.model`
 
@@ -30,7 +31,8 @@ def read_weights(folder: Path, described: dict[str, Any]) -> Weights:
     try:
         layout = layout_named(described.get("model_type"))
         config = layout.read_config(described)
-        state: Any = import_tensors(layout, config, _read_tensors(folder))
+        state: Any = dict(import_each(layout, config, described, _reader(folder), lambda entry: np.empty(entry.shape, np.float32)))
+        state.setdefault("head.weight", state["embedding.weight"])
         return arrange(config, state)
     except UnsupportedModel as error:
         raise UnusableModel(str(error)) from error
@@ -51,17 +53,18 @@ def decode_weights(folder: Path) -> Weights:
     return arrange(model.config, {name: tensor.numpy() for name, tensor in model.state_dict().items()})
 
 
-def _read_tensors(folder: Path) -> Any:
+def _reader(folder: Path) -> Callable[[str], Any]:
+    """Gives a tensor by name, in the type of the file. Each is read when it is asked for: beside the weights no more is held than one."""
     index = folder / "model.safetensors.index.json"
     # A shard is a file of this folder: a path in the index must not lead out of it.
     names = sorted({Path(n).name for n in json.loads(index.read_text())["weight_map"].values()}) if index.exists() else ["model.safetensors"]
-    tensors: dict[str, NDArray[Any]] = {}
+    where: dict[str, Any] = {}
     for name in names:
         if not (folder / name).exists():
             raise FileNotFoundError(2, "missing", str(folder / name))
-        with safe_open(folder / name, framework="numpy") as file:
-            tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 — the file is no dictionary
-    return tensors
+        file = safe_open(folder / name, framework="numpy")
+        where |= dict.fromkeys(file.keys(), file)
+    return lambda name: where[name].get_tensor(name)
 
 
 def arrange(config: ModelConfig, state: State) -> Weights:

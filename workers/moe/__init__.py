@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         vision_of,
     )
     from workers.moe.generation import generate
-    from workers.moe.layouts import UnsupportedModel, export_tensors, import_tensors, layout_named
+    from workers.moe.layouts import UnsupportedModel, export_tensors, import_each, import_tensors, layout_named
     from workers.moe.model import Decoder
     from workers.moe.parameters import count_parameters
     from workers.moe.pictures import BadPicture, as_data_url, check_picture, pixels_of, shrunk
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PRESETS", "VISION_FILE", "BadPicture", "BrokenModel", "ChatTokenizer", "Decoder", "KVCache", "LayerCache", "ModelConfig", "NoPictures", "Seen", "TemplateRefused", "UnsupportedModel",
-    "add_adapter", "as_data_url", "asking", "check_picture", "count_parameters", "dense_twin", "describe", "export_tensors", "generate", "import_tensors", "layout_named", "load_model", "load_tokenizer", "pixels_of", "read_config",
+    "add_adapter", "as_data_url", "asking", "check_picture", "count_parameters", "dense_twin", "describe", "export_tensors", "generate", "import_each", "import_tensors", "layout_named", "load_model", "load_tokenizer", "pixels_of", "read_config",
     "register_storage",
     "save_adapter", "save_model", "save_tensors", "shrunk", "vision_of",
 ]  # fmt: skip
@@ -43,7 +43,7 @@ _HOMES = {
         "checkpoint",
     ),
     "generate": "generation",
-    **dict.fromkeys(("UnsupportedModel", "export_tensors", "import_tensors", "layout_named"), "layouts"),
+    **dict.fromkeys(("UnsupportedModel", "export_tensors", "import_each", "import_tensors", "layout_named"), "layouts"),
     "Decoder": "model",
     "Seen": "attention",
     **dict.fromkeys(("add_adapter", "save_adapter"), "adapters"),

@@ -58,9 +58,15 @@ def register_storage(format_name: str, decode: Decode) -> None:
 
 
 def save_model(folder: Path, model: Decoder, tokenizer: ChatTokenizer, card: str) -> None:
-    """Write a complete model folder, in FP32, under a temporary name and rename it. `card`: the text of README.md."""
-    state = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in model.state_dict().items()}
-    save_tensors(folder, describe(model.config, tokenizer), stored(model.config, state), tokenizer, card, vision_of(model))
+    """Write a complete model folder under a temporary name and rename it: in FP32, or BF16 where weights are. `card`: the text of README.md."""
+    state = {
+        name: tensor.detach().to("cpu", torch.bfloat16 if tensor.dtype == torch.bfloat16 else torch.float32)
+        for name, tensor in model.state_dict().items()
+    }
+    described = describe(model.config, tokenizer)
+    if model.embedding.weight.dtype == torch.bfloat16:
+        described["torch_dtype"] = "bfloat16"
+    save_tensors(folder, described, stored(model.config, state), tokenizer, card, vision_of(model))
 
 
 def vision_of(model: Decoder) -> Vision | None:
@@ -224,8 +230,10 @@ def load_tokenizer(folder: Path) -> ChatTokenizer:
         raise BrokenModel(f"The tokenizer.json of {folder.name} cannot be read: {error}.") from error
 
 
-def load_model(folder: Path) -> tuple[Decoder, ChatTokenizer]:
+def load_model(folder: Path, *, keep_bf16: bool = False) -> tuple[Decoder, ChatTokenizer]:
     """Open a model folder of any storage: the decoder in FP32, in evaluation mode, and its tokenizer. BrokenModel, UnsupportedModel.
+
+    `keep_bf16`: weights that BF16 holds exactly stay in it; to be run under autocast, or written again.
 
     Weights are read one by one into their places, from files in any floating-point type, quantized ones too: beside the model, no more
     is held than one of its tensors. Only storages of one's own are decoded as a whole.
@@ -233,7 +241,7 @@ def load_model(folder: Path) -> tuple[Decoder, ChatTokenizer]:
     described = read_config_json(folder)
     config = read_config(folder)
     try:
-        state = _read_state(folder, config, described) | _read_vision(folder)
+        state = _read_state(folder, config, described, keep_bf16) | _read_vision(folder)
         with torch.device("meta"):
             model = Decoder(config)
         if config.tie_embeddings:
@@ -253,16 +261,18 @@ def load_model(folder: Path) -> tuple[Decoder, ChatTokenizer]:
     return model.eval(), load_tokenizer(folder)
 
 
-def _read_state(folder: Path, config: ModelConfig, described: dict[str, Any]) -> Tensors:
+def _read_state(folder: Path, config: ModelConfig, described: dict[str, Any], keep_bf16: bool) -> Tensors:
     layout = layout_named(described["model_type"])
+    if described.get("storage"):
+        return dict(import_each(layout, config, described, read_tensors(folder).__getitem__, lambda entry: torch.empty(entry.shape)))
+    shards, state = Shards(folder), {}
+    source = Decoded(shards, quantization_of(described))
 
     def empty(entry: Entry) -> Tensor:
-        return torch.empty(entry.shape)
+        narrow = keep_bf16 and entry.parts and all(source.is_bf16(part.theirs) for part in entry.parts)
+        return torch.empty(entry.shape, dtype=torch.bfloat16 if narrow else torch.float32)
 
-    if described.get("storage"):
-        return dict(import_each(layout, config, described, read_tensors(folder).__getitem__, empty))
-    shards, state = Shards(folder), {}
-    for name, tensor in import_each(layout, config, described, Decoded(shards, quantization_of(described)).read, empty):
+    for name, tensor in import_each(layout, config, described, source.read, empty):
         state[name] = tensor
         shards.close()  # what was read leaves the memory with the file's mapping
     return state

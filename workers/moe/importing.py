@@ -41,7 +41,7 @@ def import_folder(spec: ImportSpec) -> dict[str, Any]:
         config = read_config(opened)
         tokenizer = load_tokenizer(opened)
         _require_usable(tokenizer, config.vocab_size)
-        model, _ = load_model(opened)
+        model, _ = load_model(opened, keep_bf16=spec.parent_folder is None)
         if spec.parent_folder is not None:
             add_adapter(model, spec.source_folder)
     except (BrokenModel, UnsupportedModel) as error:
@@ -69,7 +69,9 @@ def _require_finite(model: Decoder, tokenizer: ChatTokenizer) -> None:
         prompt = tokenizer.encode_prompt([{"role": "user", "content": PROBE}])[-model.config.max_seq_len :]
     except TemplateRefused as error:
         raise JobError(f"{error} Nothing was imported.") from error
-    if not bool(model(torch.tensor([prompt])).isfinite().all()):
+    with torch.autocast("cpu", torch.bfloat16, enabled=any(p.dtype == torch.bfloat16 for p in model.parameters())):
+        answer = model(torch.tensor([prompt]))
+    if not bool(answer.isfinite().all()):
         raise JobError("The model's answer to a first question is not a number: its weights are damaged. Nothing was imported.")
 
 

@@ -23,6 +23,10 @@ class Decoded:
         self._shards = shards
         self._block = quantization.block if quantization else None
 
+    def is_bf16(self, name: str) -> bool:
+        """Whether BF16 holds its numbers exactly."""
+        return f"{name}_blocks" in self._shards if name not in self._shards else self._shards.is_bf16(name)
+
     def read(self, name: str) -> Tensor:
         """As `Shards.read`, floating point. ValueError for bits without the scales that say what they mean."""
         if name not in self._shards and f"{name}_blocks" in self._shards:

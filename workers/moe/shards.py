@@ -37,6 +37,10 @@ class Shards:
         tensor: Tensor = self._file(self._where[name]).get_tensor(name)
         return tensor
 
+    def is_bf16(self, name: str) -> bool:
+        """KeyError where the folder has no such tensor."""
+        return bool(self._file(self._where[name]).get_slice(name).get_dtype() == "BF16")
+
     def close(self) -> None:
         """Let go of the mapped files; the next `read` opens them again."""
         self._open.clear()

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, AutoTokenizer, GptOssForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
@@ -63,7 +64,8 @@ def test_another_familys_model_in_bf16_comes_with_its_own_turns_and_leaves_as_it
 
     assert code == 0, event
     assert event["result"]["config"]["qk_norm"] == "head"
-    again, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path / "out"), AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert {str(t.dtype) for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {"torch.bfloat16"}
+    again, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32), AutoTokenizer.from_pretrained(tmp_path / "out")
     assert again.config.model_type == "qwen3_moe"
     messages = [{"role": "user", "content": "What is photosynthesis?"}]
     expected = AutoTokenizer.from_pretrained(source).apply_chat_template(messages, add_generation_prompt=True, tokenize=False)

@@ -195,7 +195,7 @@ def test_an_imported_quantized_folder_becomes_a_plain_one(tokenizer, tmp_path):
 
 
 def test_opening_takes_the_memory_of_the_opened_weights(make_model, tokenizer, tmp_path):
-    big = {"d_model": 256, "n_heads": 4, "head_dim": 64, "d_expert": 512, "n_layers": 6, "n_experts": 8, "tie_embeddings": False, "rope_theta": 5e3}
+    big = {"d_model": 256, "n_heads": 4, "head_dim": 64, "d_expert": 512, "n_layers": 6, "n_experts": 12, "tie_embeddings": False, "rope_theta": 5e3}
     gpt_oss = {
         "attention_bias": True, "attention_out_bias": True, "attention_sinks": True, "expert_bias": True, "swiglu_alpha": 1.702, "swiglu_limit": 7.0,
         "swiglu_offset": 1.0,
@@ -213,6 +213,6 @@ def test_opening_takes_the_memory_of_the_opened_weights(make_model, tokenizer, t
     folders = [str(tmp_path / name) for name in ("mxfp4", "fp8", "bf16")]
     child = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path / "warm"), *folders], capture_output=True, text=True, check=True)
     for name, measured in json.loads(child.stdout).items():
-        assert measured["weights"] > 70_000_000
-        # One layer's experts may be held in BF16 besides, of six; a second copy would make it 2.
-        assert measured["peak"] < 1.15 * measured["weights"], name
+        assert measured["weights"] > 100_000_000
+        # One layer's experts may be held in BF16 besides, of six, and a few megabytes are the process's; a second copy would make it 2.
+        assert measured["peak"] < 1.2 * measured["weights"], name
