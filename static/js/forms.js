@@ -6,7 +6,7 @@ const GUARD_MS = 15000;
 
 function guard(event) {
   const form = event.target;
-  if (form.method === "dialog") return;
+  if (form.method === "dialog" || form.matches("[data-download]")) return;  // a download leaves the page as it is
   if (form.dataset.sent) {
     event.preventDefault();
     event.stopImmediatePropagation();
