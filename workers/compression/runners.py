@@ -8,17 +8,26 @@ from workers.engine import Runner, UnusableModel
 ONNX_FILE = "model.onnx"
 
 
-def open_runner(folder: Path, *, threads: int, max_batch: int, max_seq_len: int) -> Runner | None:
-    """The runner of an INT8 or ONNX folder; None for one whose weights are just stored in another way. UnusableModel."""
+def open_runner(folder: Path, *, threads: int, max_batch: int, max_seq_len: int, device: str = "cpu") -> Runner | None:
+    """The runner of an INT8 or ONNX folder; None for one whose weights are just stored in another way. UnusableModel.
+
+    `device`: of an INT8 one; onnxruntime knows its own.
+    """
     if (folder / ONNX_FILE).exists():
         from workers.compression.onnx_runner import open_onnx_runner
 
         return open_onnx_runner(folder, threads=threads, max_batch=max_batch, max_seq_len=max_seq_len)
     if _storage_format(folder) == "int8":
-        from workers.compression.int8_runner import Int8Runner
-        from workers.compression.int8_weights import DamagedWeights, read_weights
+        from workers.compression.int8_folder import DamagedWeights
 
         try:
+            if device != "cpu":
+                from workers.compression.int8_torch import open_int8_torch_runner
+
+                return open_int8_torch_runner(folder, device, threads=threads, max_batch=max_batch, max_seq_len=max_seq_len)
+            from workers.compression.int8_runner import Int8Runner
+            from workers.compression.int8_weights import read_weights
+
             return Int8Runner(read_weights(folder), threads=threads, max_batch=max_batch, max_seq_len=max_seq_len)
         except DamagedWeights as error:
             raise UnusableModel(str(error)) from error

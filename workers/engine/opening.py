@@ -64,7 +64,8 @@ def _open_runner(
     """Compiled code only for what it expresses: it would give wrong answers to the rest. The imports are here because each runner's are its own: torch, onnxruntime and numba take up to 200 MB and a second."""
     is_onnx = (folder / ONNX_FILE).exists()
     if is_onnx or described.get("storage"):
-        own: Runner | None = import_module("workers.compression").open_runner(folder, threads=threads, max_batch=max_batch, max_seq_len=max_seq_len)
+        compression = import_module("workers.compression")
+        own: Runner | None = compression.open_runner(folder, threads=threads, max_batch=max_batch, max_seq_len=max_seq_len, device=device)
         if own is not None:
             return own
         if is_onnx:

@@ -9,7 +9,7 @@ over all rows:
 
 How another package serves its own kind of model folder (INT8, ONNX): it offers
 
-    open_runner(folder: Path, *, threads: int, max_batch: int, max_seq_len: int) -> Runner | None
+    open_runner(folder: Path, *, threads: int, max_batch: int, max_seq_len: int, device: str) -> Runner | None
 
 as a public name of `workers.compression`. `open_engine` calls it for a folder that has a `model.onnx`, or whose `config.json` has a
 `storage` entry; `None` means "nothing quicker than the plain weights", and then the folder goes the ordinary way

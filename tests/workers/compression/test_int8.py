@@ -7,10 +7,13 @@ import torch
 
 from workers.compression.int8 import run_int8
 from workers.compression.int8_product import OUTPUTS, QUAD, SHIFT, compile_product, pack, product
+from workers.compression.int8_torch import open_int8_torch_runner
 from workers.compression.measure import weight_bytes
 from workers.compression.runners import open_runner
 from workers.engine import Chunk, UnusableModel, open_engine
 from workers.moe import Decoder, experts, load_model
+
+ROOM = {"threads": 1, "max_batch": 8, "max_seq_len": 96}
 
 
 @pytest.mark.parametrize("multiply", [product, compile_product(vnni=False)], ids=["this processor's", "portable"])
@@ -66,6 +69,28 @@ def test_the_runner_says_what_pytorch_says_with_weights_and_activations_of_8_bit
         for wanted, logits in ((_logits(decoded, tokens), first), (_logits(decoded, [*tokens, 9]), second)):
             # An activation just at the middle between two steps may fall to either side.
             assert np.abs(logits - wanted).mean() < 0.02 * wanted.std()
+
+
+def test_pytorchs_int8_which_gpus_run_says_what_the_compiled_decoder_says(any_model, save, spec, tokenizer, prompts):
+    run_int8(made := spec("int8", save(any_model)))
+    sequences = [tokenizer.encode_prompt(prompt) for prompt in prompts]
+    given = []
+    for opened in (open_runner(made.output_folder, **ROOM), open_int8_torch_runner(made.output_folder, "cpu", **ROOM)):
+        with closing(opened) as runner:
+            given.append(runner.forward([Chunk(slot, 0, tokens) for slot, tokens in enumerate(sequences)]).copy())
+            given.append(runner.forward([Chunk(slot, len(tokens), [9]) for slot, tokens in enumerate(sequences)]).copy())
+    for ours, theirs in zip(given[:2], given[2:], strict=True):
+        assert np.abs(ours - theirs).mean() < 0.02 * ours.std()  # a number just at the middle between two steps may fall to either side
+
+
+def test_matrices_that_do_not_fit_the_configuration_never_reach_compiled_code(make_model, save, spec):
+    run_int8(made := spec("int8", save(make_model())))
+    path = made.output_folder / "config.json"
+    described = json.loads(path.read_text())
+    for name, wrong in {"d_model": 64, "vocab_size": 9999, "n_heads": 8, "n_layers": 3, "head_dim": 16, "d_expert": 48}.items():
+        path.write_text(json.dumps(described | {"storage": described["storage"] | {"model": described["storage"]["model"] | {name: wrong}}}))
+        with pytest.raises(UnusableModel, match="damaged"):
+            open_runner(made.output_folder, **ROOM)
 
 
 def test_rounding_activations_changes_little(make_model, save, spec, tokenizer, prompts):
