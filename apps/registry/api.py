@@ -14,7 +14,7 @@ from rest_framework.views import APIView
 from apps import artifacts
 from apps.accounts.parsers import BoundedJSONParser
 from apps.jobs.api import JobActions, JobOutput
-from apps.registry import gates, imports, selectors, services
+from apps.registry import drafts, gates, imports, selectors, services
 from apps.registry.models import CompressionJob, Evaluation, EvaluationSet, ImportJob, ModelVersion
 from apps.rest import IdentField, Resource, checked, find, source_of
 from apps.serving.models import Deployment
@@ -58,6 +58,7 @@ class VersionOutput(serializers.Serializer):
     kind = serializers.ChoiceField(ModelVersion.Kind.choices)
     state = serializers.ChoiceField(ModelVersion.State.choices)
     parent = serializers.CharField(source="parent_id", allow_null=True)
+    draft = serializers.CharField(source="draft_id", allow_null=True, help_text="the version that guesses ahead for it")
     training_job = serializers.CharField(source="training_job_id", allow_null=True)
     compression_job = serializers.CharField(source="compression_job_id", allow_null=True)
     dataset = serializers.CharField(source="run.dataset_id", default=None, allow_null=True, help_text="it, or its ancestor, was trained on")
@@ -88,9 +89,20 @@ class RelativeOutput(serializers.Serializer):
     dataset = serializers.CharField(source="run.dataset_id", default=None, allow_null=True)
 
 
+class DraftingOutput(serializers.Serializer):
+    acceptance = serializers.FloatField(allow_null=True, help_text="share of its guesses that were right; null before the first")
+    tokens_per_step = serializers.FloatField(allow_null=True, help_text="of one answer; 1 without a draft")
+
+
+class DraftInput(serializers.Serializer):
+    draft = IdentField(allow_null=True, help_text="one of the possible drafts; null for none")
+
+
 class VersionDetail(VersionOutput):
     lineage = RelativeOutput(source="line", many=True, help_text="from the oldest ancestor down to the version itself")
     children = RelativeOutput(source="offspring", many=True)
+    possible_drafts = RelativeOutput(many=True, help_text="who may guess ahead for it, the smallest first")
+    drafting = DraftingOutput(allow_null=True, help_text="what the draft was worth within the last day; null without a draft")
     config = serializers.JSONField()
     details = serializers.JSONField(help_text="what its job measured")
 
@@ -171,6 +183,7 @@ class ModelVersionViewSet(ListModelMixin, RetrieveModelMixin, Resource):
         version = self.get_object()
         version.line = selectors.lineage(version)
         version.offspring = list(version.children.select_related("run").order_by("id"))
+        version.possible_drafts, version.drafting = drafts.possible_drafts(version), drafts.drafting(version)
         return Response(self.get_serializer(version).data)
 
     @extend_schema(request={"application/json": ImportInput, "multipart/form-data": ImportInput}, responses={202: ImportOutput})
@@ -212,6 +225,15 @@ class ModelVersionViewSet(ListModelMixin, RetrieveModelMixin, Resource):
     def rollback(self, request, pk=None):
         """Take this, the live version, back to the one that served before it."""
         return self._deployed(services.rollback(version=self.get_object(), actor=request.user, source=source_of(request)))
+
+    @extend_schema(request=DraftInput, responses=VersionOutput)
+    @action(detail=True, methods=["post"])
+    def draft(self, request, pk=None):
+        """Choose or clear the smaller relative that guesses ahead for it while it answers. Its answers stay the same."""
+        version = self.get_object()
+        chosen = find(ModelVersion.objects.all(), checked(DraftInput, request)["draft"], "draft")
+        drafts.choose_draft(version=version, draft=chosen, actor=request.user, source=source_of(request))
+        return Response(self.get_serializer(version).data)
 
     def _deployed(self, deployment: Deployment) -> Response:
         version = selectors.versions().get(pk=deployment.model_version_id)

@@ -30,6 +30,9 @@ class ModelVersion(models.Model):
     kind = models.CharField(max_length=10, choices=Kind.choices)
     state = models.CharField(max_length=10, choices=State.choices, default=State.CANDIDATE)
     parent = models.ForeignKey("self", null=True, blank=True, on_delete=models.PROTECT, related_name="children")
+    draft = models.ForeignKey(
+        "self", null=True, blank=True, on_delete=models.SET_NULL, related_name="drafted", help_text="guesses ahead for it while it answers"
+    )
     training_job = models.OneToOneField("training.TrainingJob", null=True, blank=True, on_delete=models.PROTECT, related_name="model_version")
     compression_job = models.ForeignKey("registry.CompressionJob", null=True, blank=True, on_delete=models.PROTECT, related_name="versions")
     run = models.ForeignKey(

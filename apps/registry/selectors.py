@@ -8,7 +8,7 @@ from apps.registry.models import Evaluation, GateDecision, ModelVersion
 def versions() -> QuerySet[ModelVersion]:
     """Versions, each with its parent and its finished evaluations (`finished`, newest set first): two queries whatever the number."""
     finished = Evaluation.objects.filter(status=Job.Status.SUCCEEDED).order_by("-evaluation_set_id", "-id").select_related("evaluation_set")
-    return ModelVersion.objects.select_related("parent", "training_job", "run__dataset", "created_by").prefetch_related(
+    return ModelVersion.objects.select_related("parent", "draft", "training_job", "run__dataset", "created_by").prefetch_related(
         Prefetch("evaluations", queryset=finished, to_attr="finished")
     )
 
@@ -38,6 +38,26 @@ def lineage(version: ModelVersion) -> list[ModelVersion]:
         ids = [row[0] for row in cursor.fetchall()]
     rows = ModelVersion.objects.select_related("training_job__dataset", "compression_job", "parent", "run__dataset").in_bulk(ids)
     return [rows[pk] for pk in ids]
+
+
+def family(version: ModelVersion) -> list[ModelVersion]:
+    """All that came of the oldest ancestor, itself included: one query."""
+    found = ModelVersion.objects.raw(
+        """
+        WITH RECURSIVE line(id, parent_id, depth) AS (
+            SELECT id, parent_id, 0 FROM registry_modelversion WHERE id = %s
+            UNION ALL
+            SELECT v.id, v.parent_id, line.depth + 1 FROM registry_modelversion v JOIN line ON v.id = line.parent_id WHERE line.depth < 1000
+        ), family(id, depth) AS (
+            SELECT id, 0 FROM line WHERE parent_id IS NULL
+            UNION ALL
+            SELECT v.id, family.depth + 1 FROM registry_modelversion v JOIN family ON v.parent_id = family.id WHERE family.depth < 1000
+        )
+        SELECT * FROM registry_modelversion WHERE id IN (SELECT id FROM family)
+        """,
+        [version.pk],
+    )
+    return list(found)
 
 
 def latest_decision(version: ModelVersion) -> GateDecision | None:

@@ -12,6 +12,7 @@ urlpatterns = [
     path("models/<str:pk>/promote/", views.promote, name="promote"),
     path("models/<str:pk>/rollback/", views.rollback, name="rollback"),
     path("models/<str:pk>/evaluate/", views.evaluate, name="evaluate"),
+    path("models/<str:pk>/draft/", views.choose_draft, name="version_draft"),
     path("models/<str:pk>/compress/", views.compress, name="compress"),
     path("models/<str:pk>/answers/", views.version_answers, name="version_answers"),
     path("models/<str:pk>/files/<path:name>", views.version_file, name="version_file"),

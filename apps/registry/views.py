@@ -17,7 +17,7 @@ from apps.jobs import services as jobs
 from apps.jobs.models import Job
 from apps.monitoring.figures import Chart
 from apps.portal.pages import action, back, page_of, refuse
-from apps.registry import imports, services
+from apps.registry import drafts, imports, services
 from apps.registry.answers import VIEWS, pairs
 from apps.registry.charts import variants
 from apps.registry.expertise import chosen_layer, expertise_charts, layers_to_choose
@@ -26,7 +26,7 @@ from apps.registry.job_charts import chart_title, job_chart
 from apps.registry.listing import SORTS, listing, sort_link
 from apps.registry.models import CompressionJob, Evaluation, ImportJob, ModelVersion
 from apps.registry.presentation import domain_lines, gate_lines, lineage_nodes
-from apps.registry.selectors import latest_evaluation, lineage, versions
+from apps.registry.selectors import family, latest_evaluation, lineage, versions
 from apps.registry.upstream_access import health_of
 from apps.rest import source_of
 from apps.serving.models import Deployment
@@ -116,15 +116,18 @@ def version(request: HttpRequest, pk: str) -> HttpResponse:
     baseline = (decision.baseline if decision else None) or (row.parent if row.is_compressed else None)
     theirs = _evaluation_of(baseline, own)
     live = row if row.state == ModelVersion.State.LIVE else ModelVersion.objects.filter(state=ModelVersion.State.LIVE).first()
+    relatives = family(row)
     deployments = list(row.deployments.select_related("created_by")[:HISTORY_SHOWN])
     values = {
         "section": "models", "version": row, "evaluation": own, "decision": decision, "gate": gate_lines(decision) if decision else [],
         "baseline": baseline, "baseline_evaluation": theirs, "live": live, "before": _before(row) if live == row else None,
         "domains": domain_lines(own, theirs), "answers": pairs(own, theirs)[:ANSWERS_SHOWN] if own else [], "active": active, "seen": seen,
         "failed": next((job for job in recent if job.status == Job.Status.FAILED and not _is_stale(job, own)), None),
-        "nodes": lineage_nodes(lineage(row), list(row.children.order_by("-id")[:CHILDREN_SHOWN])), "deployments": deployments, "decisions": decisions,
+        "nodes": lineage_nodes(lineage(row), _children(row, relatives)), "deployments": deployments, "decisions": decisions,
         "methods": [(m, m.label) for m in METHODS_AT_ONCE if applicable(row.kind, m, row.config) is None], "compressible": applicable(row.kind, "prune") is None,
-        "health": health_of([row]).get(row.pk) if row.kind == ModelVersion.Kind.UPSTREAM else None, "layers": layers_to_choose(row.details), "layer": chosen_layer(row.details, request.GET.get("layer")),
+        "health": health_of([row]).get(row.pk) if row.kind == ModelVersion.Kind.UPSTREAM else None,
+        "drafts": drafts.possible_drafts(row, relatives), "drafting": drafts.drafting(row),
+        "layers": layers_to_choose(row.details), "layer": chosen_layer(row.details, request.GET.get("layer")),
     }  # fmt: skip
     if request.GET.get("tables"):  # for reading without scripts
         values["drawn"] = expertise_charts(row.details, values["layer"])
@@ -145,6 +148,11 @@ def _evaluation_of(baseline: ModelVersion | None, own: Evaluation | None) -> Eva
         return None
     rows = Evaluation.objects.filter(model_version=baseline, evaluation_set=own.evaluation_set_id, status=Job.Status.SUCCEEDED)
     return rows.order_by("-pk").first()
+
+
+def _children(version: ModelVersion, relatives: list[ModelVersion]) -> list[ModelVersion]:
+    """The newest."""
+    return sorted((each for each in relatives if each.parent_id == version.pk), key=lambda each: each.pk, reverse=True)[:CHILDREN_SHOWN]
 
 
 def _before(live: ModelVersion) -> ModelVersion | None:
@@ -217,6 +225,17 @@ def rollback(request: HttpRequest, pk: str) -> HttpResponse:
 def evaluate(request: HttpRequest, pk: str) -> HttpResponse:
     row = get_object_or_404(ModelVersion.objects.select_related("run"), pk=pk)
     services.evaluate(version=row, actor=request.user, source=source_of(request))
+    return redirect("version", pk)
+
+
+@action
+def choose_draft(request: HttpRequest, pk: str) -> HttpResponse:
+    row = get_object_or_404(ModelVersion.objects.select_related("draft"), pk=pk)
+    chosen = request.POST.get("draft", "")
+    draft = get_object_or_404(ModelVersion, pk=chosen) if chosen else None
+    drafts.choose_draft(version=row, draft=draft, actor=request.user, source=source_of(request))
+    said = _("%(draft)s guesses ahead for %(name)s.") if draft else _("Nobody guesses ahead for %(name)s.")
+    messages.success(request, said % {"draft": draft.name if draft else "", "name": row.name})
     return redirect("version", pk)
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workers.engine.constraint import Constraints
+from workers.engine.drafter import Drafter
 from workers.engine.errors import CacheTooSmall, EngineClosed, EngineError, EngineFull, ParameterRefused, PictureRefused, PromptTooLong
 from workers.engine.front_end import FrontEnd, Rows
 from workers.engine.memory import CacheMemory
@@ -40,6 +42,9 @@ class EngineStats:
     cache_used_bytes: int  # that keys and values take now, those kept for later turns included
     cache_total_bytes: int  # that they may take; 0 where there is no budget
     preemptions: int  # since then: sequences that left their slot for want of memory, and went on later
+    decode_turns: int = 0  # since then: a sequence's part in a forward that gave it tokens, more than one where guesses were right
+    guessed_tokens: int = 0  # by the draft, since then
+    accepted_tokens: int = 0  # of those
 
 
 class Engine:
@@ -47,11 +52,13 @@ class Engine:
 
     def __init__(
         self, runner: Runner, tokenizer: ChatTokenizer, *, max_waiting: int = 256, prefill_tokens: int = 128, front_end: FrontEnd | None = None,
-        memory: CacheMemory | None = None,
+        memory: CacheMemory | None = None, draft: Runner | None = None,
     ):  # fmt: skip
-        """`memory`: the budget for keys and values; without one there is enough for all slots."""
+        """`memory`: the budget for keys and values, the draft's too; without one there is enough for all slots. `draft`: a smaller model of the same
+        tokenizer, with as many slots, for a runner that reads guesses."""
         self._longest = min(runner.max_seq_len, memory.most_tokens) if memory else runner.max_seq_len
         self._runner = runner
+        self._drafter = Drafter(draft, read_tokens=prefill_tokens) if draft else None
         self._front_end = front_end
         self._tokenizer = tokenizer
         self._end_ids = tokenizer.end_ids
@@ -60,6 +67,7 @@ class Engine:
         self._scheduler = Scheduler(runner.max_batch, prefill_tokens, may_copy=hasattr(runner, "copy_prefix"), memory=memory)
         self._max_waiting = max_waiting
         self._steps = self._prompt_tokens = self._completion_tokens = self._reused_tokens = 0
+        self._decode_turns = self._guessed_tokens = self._accepted_tokens = 0
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
@@ -174,6 +182,7 @@ class Engine:
             return EngineStats(
                 running, waiting, self._runner.max_batch, self._steps, self._prompt_tokens, self._completion_tokens, self._reused_tokens,
                 self._scheduler.memory.used_bytes, self._scheduler.memory.total_bytes, self._scheduler.preemptions,
+                self._decode_turns, self._guessed_tokens, self._accepted_tokens,
             )  # fmt: skip
 
     def close(self) -> None:
@@ -196,6 +205,8 @@ class Engine:
             self._closed = True  # whatever ended the loop: nobody may wait for an answer that cannot come
             self._abandon(EngineClosed("The engine was closed before the answer was complete; ask again."))
             self._runner.close()
+            if self._drafter:
+                self._drafter.close()
 
     def step(self) -> bool:
         """One turn: who comes and who goes, one forward, one token more for each that decodes. False where nothing was to be done."""
@@ -212,10 +223,13 @@ class Engine:
             for errand in errands:
                 if isinstance(errand, Emptied):
                     cast(GivesMemoryBack, self._runner).empty(errand.slot)
+                    if self._drafter:
+                        self._drafter.empty(errand.slot)
                 else:
                     cast(CopiesSlots, self._runner).copy_prefix(cast(int, errand.source), errand.slot, errand.known)
             self._read(work)
             work = [w for w in work if not w.sequence.is_read_only]
+            work = self._with_guesses(work)
             logits = self._runner.forward([w.chunk for w in work]) if work else None
         except Exception:
             # Whatever a model's kernels raise must reach those who wait; a thread that died would leave them waiting for ever.
@@ -223,8 +237,23 @@ class Engine:
             self._abandon(EngineError("The model failed while it answered; the worker's log says why."), waiting=False)
             return True
         if logits is not None:
+            before = self._completion_tokens
             self._postprocess(work, logits)
+            if self._drafter:
+                self._drafter.note(self._completion_tokens - before)
         return True
+
+    def _with_guesses(self, work: list[Work]) -> list[Work]:
+        """A draft is a help only: one that fails is given up, and nobody notices but for the speed."""
+        if not self._drafter:
+            return work
+        try:
+            return self._drafter.extend(work)
+        except Exception:
+            log.exception("the draft failed; the model goes on without it")
+            self._drafter.close()
+            self._drafter = None
+            return work
 
     def _read(self, work: list[Work]) -> None:
         """Texts whose hidden states are wanted: one after the other, as nobody waits for their next token."""
@@ -239,26 +268,39 @@ class Engine:
                 self._complete(sequence)
 
     def _postprocess(self, work: list[Work], logits: Logits) -> None:
-        """`logits`: (len(work), vocab). Those whose prompt has been read choose their next token; those that end give up their slot."""
+        """`logits`: (Σ wanted, vocab). Those whose prompt has been read choose their next tokens; those that end give up their slot."""
         likely = logits.argmax(axis=-1)
-        finite = np.isfinite(logits[np.arange(len(work)), likely])
+        finite = np.isfinite(logits[np.arange(len(logits)), likely])
         self._steps += 1
-        for row, (sequence, chunk) in enumerate(work):
+        row = 0
+        for sequence, chunk in work:
             if sequence.in_cache == sequence.reused_tokens and not sequence.preemptions:  # its first chunk
                 self._reused_tokens += sequence.reused_tokens
-            sequence.in_cache += len(chunk.tokens)
+            guesses = list(chunk.tokens[len(chunk.tokens) - chunk.wanted + 1 :])
+            sequence.in_cache += len(chunk.tokens) - len(guesses)
             self._prompt_tokens += 0 if chunk.start >= sequence.prompt_tokens else len(chunk.tokens)
-            if sequence.in_cache < len(sequence.tokens):
-                continue  # more of the prompt is to be read
+            if sequence.in_cache >= len(sequence.tokens):  # else more of the prompt is to be read
+                self._choose(sequence, guesses, logits[row:], likely[row:], finite[row:])
+            row += chunk.wanted
+
+    def _choose(self, sequence: Sequence, guesses: list[int], logits: Logits, likely: NDArray[np.intp], finite: NDArray[np.bool_]) -> None:
+        """The next token, and one more after each guess that is what was chosen. The row after a wrong guess is of no use."""
+        self._decode_turns += 1
+        self._guessed_tokens += len(guesses)
+        for row, guess in enumerate([*guesses, None]):
             if not finite[row]:
                 self._fail(sequence, EngineError("The model gives no finite numbers for this conversation; its weights are damaged."))
-                continue
+                return
             try:
                 token = sequence.choose(logits[row], int(likely[row]))
             except EngineError as error:
                 self._fail(sequence, error)
-                continue
+                return
+            self._accepted_tokens += token == guess
             self._advance(sequence, token)
+            if token != guess or sequence.finish_reason:
+                return
+            sequence.in_cache += 1  # the guess has been read
 
     def _advance(self, sequence: Sequence, token: int) -> None:
         piece = sequence.append(token, self._end_ids)

@@ -25,6 +25,7 @@ class FusedRunner:
     """Compiled code over packed weights, here FP32. With several threads the chunks are shared out: a sequence stays with one thread."""
 
     takes_rows = True
+    reads_guesses = True
     compiled = staticmethod(forward)
 
     def __init__(self, weights: Weights, *, threads: int, max_batch: int, max_seq_len: int):
@@ -46,14 +47,17 @@ class FusedRunner:
         return 0
 
     def forward(self, chunks: Sequence[Chunk]) -> Logits:
+        wanted = np.cumsum([0, *(chunk.wanted for chunk in chunks)]).tolist()
+        if wanted[-1] > len(self._logits):
+            self._logits = np.empty((wanted[-1], self._logits.shape[1]), np.float32)
         if self._pool is None or len(chunks) == 1:
             self._run(chunks, 0, self._scratch[0])
         else:
             shares = _share_out(chunks, len(self._scratch))
-            pending = [self._pool.submit(self._run, chunks[a:b], a, scratch) for (a, b), scratch in zip(shares, self._scratch, strict=False)]
+            pending = [self._pool.submit(self._run, chunks[a:b], wanted[a], scratch) for (a, b), scratch in zip(shares, self._scratch, strict=False)]
             for future in pending:
                 future.result()
-        return self._logits[: len(chunks), : self.vocab_size]
+        return self._logits[: wanted[-1], : self.vocab_size]
 
     def copy_prefix(self, source: int, target: int, tokens: int) -> None:
         panels = -(-tokens // PANEL)
@@ -81,7 +85,7 @@ class FusedRunner:
             tokens, given = pointing_at(chunk, given)
             for at, token in enumerate(tokens):
                 rows.append((token, chunk.slot, chunk.start + at))
-                if at == len(tokens) - 1:
+                if at >= len(tokens) - chunk.wanted:
                     last.append(len(rows) - 1)
                 if len(rows) == PIECE_TOKENS:
                     first = self._forward(rows, last, given, first, scratch)

@@ -1,10 +1,13 @@
 """A model folder becomes an engine: which runner serves it, and how many sequences its memory allows."""
 
 import json
+import logging
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from workers.engine.depth import DEPTHS
 from workers.engine.engine import Engine
 from workers.engine.errors import UnusableModel
 from workers.engine.front_end import read_front_end
@@ -13,19 +16,23 @@ from workers.engine.runner import Runner
 from workers.moe import ChatTokenizer, ModelConfig, UnsupportedModel, layout_named
 from workers.upstream.spec import is_upstream
 
+log = logging.getLogger(__name__)
+
 CACHE_BYTES = 512 * 1024**2  # what keys and values of all slots may take together, where nothing else is said
 ONNX_FILE = "model.onnx"
+TOKENIZER_FILE = "tokenizer.json"
 
 
 def open_engine(
     folder: Path, threads: int = 1, *, max_batch: int = 32, max_waiting: int = 256, max_seq_len: int = 4096, device: str = "cpu",
-    cache_bytes: int = CACHE_BYTES,
+    cache_bytes: int = CACHE_BYTES, draft: Path | None = None,
 ) -> Engine:  # fmt: skip
     """Load any kind of model folder. `threads`: cores it may use. UnusableModel where the folder is damaged or of no known kind.
 
     `max_seq_len` cuts a longer context. `cache_bytes`: what keys and values may take. Compiled runners have `max_batch` slots that take memory
     as they fill (`memory.py`); the others have fewer, where all of them full would take more. `device`: "cpu", or another of PyTorch's ("cuda").
     A folder that only says where another server holds the model needs none of these: its engine is `workers.upstream`'s.
+    `draft`: the folder of a smaller model of the same tokenizer, which guesses ahead (`drafter.py`); one that cannot is left out, and the log says why.
     """
     if is_upstream(folder):
         elsewhere: Engine = import_module("workers.upstream.engine").open_upstream(folder, max_waiting=max_waiting)
@@ -34,28 +41,75 @@ def open_engine(
     tokenizer = _load_tokenizer(folder)
     config = _understand(folder, described)
     length = min(max_seq_len, config.max_seq_len)
+    drafting = _drafting(folder, draft) if draft else None
     slot_bytes = length * config.cached_numbers_a_token * 4
-    slots = max_batch if _is_compiled(folder, config, device) else max(1, min(max_batch, cache_bytes // slot_bytes))
+    full_bytes = slot_bytes + (length * drafting.cached_numbers_a_token * 4 if drafting else 0)
+    slots = max_batch if _is_compiled(folder, config, device) else max(1, min(max_batch, cache_bytes // full_bytes))
     runner = _open_runner(folder, described, config, device, threads=threads, max_batch=slots, max_seq_len=length)
     if tokenizer.vocab_size > runner.vocab_size:  # compiled code looks ids up without asking
         runner.close()
         raise UnusableModel(f"The tokenizer of {folder.name} has {tokenizer.vocab_size:,} tokens, its model only {runner.vocab_size:,}.")
     # An ONNX runner takes tokens only: what it serves is a model of text.
     front_end = read_front_end(folder, described["hidden_size"]) if getattr(runner, "takes_rows", False) else None
-    return Engine(runner, tokenizer, max_waiting=max_waiting, front_end=front_end, memory=_memory(runner, cache_bytes, slot_bytes))
+    guesser = _open_draft(draft, drafting, runner, device, threads) if draft and drafting else None
+    memory = _memory(runner, guesser, cache_bytes, slot_bytes, full_bytes)
+    return Engine(runner, tokenizer, max_waiting=max_waiting, front_end=front_end, memory=memory, draft=guesser)
 
 
 def _is_compiled(folder: Path, config: ModelConfig, device: str) -> bool:
     return device == "cpu" and not config.special_features and not (folder / ONNX_FILE).exists()
 
 
-def _memory(runner: Runner, cache_bytes: int, slot_bytes: int) -> CacheMemory:
-    """Of a runner whose slots have all their memory from the beginning, what they have is the budget."""
+def _memory(runner: Runner, draft: Runner | None, cache_bytes: int, slot_bytes: int, full_bytes: int) -> CacheMemory:
+    """Of a runner whose slots have all their memory from the beginning, what they have is the budget. `full_bytes`: of a slot, with its draft's."""
+    own, drafts = _bytes_of(runner, slot_bytes), _bytes_of(draft, full_bytes - slot_bytes) if draft else None
+
+    def bytes_of(tokens: int) -> int:
+        """Guesses lie in the slots too, before it is known whether they are right."""
+        if drafts is None or draft is None or not tokens:
+            return own(tokens)
+        return own(min(tokens + DEPTHS[-1], runner.max_seq_len)) + drafts(min(tokens + DEPTHS[-1], draft.max_seq_len))
+
     if hasattr(runner, "bytes_of"):
-        all_slots = runner.max_batch * runner.bytes_of(runner.max_seq_len)
-        return CacheMemory(min(cache_bytes, all_slots), runner.bytes_of, runner.max_batch, runner.max_seq_len)
+        total = min(cache_bytes, runner.max_batch * bytes_of(runner.max_seq_len))
+    else:
+        total = runner.max_batch * full_bytes
+    return CacheMemory(total, bytes_of, runner.max_batch, runner.max_seq_len)
+
+
+def _bytes_of(runner: Runner, slot_bytes: int) -> Callable[[int], int]:
     a_token = slot_bytes // runner.max_seq_len
-    return CacheMemory(runner.max_batch * slot_bytes, lambda tokens: tokens * a_token, runner.max_batch, runner.max_seq_len)
+    given: Callable[[int], int] = getattr(runner, "bytes_of", lambda tokens: tokens * a_token)
+    return given
+
+
+def _drafting(folder: Path, draft: Path) -> ModelConfig | None:
+    """The draft's configuration; None where it cannot be one: then the model answers without."""
+    try:
+        if (draft / TOKENIZER_FILE).read_bytes() != (folder / TOKENIZER_FILE).read_bytes():
+            raise UnusableModel(f"{draft.name} has another tokenizer than {folder.name}")
+        return _understand(draft, _read_config(draft))
+    except (UnusableModel, OSError) as error:
+        log.warning("%s answers without a draft: %s", folder.name, error)
+        return None
+
+
+def _open_draft(folder: Path, config: ModelConfig, teacher: Runner, device: str, threads: int) -> Runner | None:
+    """None where it does not fit `teacher`, or its folder is damaged."""
+    if not getattr(teacher, "reads_guesses", False):
+        log.warning("%s drafts for nobody: this kind of model reads no guesses", folder.name)
+        return None
+    try:
+        length = min(teacher.max_seq_len, config.max_seq_len)
+        runner = _open_runner(folder, _read_config(folder), config, device, threads=threads, max_batch=teacher.max_batch, max_seq_len=length)
+    except UnusableModel as error:
+        log.warning("%s drafts for nobody: %s", folder.name, error)
+        return None
+    if runner.vocab_size != teacher.vocab_size:  # a guess that the model has no embedding of would lead compiled code out of its memory
+        runner.close()
+        log.warning("%s drafts for nobody: its vocabulary is padded to another size", folder.name)
+        return None
+    return runner
 
 
 def _open_runner(

@@ -32,13 +32,15 @@ class Chunk(NamedTuple):
     """Tokens of the sequence in `slot`, at the positions from `start` on. What the slot held before `start` is kept, the rest forgotten.
 
     `embedded`: rows (n, d_model) that take the place of the tokens' own embeddings from an index in `tokens` on: a picture's patches.
-    Only runners that say so (`takes_rows`) are given such.
+    Only runners that say so (`takes_rows`) are given such. `wanted`: logits after so many of the last tokens, more than one only where the
+    runner says that it gives them (`reads_guesses`).
     """
 
     slot: int
     start: int
     tokens: Sequence[int]
     embedded: Sequence[tuple[int, NDArray[np.float32]]] = ()
+    wanted: int = 1
 
 
 def pointing_at(chunk: Chunk, given: NDArray[np.float32]) -> tuple[Sequence[int], NDArray[np.float32]]:
@@ -63,7 +65,8 @@ class Runner(Protocol):
     vocab_size: int
 
     def forward(self, chunks: Sequence[Chunk]) -> Logits:
-        """Logits after the last token of each chunk, (chunks, vocab) float32, valid until the next call. At most one chunk a slot.
+        """Logits after the last token of each chunk, or the last `wanted`: (Σ wanted, vocab) float32, valid until the next call. At most one
+        chunk a slot.
 
         A chunk with `start=0` begins a new sequence: nothing need be cleared before. `start + len(tokens) ≤ max_seq_len`.
         """

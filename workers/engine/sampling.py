@@ -94,11 +94,12 @@ def adjust(logits: NDArray[np.float32], params: SamplingParams, seen: Collection
     return logits
 
 
-def draw(logits: NDArray[np.float32], params: SamplingParams, random: np.random.Generator) -> int:
+def draw(logits: NDArray[np.float32], params: SamplingParams, chance: float) -> int:
     """One token from (vocab,) logits: tempered, then the top k, then the smallest set of them that holds `top_p` (Holtzman 2020 §3.1),
     then those at least `min_p` times as likely as the likeliest (Nguyen 2024 §3).
 
-    One number is taken from `random` for each token, so that a seed gives the same text whatever else runs.
+    `chance`: of 0 to 1, uniform, from which the token follows. One is taken from the seed for each token, so that it gives the same text
+    whatever else runs.
     """
     kept = _top_k(logits, params.top_k)
     probabilities = _softmax(logits[kept].astype(np.float64) / params.temperature)
@@ -109,7 +110,7 @@ def draw(logits: NDArray[np.float32], params: SamplingParams, random: np.random.
         inside = np.flatnonzero(probabilities >= params.min_p * probabilities.max())
         kept, probabilities = kept[inside], probabilities[inside]
     cumulative = np.cumsum(probabilities)
-    at = int(np.searchsorted(cumulative, random.random() * cumulative[-1], side="right"))
+    at = int(np.searchsorted(cumulative, chance * cumulative[-1], side="right"))
     return int(kept[min(at, len(kept) - 1)])
 
 

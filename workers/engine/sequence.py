@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Container
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
@@ -127,6 +127,7 @@ class Sequence:
         self._on_token = on_token
         self._stream = TextStream(vocabulary, sampling.stop)
         self._random = np.random.default_rng(sampling.seed)
+        self._chances: deque[float] = deque()  # of the tokens to come, as far as anyone has asked for them
         self._seen = set(prompt) if sampling.penalises else set()
         self._said: Counter[int] = Counter()
         self._latest: TokenLogprob | None = None
@@ -174,11 +175,30 @@ class Sequence:
         if self._constraint:
             adjusted = self._constraint.mask(adjusted)
         if self.sampling.temperature > 0.0:
-            token = draw(adjusted, self.sampling, self._random)
+            token = draw(adjusted, self.sampling, self._chance(0))
+            self._chances.popleft()
         else:
             token = most_likely if adjusted is logits else int(adjusted.argmax())
         self._latest = logprobs_of(logits, token, self.sampling.logprobs) if self.sampling.logprobs is not None else None
         return token
+
+    @property
+    def may_guess(self) -> bool:
+        """Its next tokens may be guessed: a draft sees no pictures, and knows no forms."""
+        return not (self._embedded or self._constraint or self.is_read_only)
+
+    def guess(self, logits: np.ndarray, ahead: int) -> int:
+        """What a draft's (vocab,) `logits` say that the token will be which comes after the next `ahead`.
+
+        By the random number of that very token: two models that think alike then draw alike.
+        """
+        adjusted = adjust(logits, self.sampling, self._seen, self._said)
+        return draw(adjusted, self.sampling, self._chance(ahead)) if self.sampling.temperature > 0.0 else int(adjusted.argmax())
+
+    def _chance(self, ahead: int) -> float:
+        while len(self._chances) <= ahead:
+            self._chances.append(self._random.random())
+        return self._chances[ahead]
 
     def take_states(self, states: NDArray[np.float32]) -> None:
         """Of the tokens just read, (tokens, d_model). With the last of them the embedding is ready: their mean, of length 1."""

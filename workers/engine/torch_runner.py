@@ -30,6 +30,7 @@ class TorchRunner:
     each longer chunk."""
 
     takes_rows = True
+    reads_guesses = True
 
     def __init__(self, model: Decoder, max_batch: int, max_seq_len: int):
         self.max_batch = max_batch
@@ -129,7 +130,7 @@ class _Batch:
         self.tokens = ids([t for c in chunks for t in c.tokens])
         self.positions = ids([c.start + i for c in chunks for i in range(len(c.tokens))])
         self.slots = ids([c.slot for c in chunks for _ in c.tokens])
-        self.last = ids([end - 1 for end in ends])
+        self.last = ids([at for c, end in zip(chunks, ends, strict=True) for at in range(end - c.wanted, end)])
         single = [i for i, length in enumerate(lengths) if length == 1]
         self.decoding = (ids([ends[i] - 1 for i in single]), ids([chunks[i].slot for i in single])) if single else None
         self.reading = [(slice(e - n, e), c.slot) for c, n, e in zip(chunks, lengths, ends, strict=True) if n > 1]

@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from django.conf import settings
@@ -17,6 +17,7 @@ from apps import artifacts
 from apps.monitoring import names
 from apps.registry.models import ModelVersion
 from apps.registry.upstream_access import require_allowed, spec_of, tell_health
+from workers.tasks.drafting import DraftCounter, draft_folder
 from workers.tasks.engine_counts import EngineCounts
 
 log = logging.getLogger(__name__)
@@ -34,11 +35,13 @@ class NeverFits(NoRoom):
 
 @dataclass
 class Held:
-    """One version's engine: None while it is being loaded. `lent`: how many are asking it now."""
+    """One version's engine: None while it is being loaded. `lent`: how many are asking it now. `is_replaced`: nobody else may."""
 
     bytes: int = 0
     engine: Any = None
     lent: int = 0
+    is_replaced: bool = False
+    draft: DraftCounter = field(default_factory=DraftCounter)
 
     @property
     def is_idle(self) -> bool:
@@ -52,7 +55,9 @@ def open_version(version: ModelVersion):
         require_allowed(spec_of(version))  # the settings may have changed since it was connected
     began = time.monotonic()
     folder = artifacts.verify(version.folder, version.files)
-    engine = open_engine(folder, threads=settings.INFERENCE_THREADS, device=settings.DEVICE, cache_bytes=settings.ENGINE_CACHE_BYTES)
+    engine = open_engine(
+        folder, threads=settings.INFERENCE_THREADS, device=settings.DEVICE, cache_bytes=settings.ENGINE_CACHE_BYTES, draft=draft_folder(version)
+    )
     log.info("%s is loaded in %.1f s", version.name, time.monotonic() - began)
     return engine
 
@@ -92,9 +97,42 @@ class Engines:
                 failures[version_id] = str(error)
         return failures
 
+    def follow_drafts(self) -> None:
+        """Open a version again whose draft is another now: who asks the old engine is answered by it, and then it is closed."""
+        with self._changed:
+            opened = {version_id: held for version_id, held in self._held.items() if held.engine}
+        for version in ModelVersion.objects.select_related("draft").filter(pk__in=opened):
+            old = opened[version.pk]
+            if version.draft_id == old.draft.draft_id:
+                continue
+            try:
+                self._replace(version, old)
+            except Exception:  # the engine that is there answers on
+                log.exception("%s cannot be opened again with another draft", version.name)
+                old.draft = DraftCounter.of(version)
+
+    def _replace(self, version: ModelVersion, old: Held) -> None:
+        engine = self._opener(version)
+        new = Held(_weights_bytes(version) + engine.stats().cache_total_bytes, engine, draft=DraftCounter.of(version))
+        with self._changed:
+            fits = self._taken_bytes() - old.bytes + new.bytes <= self._budget_bytes
+            if fits and self._held.get(version.pk) is old:
+                self._held[version.pk] = new
+                old.is_replaced = True
+                with self._counting:
+                    self._counts.count(version.pk, old.engine.stats())
+                    self._counts.forget(version.pk)
+                engine = None if old.lent else old.engine
+            elif not fits:
+                log.warning("%s goes on with the draft it had: there is no memory for %s", version.name, version.draft)
+                old.draft = new.draft
+        if engine:
+            engine.close()
+
     def count(self) -> None:
         """Tell what they did since the last time."""
         with self._changed:
+            drafts = [(held.draft, held.engine) for held in self._held.values() if held.engine]
             found = {version_id: held.engine.stats() for version_id, held in self._held.items() if held.engine}
             upstream = {version_id: held.engine.health() for version_id, held in self._held.items() if hasattr(held.engine, "health")}
             engines_bytes.set(self._taken_bytes())
@@ -102,6 +140,8 @@ class Engines:
             for version_id, stats in found.items():
                 if version_id in self._held:
                     self._counts.count(version_id, stats)
+            for draft, engine in drafts:
+                draft.tell(engine.stats())
         self._counts.show(list(found.values()))
         for version_id, health in upstream.items():
             tell_health(version_id, health.as_dict())
@@ -144,16 +184,16 @@ class Engines:
         return held
 
     def _load(self, version_id: str, held: Held, deadline: float, spared: Collection[str]) -> None:
-        version = ModelVersion.objects.get(pk=version_id)
-        self._make_room(version.name, held, version.artifact_bytes, deadline, spared)
+        version = ModelVersion.objects.select_related("draft").get(pk=version_id)
+        self._make_room(version.name, held, _weights_bytes(version), deadline, spared)
         engine = self._opener(version)
         try:
-            self._make_room(version.name, held, version.artifact_bytes + engine.stats().cache_total_bytes, deadline, spared)
+            self._make_room(version.name, held, _weights_bytes(version) + engine.stats().cache_total_bytes, deadline, spared)
         except NoRoom:
             engine.close()
             raise
         with self._changed:
-            held.engine = engine
+            held.engine, held.draft = engine, DraftCounter.of(version)
             self._changed.notify_all()
 
     def _make_room(self, name: str, held: Held, needed_bytes: int, deadline: float, spared: Collection[str]) -> None:
@@ -190,7 +230,14 @@ class Engines:
     def _give_back(self, held: Held) -> None:
         with self._changed:
             held.lent -= 1
+            closing = held.engine if held.is_replaced and not held.lent else None
             self._changed.notify_all()
+        if closing:
+            closing.close()
+
+
+def _weights_bytes(version: ModelVersion) -> int:
+    return version.artifact_bytes + (version.draft.artifact_bytes if version.draft else 0)
 
 
 def _left(deadline: float) -> float | None:

@@ -42,6 +42,7 @@ def look(engines: Engines, worker: str) -> None:
     warming.report_following(worker)
     wanted = warming.wanted()
     failures = engines.prepare(wanted)
+    engines.follow_drafts()
     for version, why in failures.items():
         log.warning("%s cannot be loaded: %s", version, why)
     warming.report(worker, {version: failures.get(version, "") for version in wanted})

@@ -320,3 +320,18 @@ def test_a_model_is_imported_by_path_or_files_and_what_is_wrong_is_said_at_its_f
     shown = page.get("/models/import/?fragment=jobs").content.decode()
     assert "gpt" in shown and "sent" in shown and "every 2s" in shown
     assert reader.get("/models/import/").status_code == 403
+
+
+def test_the_draft_is_chosen_and_cleared_on_the_versions_page(page, reader, live):
+    student = making.version("v1-student", kind="distilled", parent=live, size=200)
+    address = f"/models/{live.pk}/"
+    assert "v1-student (" in page.get(address).content.decode()
+    assert reader.post(f"{address}draft/", {"draft": student.pk}).status_code == 403
+
+    said = page.post(f"{address}draft/", {"draft": student.pk}, follow=True).content.decode()
+    assert "v1-student guesses ahead for v1." in said
+    assert f'value="{student.pk}" selected' in said
+    assert "No guess within the last day" in said
+
+    assert "Nobody guesses ahead for v1." in page.post(f"{address}draft/", {"draft": ""}, follow=True).content.decode()
+    assert "draft-title" not in page.get(f"/models/{student.pk}/").content.decode()  # nobody is smaller

@@ -96,6 +96,19 @@ def test_a_slot_can_be_filled_to_the_last_token(runner, expected):
     assert abs(runner.forward([Chunk(5, 95, tokens[95:])])[0] - expected(tokens)[95]).max() <= 1e-4
 
 
+def test_the_logits_after_several_tokens_are_those_of_reading_them_one_by_one(runner):
+    """As guesses are read: from the middle of a sequence, beside others that want one."""
+    whole = [sequence(seed, 50) for seed in range(4)]
+    runner.forward([Chunk(slot, 0, tokens[:20]) for slot, tokens in enumerate(whole)])
+    alone = [[runner.forward([Chunk(slot, at, tokens[at : at + 1])])[0].copy() for at in range(20, 32)] for slot, tokens in enumerate(whole)]
+    wanted = [3, 1, 12, 5]
+    given = runner.forward([Chunk(slot, 20, tokens[20:32], wanted=wanted[slot]) for slot, tokens in enumerate(whole)])
+    assert len(given) == sum(wanted)  # more than there are slots
+    for slot, count in enumerate(wanted):
+        rows, given = given[:count], given[count:]
+        assert abs(rows - np.array(alone[slot][-count:])).max() <= 1e-4
+
+
 def test_a_row_of_the_fused_decoder_is_the_same_to_the_last_bit_in_any_company(shaped):
     runner = open_fused(shaped, threads=1, max_batch=32, max_seq_len=96)
     prompts = [sequence(seed, 5 + seed) for seed in range(32)]
