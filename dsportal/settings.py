@@ -53,6 +53,11 @@ MAX_UPLOAD_BYTES = int(os.environ.get("DSPORTAL_MAX_UPLOAD_BYTES", 2 * 1024**3))
 MAX_JSON_BYTES = 32 * 1024**2  # of one request's body; larger data comes as a file
 GUEST_CHAT = _flag("DSPORTAL_GUEST_CHAT", default=False)
 CACHE_BYTES = int(os.environ.get("DSPORTAL_CACHE_BYTES", 64 * 1024**2))
+NEAR_CACHE_BYTES = int(os.environ.get("DSPORTAL_NEAR_CACHE_BYTES", 8 * 1024**2))  # of cached answers, in each web process beside Redis
+ROUTES_KEPT_SECONDS = 2.0  # what a web process remembers of what is live, as long as nobody says that it changed
+ANSWERS_KEPT_DAYS = float(os.environ.get("DSPORTAL_ANSWERS_KEPT_DAYS", 0))  # unrated ones; 0: for ever
+REDACT = _words("DSPORTAL_REDACT")  # of what is kept of conversations: email, card, phone, ip, picture
+REDACT_PATTERN = os.environ.get("DSPORTAL_REDACT_PATTERN", "")  # and whatever this regular expression finds
 MAX_IN_FLIGHT = int(os.environ.get("DSPORTAL_MAX_IN_FLIGHT", 256))  # answers being made or waited for; more are told to come back
 REQUESTS_PER_MINUTE = int(os.environ.get("DSPORTAL_REQUESTS_PER_MINUTE", 0))  # of an API token without limits of its own; 0: as many as it likes
 TOKENS_PER_MINUTE = int(os.environ.get("DSPORTAL_TOKENS_PER_MINUTE", 0))
@@ -306,6 +311,8 @@ CELERY_BEAT_SCHEDULE_FILENAME = str(HOME / "beat-schedule")
 CELERY_BEAT_SCHEDULE = {
     "requeue lost jobs": {"task": "dsportal.beat.reap", "schedule": 3.0, "options": {"expires": 6}},
     "roll up the metrics": {"task": "dsportal.beat.roll_up", "schedule": 5.0, "options": {"expires": 10}},
+    "write down the answers": {"task": "dsportal.beat.settle", "schedule": 1.0, "options": {"expires": 2}},
+    "forget old answers": {"task": "dsportal.beat.forget", "schedule": 3600.0, "options": {"expires": 600}},
     "scale the inference workers": {"task": "dsportal.beat.scale", "schedule": 1.0, "options": {"expires": 2}},
     "evaluate the alerts": {"task": "dsportal.beat.alerts", "schedule": 5.0, "options": {"expires": 10}},
 }

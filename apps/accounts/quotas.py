@@ -6,15 +6,13 @@ and the next one waits. Headers and refusals are as OpenAI's, whose clients wait
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 
 from django.conf import settings
 from django.utils.translation import gettext as _
-from limits import RateLimitItemPerMinute
-from limits.storage import RedisStorage
-from limits.strategies import SlidingWindowCounterRateLimiter
+from redis.client import Pipeline
 
 from apps.accounts.models import ApiToken
 from apps.accounts.problems import QUEUE_OUTAGES, Busy
@@ -23,70 +21,112 @@ from apps.redis import connection
 REQUESTS, TOKENS = "requests", "tokens"
 
 
-@lru_cache(maxsize=1)
-def _limiter() -> SlidingWindowCounterRateLimiter:
-    return SlidingWindowCounterRateLimiter(
-        RedisStorage(settings.REDIS_URL, connection_pool=connection().connection_pool, key_prefix="dsportal:quota")
-    )
+MINUTE = 60.0
+
+# A sliding window as a counter of this minute and the share of the last one's that the window still covers (as Cloudflare counts).
+# KEYS: the two minutes' hashes. ARGV: that share; the limit of requests and of tokens, 0 for none; requests to take, 0 to look only; how
+# long a minute is kept.
+# Which limit is reached ('' for none), then this minute's and the last one's requests and tokens.
+_TAKE = """
+local share, count = tonumber(ARGV[1]), {}
+local now = redis.call('HMGET', KEYS[1], 'requests', 'tokens')
+local before = redis.call('HMGET', KEYS[2], 'requests', 'tokens')
+local full = ''
+for i, kind in ipairs({'requests', 'tokens'}) do
+  now[i], before[i] = tonumber(now[i] or 0), tonumber(before[i] or 0)
+  local limit = tonumber(ARGV[1 + i])
+  if full == '' and limit > 0 and now[i] + math.floor(before[i] * share) >= limit then full = kind end
+end
+if full == '' and tonumber(ARGV[4]) > 0 then
+  now[1] = redis.call('HINCRBY', KEYS[1], 'requests', ARGV[4])
+  redis.call('EXPIRE', KEYS[1], ARGV[5])
+end
+return {full, now[1], before[1], now[2], before[2]}
+"""
+KEPT_SECONDS = 150  # two minutes, and a little
 
 
-@dataclass(frozen=True)
+@dataclass
 class Window:
-    kind: str  # requests or tokens
+    """Of requests or tokens: what was used in this minute and in the last."""
+
+    kind: str
     limit: int
-    owner: str
+    now: int = 0
+    before: int = 0
 
-    @property
-    def item(self) -> RateLimitItemPerMinute:
-        return RateLimitItemPerMinute(self.limit)
+    def remaining(self, share: float) -> int:
+        return max(0, self.limit - self.now - math.floor(self.before * share))
 
-    def hit(self, cost: int = 1) -> bool:
-        return _limiter().hit(self.item, self.owner, self.kind, cost=cost)
+    def wait_seconds(self, elapsed: float) -> float:
+        """Until the next one has room, with nobody else asking."""
+        if self.now >= self.limit:
+            return MINUTE - elapsed + MINUTE * (1 - self.limit / self.now)
+        return max(0.0, MINUTE * (1 - (self.limit - self.now) / self.before) - elapsed) if self.before else 0.0
 
-    def state(self) -> tuple[int, float]:
-        """What remains, and the seconds until the window is free again."""
-        reset, remaining = _limiter().get_window_stats(self.item, self.owner, self.kind)
-        return max(0, remaining), max(0.0, reset - time.time())
+    def free_seconds(self, elapsed: float) -> float:
+        """Until all of it is free again."""
+        return 2 * MINUTE - elapsed if self.now else MINUTE - elapsed if self.before else 0.0
 
 
 class Quota:
-    """Of one API token. Without limits it asks Redis nothing."""
+    """Of one API token. Without limits it asks Redis nothing; with some, once a request."""
 
-    def __init__(self, token: ApiToken | None):
+    def __init__(self, token: ApiToken | None, clock: Callable[[], float] = time.time):
         limits = {
             REQUESTS: (token.requests_per_minute if token.requests_per_minute is not None else settings.REQUESTS_PER_MINUTE) if token else 0,
             TOKENS: (token.tokens_per_minute if token.tokens_per_minute is not None else settings.TOKENS_PER_MINUTE) if token else 0,
         }  # fmt: skip
-        self.windows = [Window(kind, limit, token.pk) for kind, limit in limits.items() if limit and token]
+        self._owner = token.pk if token else ""
+        self._clock = clock
+        self._asked = False
+        self.windows = {kind: Window(kind, limit) for kind, limit in limits.items() if limit}
 
     def take_request(self) -> None:
         """Busy where a window is full."""
-        for window in self.windows:
-            if window.kind == TOKENS:
-                if window.state()[0] <= 0:
-                    self._refuse(window)
-            elif not window.hit():
-                self._refuse(window)
+        if self.windows and (full := self._ask(requests=1)):
+            self._refuse(self.windows[full])
 
-    def spend_tokens(self, count: int) -> None:
-        for window in self.windows:
-            # The limiter refuses, and does not count, what goes beyond the limit: then what remains is used up.
-            if window.kind == TOKENS and count > 0 and not window.hit(count) and (left := window.state()[0]):
-                window.hit(left)
+    def spend_tokens(self, count: int, pipe: Pipeline) -> None:
+        """Count them with what else `pipe` does."""
+        if TOKENS in self.windows and count > 0:
+            self.windows[TOKENS].now += count
+            key = self._key(0)
+            pipe.hincrby(key, TOKENS, count)
+            pipe.expire(key, KEPT_SECONDS)
 
     def headers(self) -> dict[str, str]:
-        found = {}
-        for window in self.windows:
-            remaining, seconds = window.state()
+        if self.windows and not self._asked:
+            self._ask(requests=0)
+        found, elapsed = {}, self._elapsed()
+        for window in self.windows.values():
             found |= {
                 f"X-RateLimit-Limit-{window.kind.title()}": str(window.limit),
-                f"X-RateLimit-Remaining-{window.kind.title()}": str(remaining),
-                f"X-RateLimit-Reset-{window.kind.title()}": f"{seconds:.3f}s",
+                f"X-RateLimit-Remaining-{window.kind.title()}": str(window.remaining(1 - elapsed / MINUTE)),
+                f"X-RateLimit-Reset-{window.kind.title()}": f"{window.free_seconds(elapsed):.3f}s",
             }
         return found
 
+    def _ask(self, requests: int) -> str:
+        """Which limit is reached; none counts then."""
+        limits = [self.windows[kind].limit if kind in self.windows else 0 for kind in (REQUESTS, TOKENS)]
+        full, *used = connection().register_script(_TAKE)(
+            keys=[self._key(0), self._key(-1)], args=[1 - self._elapsed() / MINUTE, *limits, requests, KEPT_SECONDS]
+        )  # fmt: skip
+        self._asked = True
+        for kind, now, before in ((REQUESTS, *used[:2]), (TOKENS, *used[2:])):
+            if kind in self.windows:
+                self.windows[kind].now, self.windows[kind].before = now, before
+        return full
+
+    def _key(self, minutes: int) -> str:
+        return f"dsportal:quota:{self._owner}:{int(self._clock() // MINUTE) + minutes}"
+
+    def _elapsed(self) -> float:
+        return self._clock() % MINUTE
+
     def _refuse(self, window: Window) -> None:
-        seconds = max(1, math.ceil(window.state()[1]))
+        seconds = max(1, math.ceil(window.wait_seconds(self._elapsed())))
         said = {"limit": f"{window.limit:,}", "n": seconds}
         text = (
             _("This token may ask %(limit)s times a minute; ask again in %(n)s s.")

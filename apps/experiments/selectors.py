@@ -8,6 +8,7 @@ from django.utils.translation import gettext as _
 from apps.experiments.models import Experiment
 from apps.experiments.statistics import Interval, difference_p_value, mean_interval, sample_ratio_p_value, share_interval
 from apps.registry.known_answers import known_answers
+from apps.serving.answer_log import answers
 from apps.serving.models import Answer
 from apps.serving.questions import prompt_key
 
@@ -42,7 +43,7 @@ def results(experiment: Experiment) -> dict:
 
 
 def _arm(experiment: Experiment, arm: str) -> dict:
-    rows = Answer.objects.filter(experiment=experiment, arm=arm)
+    rows = answers().filter(experiment=experiment, arm=arm)
     sums = rows.aggregate(
         answers=Count("id"), subjects=Count(Coalesce("conversation_id", "id"), distinct=True), errors=Count("id", filter=Q(status=Answer.Status.ERROR)),
         latency=Avg("latency_ms"), rated=Count("feedback"), total=Sum("feedback__rating"),

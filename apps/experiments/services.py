@@ -9,6 +9,7 @@ from apps.accounts.problems import Conflict, Problem
 from apps.accounts.services import record
 from apps.experiments.models import Experiment
 from apps.registry.models import ModelVersion
+from apps.serving import epoch
 from apps.serving.warming import warm
 
 METRICS = ("rating", "accuracy", "recall", "latency")
@@ -52,6 +53,7 @@ def start(*, experiment: Experiment, actor: User, source: str = "") -> Experimen
             if not Experiment.objects.filter(pk=experiment.pk, status=Experiment.Status.DRAFT).update(status="running", started_at=now):
                 raise Conflict(_("This experiment was started before; create a new one, so that its figures stay its own."))
             record(actor, "experiment.start", experiment, before={"status": "draft"}, after={"status": "running"}, source=source)
+            transaction.on_commit(epoch.change, robust=True)
     except IntegrityError as error:
         raise Conflict(_("Another experiment is running; stop it first. Traffic can only be split once at a time.")) from error
     experiment.refresh_from_db()
@@ -63,5 +65,6 @@ def stop(*, experiment: Experiment, actor: User, source: str = "") -> Experiment
     if not Experiment.objects.filter(pk=experiment.pk, status=Experiment.Status.RUNNING).update(status="stopped", stopped_at=timezone.now()):
         raise Conflict(_("This experiment is not running."))
     record(actor, "experiment.stop", experiment, before={"status": "running"}, after={"status": "stopped"}, source=source)
+    transaction.on_commit(epoch.change, robust=True)
     experiment.refresh_from_db()
     return experiment

@@ -9,6 +9,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from redis.client import Pipeline
+
 from apps.monitoring import names
 from apps.redis import connection
 
@@ -46,14 +48,15 @@ class Bucket:
                 setattr(self, name, value)
 
 
-def count(version: str, counts: Mapping[str, int], *, at: float | None = None) -> None:
-    """Add to the bucket of this second. Raises RedisError."""
+def count(version: str, counts: Mapping[str, int], *, at: float | None = None, pipe: Pipeline | None = None) -> None:
+    """Add to the bucket of this second. Raises RedisError. With `pipe`: when that is executed."""
     key = names.SECOND.format(second=int(at or time.time()))
-    pipe = connection().pipeline(transaction=False)
+    counting = connection().pipeline(transaction=False) if pipe is None else pipe
     for what, number in counts.items():
-        pipe.hincrby(key, f"{version}|{what}", number)
-    pipe.expire(key, names.SECONDS_KEPT)
-    pipe.execute()
+        counting.hincrby(key, f"{version}|{what}", number)
+    counting.expire(key, names.SECONDS_KEPT)
+    if pipe is None:
+        counting.execute()
 
 
 def set_gauges(second: int, values: Mapping[str, float]) -> None:

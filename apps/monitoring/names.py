@@ -1,6 +1,7 @@
 """Every metric's name and every Redis key, in one place.
 
-Redis may be wiped at any time: nothing below is the only copy of anything but cached answers and the last seconds of counters.
+Redis may be wiped at any time: nothing below is the only copy of anything but cached answers, the last seconds of counters and the
+last second's answers.
 """
 
 # -- Prometheus
@@ -43,6 +44,8 @@ SECONDS_KEPT = 3700
 CACHE_DATA = "dsportal:cache:data"  # hash: key → answer (JSON)
 CACHE_USED = "dsportal:cache:used"  # sorted set: key → when it was last used
 CACHE_BYTES = "dsportal:cache:bytes"
+SERVING_EPOCH = "dsportal:serving:epoch"  # changes with what is live and with experiments
+ANSWER_LOG = "dsportal:answers:log"  # stream: answers' rows (JSON) that are not in the database yet
 STREAM = "dsportal:answer:{answer}:stream"  # stream of numbered pieces of one answer, then its end
 DRAFTING = "dsportal:drafting:{version}:{draft}"  # hash: what the engines counted while the draft guessed; expires when it is not used
 EMBEDDING = "dsportal:embedding:{request}"  # list: what the worker found for one request, once

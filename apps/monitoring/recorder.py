@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import redis
 from prometheus_client import Counter, Histogram
+from redis.client import Pipeline
 
 from apps.monitoring import buckets, names
 from apps.monitoring.histogram import bin_of
@@ -29,9 +30,10 @@ cache_lookups_total = Counter(names.CACHE_LOOKUPS_TOTAL, "Looks into the answer 
 
 def observe(
     *, version: str, route: str, latency_ms: float, tenant: str = "none", outcome: str = "ok", cached: bool = False, prompt_tokens: int = 0,
-    completion_tokens: int = 0, first_token_ms: float | None = None,
+    completion_tokens: int = 0, first_token_ms: float | None = None, pipe: Pipeline | None = None,
 ) -> None:  # fmt: skip
-    """Count one request. `outcome`: ok, error, cancelled or busy; only `error` counts as a failure in the charts."""
+    """Count one request. `outcome`: ok, error, cancelled or busy; only `error` counts as a failure in the charts. With `pipe` the
+    buckets are counted when that is executed."""
     requests_total.labels(version, route, tenant, outcome).inc()
     request_seconds.labels(version, route, tenant).observe(latency_ms / 1000)
     tokens_total.labels(version, "prompt").inc(prompt_tokens)
@@ -45,7 +47,7 @@ def observe(
     if cached:
         counts["c"] = 1
     try:
-        buckets.count(version, counts)
+        buckets.count(version, counts, pipe=pipe)
     except redis.RedisError as error:  # an answer is worth more than its dot in a chart
         log.warning("a request is missing from the charts: %s", error)
 

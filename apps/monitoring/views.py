@@ -25,6 +25,7 @@ from apps.monitoring.traces.store import are_kept
 from apps.portal.pages import action, back, refuse
 from apps.registry.models import ModelVersion
 from apps.rest import source_of
+from apps.serving.answer_log import answers
 from apps.serving.autoscaler import is_on
 from apps.serving.models import Answer, ScalingDecision
 
@@ -84,7 +85,7 @@ def _workers() -> list[tuple[str, list[str]]] | None:
 def _slowest(window: Window, version: ModelVersion | None, at) -> list[Answer]:
     """Of the window, or of the one point that was clicked."""
     since = at or timezone.now() - timedelta(seconds=min(window.seconds, SLOWEST_OF_SECONDS))
-    rows = Answer.objects.filter(created_at__gte=since)
+    rows = answers().filter(created_at__gte=since)
     if at:
         rows = rows.filter(created_at__lt=at + timedelta(seconds=window.step))
     if version:

@@ -17,8 +17,9 @@ from apps.accounts.permissions import MayChat, SignedIn
 from apps.accounts.problems import Busy, Problem
 from apps.accounts.quotas import Metered
 from apps.ids import new_id
-from apps.rest import AlwaysJSON, IdentField, Resource, actor_of, checked
+from apps.rest import AlwaysJSON, FixedSerializer, IdentField, Resource, actor_of, checked
 from apps.serving import chat, services
+from apps.serving.answer_log import answers, settle_where_possible
 from apps.serving.models import Answer, Conversation, ScalingDecision
 from apps.serving.pictures import MAX_CHARACTERS as MAX_PICTURE_CHARACTERS
 from apps.serving.pictures import accepted
@@ -46,7 +47,7 @@ class ImageField(serializers.CharField):
         super().__init__(**{"default": None, "allow_null": True, "max_length": MAX_PICTURE_CHARACTERS, "help_text": said, **given})
 
 
-class GenerateInput(serializers.Serializer):
+class GenerateInput(FixedSerializer):
     prompt = serializers.CharField(trim_whitespace=False, max_length=None)
     max_tokens = serializers.IntegerField(default=64, min_value=1, max_value=MAX_TOKENS)
     temperature = serializers.FloatField(default=0.0, min_value=0, max_value=2)
@@ -63,7 +64,7 @@ class UsageOutput(serializers.Serializer):
     completion_tokens = serializers.IntegerField()
 
 
-class GenerateOutput(serializers.Serializer):
+class GenerateOutput(FixedSerializer):
     answer = serializers.CharField(source="id", help_text="id of the answer, to rate it by")
     text = serializers.CharField()
     version = serializers.CharField(source="route.version.pk")
@@ -204,6 +205,8 @@ class AnswerViewSet(ListModelMixin, RetrieveModelMixin, Resource):
     filterset_class = AnswerFilter
 
     def get_queryset(self):
+        if not getattr(self, "swagger_fake_view", False):
+            settle_where_possible()
         rows = super().get_queryset()
         return rows if getattr(self.request.user, "may_operate", False) else rows.filter(user_id=self.request.user.pk)
 
@@ -249,7 +252,7 @@ class ConversationViewSet(ListModelMixin, RetrieveModelMixin, DestroyModelMixin,
         rows = chat.conversations_of(actor_of(self.request), self.request.session.get(SESSION_KEY, []))
         if self.action == "list":
             return rows
-        turns = Answer.objects.select_related("model_version", "feedback").order_by("id")
+        turns = answers().select_related("model_version", "feedback").order_by("id")
         return rows.prefetch_related(Prefetch("answers", queryset=turns, to_attr="in_order"))
 
     def get_serializer_class(self):

@@ -1,4 +1,4 @@
-"""The answer cache: least recently used, bounded in bytes, in Redis, so that all web processes share it.
+"""The answer cache: least recently used, bounded in bytes, in Redis, so that all web processes share it, with a first tier in each of them.
 
 Exact: the key is a hash of the version, every parameter and the whole conversation, so that no other question's and no other
 model's answer can come out of it. Only deterministic requests (temperature 0) are kept.
@@ -14,8 +14,12 @@ from prometheus_client import Gauge
 from apps.monitoring import names
 from apps.monitoring.recorder import cache_lookups_total
 from apps.redis import connection
+from apps.serving.epoch import change as change_epoch
+from apps.serving.near_cache import NearCache
 
 cache_bytes = Gauge(names.CACHED_BYTES, "Bytes of cached answers", multiprocess_mode="mostrecent")
+
+near = NearCache(settings.NEAR_CACHE_BYTES)
 
 _KEYS = (names.CACHE_DATA, names.CACHE_USED, names.CACHE_BYTES)
 _GET = """
@@ -43,19 +47,24 @@ def key_of(*, version: str, messages: list[dict], parameters: dict) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def get(key: str) -> dict | None:
-    value = connection().register_script(_GET)(keys=_KEYS, args=[key, time.time()])
+def get(key: str, epoch: str | None) -> dict | None:
+    """`epoch`: in which the version was found."""
+    value = near.get(key, epoch)
+    if value is None and (value := connection().register_script(_GET)(keys=_KEYS, args=[key, time.time()])):
+        near.put(key, value, epoch)
     cache_lookups_total.labels("hit" if value else "miss").inc()
     return json.loads(value) if value else None
 
 
-def put(key: str, answer: dict) -> None:
+def put(key: str, answer: dict, epoch: str | None) -> None:
     text = json.dumps(answer, ensure_ascii=False)
+    near.put(key, text, epoch)
     cache_bytes.set(connection().register_script(_PUT)(keys=_KEYS, args=[key, time.time(), text, settings.CACHE_BYTES]))
 
 
 def clear_answers() -> None:
-    """Another version was promoted."""
+    """Another version was promoted: forget the answers in Redis, and with the epoch those in every process."""
+    change_epoch()
     connection().unlink(*_KEYS)
 
 

@@ -8,6 +8,7 @@ from django.utils.translation import gettext_lazy
 from apps.accounts.models import User
 from apps.accounts.problems import Missing, Problem
 from apps.serving import services
+from apps.serving.answer_log import answers
 from apps.serving.context import within_limits
 from apps.serving.models import Answer, Conversation
 from apps.serving.pictures import accepted
@@ -36,7 +37,7 @@ def find_conversation(*, pk: str, user: User | None, guest_ids=()) -> Conversati
 
 def find_answer(*, pk: str, user: User | None, guest_ids=()) -> Answer:
     """An answer to rate. A guest finds only those in the conversations of the session; who may rate another's is the service's rule."""
-    rows = Answer.objects.select_related("model_version", "user")
+    rows = answers().select_related("model_version", "user")
     if user is None:
         rows = rows.filter(user=None, conversation__in=conversations_of(None, guest_ids))
     found = rows.filter(pk=pk).first()
@@ -67,7 +68,7 @@ def say(
 
 
 def _answer_of(conversation: Conversation | None, pk: str, field: str) -> Answer:
-    found = conversation.answers.filter(pk=pk).first() if conversation else None
+    found = answers().filter(conversation=conversation, pk=pk).first() if conversation else None
     if found is None:
         raise Missing(_("There is no such answer in this conversation."), field=field)
     return found
@@ -78,12 +79,16 @@ def _history(conversation: Conversation | None, after: str | None) -> list[dict]
         if after:
             raise Problem(_("Name the conversation that the answer is in."), field="conversation")
         return []
-    newest = _answer_of(conversation, after, "after") if after else conversation.answers.exclude(status=Answer.Status.ERROR).order_by("-id").first()
+    newest = _answer_of(conversation, after, "after") if after else _newest_of(conversation)
     if newest is None:
         return []
     if not newest.text:  # stopped before its first word
         return newest.messages[:-1]
     return [*newest.messages, {"role": "assistant", "content": newest.text}]
+
+
+def _newest_of(conversation: Conversation) -> Answer | None:
+    return answers().filter(conversation=conversation).exclude(status=Answer.Status.ERROR).order_by("-id").first()
 
 
 @transaction.atomic

@@ -50,7 +50,9 @@ def embed(*, texts: list[str], user: User, version: str, quota: Quota | None = N
             version=model.pk, route=CHANNEL, tenant=journey.tenant, latency_ms=(time.monotonic() - began) * 1000, outcome=outcome, prompt_tokens=tokens
         )  # fmt: skip
     if quota:
-        quota.spend_tokens(tokens)
+        pipe = connection().pipeline(transaction=False)
+        quota.spend_tokens(tokens, pipe)
+        pipe.execute()
     return Embeddings(model, [_floats(text) for text in found["vectors"]], tokens)
 
 

@@ -1,13 +1,17 @@
 """Which version answers: the one asked for, the arm of the running experiment, or the live one."""
 
 import hashlib
+import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from django.conf import settings
 from django.utils.translation import gettext as _
 
 from apps.accounts.problems import Missing, Unavailable
 from apps.experiments.models import Experiment
 from apps.registry.models import ModelVersion
+from apps.serving.epoch import current as current_epoch
 
 LIVE_NAMES = ("dsportal", "live", "default")  # whatever is live, or the arm of the running experiment
 
@@ -17,6 +21,19 @@ class Route:
     version: ModelVersion
     experiment: Experiment | None = None
     arm: str = ""
+    epoch: str | None = None  # in which it was found
+
+
+class Serving(NamedTuple):
+    """What is live, and the running experiment, as they were in an epoch."""
+
+    epoch: str | None
+    until: float  # of `time.monotonic`
+    live: ModelVersion | None
+    experiment: Experiment | None
+
+
+_serving = Serving(None, 0.0, None, None)
 
 
 def arm_of(experiment: Experiment, subject: str) -> str:
@@ -37,12 +54,22 @@ def find_version(name: str) -> ModelVersion:
 def route(*, asked: str | None, subject: str) -> Route:
     """`subject` is what an experiment keeps together: the conversation, or the user where there is none."""
     if asked and asked not in LIVE_NAMES:
-        return Route(find_version(asked))
-    experiment = Experiment.objects.select_related("control", "treatment").filter(status=Experiment.Status.RUNNING).first()
-    if experiment:
-        arm = arm_of(experiment, subject)
-        return Route(getattr(experiment, arm), experiment, arm)
-    live = ModelVersion.objects.filter(state=ModelVersion.State.LIVE).first()
-    if live is None:
+        return Route(find_version(asked), epoch=current_epoch())
+    now = serving_now()
+    if now.experiment:
+        arm = arm_of(now.experiment, subject)
+        return Route(getattr(now.experiment, arm), now.experiment, arm, now.epoch)
+    if now.live is None:
         raise Unavailable(_("No version is live yet. The home page tells how long the first one will take."))
-    return Route(live)
+    return Route(now.live, epoch=now.epoch)
+
+
+def serving_now() -> Serving:
+    """From this process's memory as long as the epoch is the same, and no longer than a moment: rows may change by other ways too."""
+    global _serving  # noqa: PLW0603 — one thing, replaced whole
+    epoch, known = current_epoch(), _serving
+    if epoch is None or known.epoch != epoch or known.until < time.monotonic() or known.live is None:
+        experiment = Experiment.objects.select_related("control", "treatment").filter(status=Experiment.Status.RUNNING).first()
+        live = ModelVersion.objects.filter(state=ModelVersion.State.LIVE).first()
+        known = _serving = Serving(epoch, time.monotonic() + settings.ROUTES_KEPT_SECONDS, live, experiment)
+    return known

@@ -7,6 +7,7 @@ from itertools import groupby
 from apps import artifacts
 from apps.demonstration import selectors as demonstration
 from apps.registry.models import EvaluationSet
+from apps.serving.answer_log import answers
 from apps.serving.models import Conversation
 from apps.serving.pictures import picture_of
 
@@ -16,7 +17,7 @@ _LINES_LOOKED_AT = 400
 
 def turns_of(conversation: Conversation) -> list[dict]:
     """Oldest first: each question once, with all answers that were made to it."""
-    rows = conversation.answers.select_related("model_version", "feedback").order_by("id")
+    rows = answers().filter(conversation=conversation).select_related("model_version", "feedback").order_by("id")
     groups = [list(answers) for _, answers in groupby(rows, key=lambda row: (row.prompt, len(row.messages), picture_of(row.messages)))]
     return [{"question": answers[0].prompt, "image": picture_of(answers[0].messages), "answers": answers} for answers in groups]
 

@@ -20,7 +20,7 @@ from apps.monitoring.recorder import cache_lookups_total
 from apps.monitoring.selectors import workers
 from apps.monitoring.traces.journey import Journey, current
 from apps.redis import connection
-from apps.serving import cache, flight
+from apps.serving import answer_log, cache, flight
 from apps.serving.context import fitted
 from apps.serving.models import Answer, Conversation
 from apps.serving.pictures import for_version, picture_of
@@ -127,7 +127,7 @@ class Pending:
             return None
         self._key = cache.key_of(version=self.route.version.pk, messages=self.question.messages, parameters=self.question.parameters)
         with self.journey.phase("cache"):
-            found = cache.get(self._key)
+            found = cache.get(self._key, self.route.epoch)
         if found is None:
             return None
         self.cached, self.text = True, found["text"]
@@ -153,7 +153,7 @@ class Pending:
             yield from self._follow(self.id)
             if self._key:
                 kept = {name: getattr(self, name) for name in ("text", "prompt_tokens", "completion_tokens", "finish_reason", "logprobs")}
-                cache.put(self._key, kept)
+                cache.put(self._key, kept, self.route.epoch)
         finally:
             connection().zrem(names.IN_FLIGHT, self.id)
             if self._key:
@@ -250,20 +250,26 @@ class Pending:
     def _remember(self, status: str, error: str) -> None:
         latency_ms = self.elapsed_ms
         self.journey.answered(self.id, self.route.version, self.channel)
-        self.row = Answer.objects.create(
+        self.row = Answer(
             id=self.id, conversation=self.conversation, model_version=self.route.version, experiment=self.route.experiment, arm=self.route.arm,
             user=self.user, route=self.channel, prompt=self.question.prompt[:8000], prompt_key=prompt_key(self.question.prompt, picture_of(self.question.messages)),
             messages=self.question.messages, parameters=self.question.parameters, text=self.text, status=status, error=error[:300],
             cached=self.cached, prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, latency_ms=latency_ms,
             first_token_ms=self.first_token_ms,
         )  # fmt: skip
+        pipe = connection().pipeline(transaction=False)  # one way to Redis and back for all that is remembered of an answer
+        answer_log.append(self.row, pipe)
         recorder.observe(
             version=self.route.version.pk, route=self.channel, tenant=self.journey.tenant, latency_ms=latency_ms, outcome=status, cached=self.cached,
-            prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, first_token_ms=self.first_token_ms,
+            prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, first_token_ms=self.first_token_ms, pipe=pipe,
         )  # fmt: skip
         if self.quota:
-            with suppress(*QUEUE_OUTAGES):  # the answer is there
-                self.quota.spend_tokens(self.prompt_tokens + self.completion_tokens)
+            self.quota.spend_tokens(self.prompt_tokens + self.completion_tokens, pipe)
+        try:
+            pipe.execute()
+        except QUEUE_OUTAGES as lost:  # the answer is there; it may be missing from charts and quotas, but not from the log
+            log.warning("answer %s is written to the database at once: %s", self.id, lost)
+            answer_log.write([self.row])
 
 
 def ask(

@@ -17,8 +17,8 @@ from apps.registry.selectors import live_version
 from apps.rest import actor_of
 from apps.serving import chat as conversations
 from apps.serving import selectors
+from apps.serving.answer_log import answers
 from apps.serving.api import GUESTS_CONVERSATIONS, SESSION_KEY
-from apps.serving.models import Answer
 from apps.serving.pictures import MAX_CHARACTERS as MAX_PICTURE_CHARACTERS
 from apps.serving.pictures import sees
 from apps.serving.questions import MAX_CHARACTERS
@@ -94,7 +94,7 @@ def rate_answer(request: HttpRequest, pk: str) -> HttpResponse:
     """The rating form of the page without scripts."""
     if not request.user.is_authenticated:
         return redirect_to_login("/chat/")
-    answer = Answer.objects.filter(pk=pk, user=request.user).first()
+    answer = answers().filter(pk=pk, user=request.user).first()
     if answer is None:
         messages.error(request, _("There is no such conversation of yours any more."))
         return redirect("chat")

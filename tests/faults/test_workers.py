@@ -65,7 +65,8 @@ def freeze(stack: Stack, role: str) -> None:
 
 
 def rows_of(stack: Stack, like: str) -> Counter[str]:
-    """How often each question is in the table of answers, read beside the portal."""
+    """How often each question is in the table of answers, read beside the portal once nothing waits to be written there."""
+    wait_for(lambda: not stack.redis().xlen(names.ANSWER_LOG), what="the answers' log is written down")
     with closing(sqlite3.connect(f"file:{stack.home / 'dsportal.sqlite3'}?mode=ro", uri=True, timeout=30)) as database:
         return Counter(prompt for (prompt,) in database.execute("SELECT prompt FROM serving_answer WHERE prompt LIKE ?", [f"%{like}%"]))
 

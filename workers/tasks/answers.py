@@ -191,4 +191,5 @@ def _ready(sender, **_):
 
 @signals.worker_shutdown.connect
 def _shutdown(**_):
+    cancellations.close()
     engines.close()

@@ -6,6 +6,7 @@ from apps.monitoring.alerting import evaluate_alerts
 from apps.monitoring.models import Alert
 from apps.monitoring.notifying import NotTold, notify
 from apps.monitoring.rollups import roll_up
+from apps.serving.answer_log import forget_old, settle
 from apps.serving.autoscaler import scale
 from dsportal.celery import app
 
@@ -24,6 +25,16 @@ def roll_up_metrics() -> None:
 @app.task(name="dsportal.beat.alerts", ignore_result=True)
 def judge_alerts() -> None:
     evaluate_alerts()
+
+
+@app.task(name="dsportal.beat.settle", ignore_result=True)
+def write_answers_down() -> None:
+    settle()
+
+
+@app.task(name="dsportal.beat.forget", ignore_result=True)
+def forget_old_answers() -> None:
+    forget_old()
 
 
 @app.task(name="dsportal.beat.scale", ignore_result=True)

@@ -24,6 +24,7 @@ class Cancellations:
         self._tickets: dict[str, object] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._closed = False
 
     @contextmanager
     def heard(self, answer: str, ticket) -> Iterator[None]:
@@ -47,14 +48,20 @@ class Cancellations:
             if is_gone:
                 ticket.cancel()
 
+    def close(self) -> None:
+        """The worker ends: nobody is listened to any more."""
+        self._closed = True
+
     def _listen(self) -> None:
-        while True:
+        while not self._closed:
             try:
                 with connection().pubsub() as channel:
                     channel.subscribe(names.CANCELLED)
-                    while True:
+                    while not self._closed:
                         self._hear(channel.get_message(timeout=LISTEN_SECONDS))
             except RedisError as error:
+                if self._closed:
+                    return
                 log.warning("those who go away cannot be heard: %s", error)
                 time.sleep(RECONNECT_SECONDS)
 

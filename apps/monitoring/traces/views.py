@@ -7,7 +7,7 @@ from apps.accounts.models import User
 from apps.monitoring.traces import store
 from apps.monitoring.traces.waterfall import WIDTH, facts, waterfall, workers_of
 from apps.registry.models import ModelVersion
-from apps.serving.models import Answer
+from apps.serving.answer_log import answers
 
 
 def may_see(user: User, trace: store.Trace) -> bool:
@@ -15,7 +15,7 @@ def may_see(user: User, trace: store.Trace) -> bool:
 
 
 def answers_seen_by(user: User):
-    rows = Answer.objects.select_related("model_version", "user")
+    rows = answers().select_related("model_version", "user")
     return rows if user.may_operate else rows.filter(user=user)
 
 

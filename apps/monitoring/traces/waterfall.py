@@ -14,7 +14,7 @@ WIDTH = 1000  # of the drawing
 LEAST_WIDTH = 3  # so that a phase of nothing is seen
 
 NAMES = {
-    ("database", "version"): gettext_lazy("Database: which version answers"), ("database", "answer"): gettext_lazy("Database: the answer's row"),
+    ("database", "version"): gettext_lazy("Database: which version answers"), ("database", "answer"): gettext_lazy("Log: writing the answer down"),
     ("cache", ""): gettext_lazy("Answer cache"), ("queue", "broker"): gettext_lazy("Queue: until a worker took it"),
     ("queue", "engine"): gettext_lazy("Queue: until the engine had a slot"), ("load", ""): gettext_lazy("Loading the model"),
     ("prefill", ""): gettext_lazy("Prefill: reading the question"), ("decode", ""): gettext_lazy("Decode: writing the answer"),

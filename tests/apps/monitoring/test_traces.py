@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from apps.monitoring import names
 from apps.monitoring.traces import store, telling
 from apps.redis import connection
-from apps.serving.models import Answer
+from apps.serving.answer_log import answers as logged
 from tests.apps import making
 
 pytestmark = pytest.mark.django_db
@@ -148,7 +148,7 @@ def test_the_page_draws_the_phases_and_knows_who_may_look(viewer, operator, as_v
     connection().flushall()
     forgotten = reader.get(f"/monitoring/requests/{answer}/")
     assert forgotten.status_code == 404
-    assert Answer.objects.get(pk=answer).prompt in forgotten.content.decode()
+    assert logged().get(pk=answer).prompt in forgotten.content.decode()
 
 
 def test_the_slowest_requests_lead_to_their_phases(as_operator, operator, live):

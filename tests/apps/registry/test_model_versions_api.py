@@ -11,7 +11,7 @@ from apps.jobs.models import Job
 from apps.jobs.runs import run_of
 from apps.registry import selectors, services
 from apps.registry.models import CompressionJob, Evaluation, GateDecision, ImportJob, ModelVersion
-from apps.serving import cache
+from apps.serving import cache, epoch
 from tests.apps import making
 
 pytestmark = pytest.mark.django_db
@@ -65,7 +65,7 @@ def test_a_version_that_was_never_evaluated_has_no_figures(as_viewer, data):
 
 def test_promotion_needs_a_bleu_five_percent_higher_and_changes_what_is_live(as_operator, operator, better, live, django_capture_on_commit_callbacks):
     gate = as_operator.get(url(better, "gates/")).json()
-    cache.put("key", {"text": "of v1"})
+    cache.put("key", {"text": "of v1"}, epoch.current())
 
     with django_capture_on_commit_callbacks(execute=True):
         response = as_operator.post(url(better, "promote/"))
@@ -75,7 +75,7 @@ def test_promotion_needs_a_bleu_five_percent_higher_and_changes_what_is_live(as_
     assert response.status_code == 200, response.json()
     assert (response.json()["version"]["state"], response.json()["deployment"]["reason"]) == ("live", "promotion")
     assert as_operator.get(url(live)).json()["state"] == "retired"
-    assert cache.get("key") is None
+    assert cache.get("key", epoch.current()) is None
     entry = AuditEntry.objects.get(action="version.promote")
     assert (entry.actor, entry.before, entry.after) == (operator, {"live": "v1"}, {"live": "v2"})
 

@@ -2,7 +2,8 @@ import pytest
 from django.conf import settings
 from django.test import Client
 
-from apps.serving.models import Answer, Conversation
+from apps.serving.answer_log import answers as logged
+from apps.serving.models import Conversation
 from tests.apps import making
 
 pytestmark = pytest.mark.django_db
@@ -28,14 +29,14 @@ def test_a_turn_streams_who_answers_then_its_text_then_its_figures(as_viewer, li
     assert len(pieces) >= 1
     assert last["done"] is True
     assert last["usage"]["completion_tokens"] > 0
-    assert Answer.objects.get().pk == first["answer"]
+    assert logged().get().pk == first["answer"]
 
 
 def test_the_next_turn_sends_the_whole_conversation(as_viewer, live):
     conversation = say(as_viewer)[0]["conversation"]
     answer = say(as_viewer, "And ice?", conversation=conversation)[0]["answer"]
 
-    assert [m["content"] for m in Answer.objects.get(pk=answer).messages] == ["What is water?", "You asked: What is water?", "And ice?"]
+    assert [m["content"] for m in logged().get(pk=answer).messages] == ["What is water?", "You asked: What is water?", "And ice?"]
 
 
 def test_the_oldest_turns_are_left_out_where_the_model_cannot_read_them_all(as_viewer, live):
@@ -44,7 +45,7 @@ def test_the_oldest_turns_are_left_out_where_the_model_cannot_read_them_all(as_v
         events = say(as_viewer, f"question {n} " * 12, conversation=conversation)
         assert events[-1].get("done"), events[-1]
 
-    messages = Answer.objects.get(pk=events[0]["answer"]).messages
+    messages = logged().get(pk=events[0]["answer"]).messages
     assert messages[0]["role"] == "user"
     assert "the first" not in messages[0]["content"]
     assert messages[-1]["content"].startswith("question 5")
@@ -56,7 +57,7 @@ def test_an_answer_is_made_again_with_the_same_question_and_not_from_the_cache(a
     events = say(as_viewer, "", conversation=first["conversation"], replaces=first["answer"])
 
     assert (events[-1]["cached"], events[0]["conversation"]) == (False, first["conversation"])
-    assert Answer.objects.get(pk=events[0]["answer"]).messages == Answer.objects.get(pk=first["answer"]).messages
+    assert logged().get(pk=events[0]["answer"]).messages == logged().get(pk=first["answer"]).messages
 
 
 def test_a_stopped_stream_leaves_the_answer_as_stopped(as_viewer, live):
@@ -65,7 +66,7 @@ def test_a_stopped_stream_leaves_the_answer_as_stopped(as_viewer, live):
     next(events), next(events)
     response._iterator.close()  # as the web server does when its client goes away
 
-    assert Answer.objects.get().status == "cancelled"
+    assert logged().get().status == "cancelled"
 
 
 def test_an_error_in_the_middle_is_an_event(as_viewer, live):
@@ -97,7 +98,7 @@ def test_a_conversation_is_read_with_its_ratings_and_can_be_forgotten(as_viewer,
     assert [(turn["prompt"], turn["rating"]) for turn in turns] == [("What is water?", 4)]
     assert as_viewer.delete(f"/api/v1/conversations/{first['conversation']}/").status_code == 204
     assert as_viewer.get("/api/v1/conversations/").json()["results"] == []
-    assert Answer.objects.get().conversation is None
+    assert logged().get().conversation is None
 
 
 def test_guests_chat_only_where_the_operator_opens_it(anonymous, live, monkeypatch):

@@ -11,7 +11,7 @@ from django.conf import settings
 from apps.monitoring import names
 from apps.redis import connection
 from apps.serving import services
-from apps.serving.models import Answer
+from apps.serving.answer_log import answers as logged
 from apps.serving.questions import Question
 from tests.apps import making
 from tests.apps.answering import Echo
@@ -75,7 +75,7 @@ def test_an_answer_that_is_not_whole_in_time_is_a_time_out_and_no_answer(live, s
     response = Api(person("viewer")).post("/api/v1/generate/", {"prompt": LONG, "temperature": 0.5})
 
     assert (response.status_code, response.json()["title"]) == (504, "No answer in time")
-    assert Answer.objects.get().status == "error"
+    assert logged().get().status == "error"
 
 
 def test_a_stream_that_is_not_whole_in_time_ends_in_an_error(client, slow):  # noqa: F811
@@ -95,7 +95,7 @@ def test_what_a_worker_cut_off_is_told_so_though_the_asker_has_time_left(transac
         pending.whole()
 
     assert refused.value.status == status
-    row = Answer.objects.get(pk=pending.id)
+    row = logged().get(pk=pending.id)
     assert (row.status, row.text, row.completion_tokens) == ("error", "Half an", 2)
 
 

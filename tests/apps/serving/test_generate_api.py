@@ -7,7 +7,7 @@ from django.conf import settings
 from apps.experiments import services as experiments
 from apps.monitoring import names
 from apps.redis import connection
-from apps.serving.models import Answer
+from apps.serving.answer_log import answers as logged
 from tests.apps import making
 from workers.tasks.answers import engines
 
@@ -33,7 +33,7 @@ def test_an_answer_names_its_version_and_counts_its_tokens(as_viewer, viewer, li
     assert answer["usage"]["prompt_tokens"] > 0
     assert answer["usage"]["completion_tokens"] > 0
     assert answer["latency_ms"] > 0
-    row = Answer.objects.get(pk=answer["answer"])
+    row = logged().get(pk=answer["answer"])
     assert (row.user, row.text, row.status) == (viewer, answer["text"], "ok")
 
 
@@ -110,7 +110,7 @@ def test_a_question_longer_than_the_model_can_read_is_refused_with_its_length(as
 
     assert response.status_code == 400
     assert "tokens" in response.json()["detail"]
-    assert Answer.objects.get().status == "error"
+    assert logged().get().status == "error"
 
 
 def test_a_conversation_keeps_its_arm_and_arms_are_split_as_planned(as_operator, operator, live, answers_with):
@@ -125,4 +125,4 @@ def test_a_conversation_keeps_its_arm_and_arms_are_split_as_planned(as_operator,
 
     assert set(arms.values()) == {live.pk, other.pk}
     assert all(version_for(subject) == arm for subject, arm in arms.items())
-    assert set(Answer.objects.values_list("experiment", flat=True)) == {running.pk}
+    assert set(logged().values_list("experiment", flat=True)) == {running.pk}

@@ -7,7 +7,7 @@ import pytest
 
 from apps.monitoring import names
 from apps.redis import connection
-from apps.serving.models import Answer
+from apps.serving.answer_log import answers as logged
 from tests.apps import making
 from tests.apps.conftest import Api
 from workers.tasks.answers import engines
@@ -80,7 +80,7 @@ def test_content_in_parts_and_a_developers_message_are_read(client):
     ]
 
     assert client.chat.completions.create(model="v1", messages=messages).choices[0].message.content == "You asked: What is ice?"
-    assert Answer.objects.get().messages[0] == {"role": "system", "content": "Be brief."}
+    assert logged().get().messages[0] == {"role": "system", "content": "Be brief."}
 
 
 def test_several_answers_to_one_question_are_each_a_choice_and_a_row(client):
@@ -88,7 +88,7 @@ def test_several_answers_to_one_question_are_each_a_choice_and_a_row(client):
 
     assert [choice.index for choice in answer.choices] == [0, 1, 2]
     assert {choice.message.content for choice in answer.choices} == {"You asked: What is water?"}
-    rows = Answer.objects.all()
+    rows = logged()
     assert sorted(row.parameters["seed"] for row in rows) == [5, 6, 7]
     assert answer.usage.completion_tokens == sum(row.completion_tokens for row in rows)
     assert answer.usage.prompt_tokens == rows[0].prompt_tokens
@@ -139,7 +139,7 @@ def test_logprobs_come_whole_in_pieces_and_from_the_cache_alike(client):
     chunks = client.chat.completions.create(**{**asking, "max_tokens": 99}, stream=True)
     streamed = [token for chunk in chunks if chunk.choices[0].logprobs for token in chunk.choices[0].logprobs.content]
 
-    assert [row.cached for row in Answer.objects.order_by("id")] == [False, True, False]
+    assert [row.cached for row in logged().order_by("id")] == [False, True, False]
     assert "".join(token.token for token in whole) == "You asked: What is water?"
     assert bytes(byte for token in whole for byte in token.bytes) == b"You asked: What is water?"
     assert all(token.logprob == pytest.approx(0) for token in whole)  # all others are ruled out

@@ -18,7 +18,7 @@ from apps.feedback.services import make_dataset
 from apps.ids import new_id
 from apps.registry import services as registry
 from apps.registry.models import ModelVersion
-from apps.serving.models import Answer
+from apps.serving.answer_log import answers as logged
 from tests.apps import making
 from tests.apps.conftest import Api
 from workers.engine import open_engine
@@ -69,7 +69,7 @@ def test_the_answer_and_its_cache_depend_on_the_picture(as_viewer, sees):
 def test_a_photograph_is_kept_small(as_viewer, sees):
     answer = as_viewer.post("/api/v1/generate/", {"prompt": "What is it?", "image": picture(0, 700), "max_tokens": 2}).json()
 
-    kept = Answer.objects.get(pk=answer["answer"]).messages[0]["image"]
+    kept = logged().get(pk=answer["answer"]).messages[0]["image"]
     assert Image.open(io.BytesIO(base64.b64decode(kept.partition(",")[2]))).size == (256, 256)
 
 
@@ -79,7 +79,7 @@ def test_what_is_no_picture_is_refused(as_viewer, sees, image, said):
 
     assert (refused.status_code, list(refused.json()["errors"])) == (400, ["image"])
     assert said in refused.json()["detail"]
-    assert not Answer.objects.exists()
+    assert not logged().exists()
 
 
 def test_a_version_without_a_front_end_says_what_to_do(as_viewer, answers_with):
@@ -97,19 +97,20 @@ def test_a_chat_about_a_picture_goes_on_and_a_version_without_eyes_may_take_over
 
     first = say("What colour is it?", image=picture(0))[0]
     second = say("And now?", conversation=first["conversation"])[0]
-    assert Answer.objects.get(pk=second["answer"]).messages[0]["image"] == picture(0)
+    assert logged().get(pk=second["answer"]).messages[0]["image"] == picture(0)
 
     answers_with(making.version("v1"))
     third = say("And in words?", conversation=first["conversation"], version="v1")
     assert third[-1]["done"]
-    assert not any(m.get("image") for m in Answer.objects.get(pk=third[0]["answer"]).messages)
+    assert not any(m.get("image") for m in logged().get(pk=third[0]["answer"]).messages)
     as_viewer.force_login(viewer)
     page = as_viewer.get(f"/chat/{first['conversation']}/").content.decode()
     assert page.count(picture(0)) == 1  # beside the question that it was sent with
 
 
 def test_a_rated_answer_takes_its_picture_into_the_dataset(as_viewer, operator, sees):
-    answer = Answer.objects.get(pk=ask(as_viewer, 0).json()["answer"])
+    asked = ask(as_viewer, 0).json()["answer"]
+    answer = logged().get(pk=asked)
     Feedback.objects.create(answer=answer, rating=1, correction="It is red.", user=None)
 
     dataset = make_dataset(actor=operator)
@@ -146,7 +147,7 @@ def test_the_page_without_scripts_sends_the_picture_as_a_file(client, viewer, se
     sent = client.post("/chat/", {"message": "What colour is it?", "picture": file}, follow=True)
 
     assert sent.status_code == 200
-    assert Answer.objects.get().messages[0]["image"] == image
+    assert logged().get().messages[0]["image"] == image
     refused = client.post("/chat/", {"message": "And this?", "picture": SimpleUploadedFile("a.png", b"no picture")})
     assert (refused.status_code, "no PNG or JPEG" in refused.content.decode()) == (400, True)
 
