@@ -105,6 +105,7 @@ INSTALLED_APPS = [
     "apps.experiments",
     "apps.feedback",
     "apps.serving",
+    "apps.batches",
     "apps.monitoring",
     "apps.demonstration",
     "apps.portal",

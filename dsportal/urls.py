@@ -7,8 +7,8 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 
 from apps.accounts.permissions import SignedIn
 
-API = ("accounts", "datasets", "training", "registry", "experiments", "feedback", "serving", "monitoring", "jobs")
-PAGES = ("portal", "accounts", "datasets", "training", "registry", "experiments", "feedback", "serving", "monitoring")
+API = ("accounts", "datasets", "training", "registry", "experiments", "feedback", "serving", "batches", "monitoring", "jobs")
+PAGES = ("portal", "accounts", "datasets", "training", "registry", "experiments", "feedback", "serving", "batches", "monitoring")
 
 urlpatterns = [
     path("admin/", admin.site.urls),

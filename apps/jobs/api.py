@@ -21,6 +21,7 @@ PATHS = {
     Job.Kind.EVALUATION: "evaluations",
     Job.Kind.COMPRESSION: "compressions",
     Job.Kind.IMPORT: "imports",
+    Job.Kind.BATCH: "batch-jobs",
 }
 POLL_SECONDS = 0.5
 HEARTBEAT_SECONDS = 10.0

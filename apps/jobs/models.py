@@ -15,6 +15,7 @@ class Job(models.Model):
         EVALUATION = "evaluation", _("Evaluation")
         COMPRESSION = "compression", _("Compression")
         IMPORT = "import", _("Import")
+        BATCH = "batch", _("Batch")
 
     class Status(models.TextChoices):
         QUEUED = "queued", _("queued")

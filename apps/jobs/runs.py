@@ -53,5 +53,6 @@ def specific(job: Job) -> Job:
         "evaluation": "evaluation",
         "compression": "compressionjob",
         "import": "importjob",
+        "batch": "batchjob",
     }
     return getattr(job, child[job.kind])

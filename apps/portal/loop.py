@@ -296,6 +296,8 @@ def page_of_job(job: Job) -> str:
         return reverse("training_job", args=[job.pk])
     if job.kind == Job.Kind.EVALUATION and hasattr(job, "evaluation"):
         return reverse("version", args=[job.evaluation.model_version_id])
+    if job.kind == Job.Kind.BATCH:
+        return reverse("batch", args=[job.pk])
     return reverse("compression") if job.kind == Job.Kind.COMPRESSION else reverse("models")
 
 

@@ -61,6 +61,8 @@ def _actions(asked: str, user: User) -> list[Item]:
             Item("upload", _("Upload text"), reverse("datasets") + "#upload"),
             Item("play", _("Start a training job"), reverse("training")),
             Item("compression", _("Compress a version"), reverse("compression")),
+            Item("layers", _("Answer a batch"), reverse("batches")),
+            Item("link", _("Connect a server's model"), reverse("upstreams")),
             Item("split", _("Plan an experiment"), reverse("experiments") + "#plan"),
             Item("star", _("Make a dataset of the new ratings"), reverse("feedback")),
         ]

@@ -13,13 +13,13 @@ from django.utils.translation import gettext_noop as _
 
 SAYINGS = (
     # titles of jobs
-    _("Process %(name)s"), _("Train %(preset)s on %(name)s"), _("Evaluate %(name)s"), _("Import %(name)s"),
+    _("Process %(name)s"), _("Train %(preset)s on %(name)s"), _("Evaluate %(name)s"), _("Import %(name)s"), _("Answer %(name)s with %(version)s"),
     _("INT8 of %(name)s"), _("pruning of %(name)s"), _("distillation of %(name)s"), _("ONNX of %(name)s"), _("policy of %(name)s"),
     # progress
     _("Reading"), _("Cleaning (%(n)s rows)"), _("Looking for duplicates (%(n)s rows)"), _("Telling domains (%(n)s rows)"),
     _("Asking questions (%(n)s rows)"), _("Making false claims (%(n)s rows)"), _("Keeping held-out questions apart (%(n)s rows)"), _("Writing"),
     _("Loading PyTorch"), _("Reading the dataset"), _("Step %(n)s"), _("Writing the model"),
-    _("Loading the model"), _("%(done)s of %(total)s questions answered"), _("Counting"),
+    _("Loading the model"), _("%(done)s of %(total)s questions answered"), _("%(done)s of %(total)s prompts answered"), _("Writing the answers"), _("Counting"),
     _("Choosing the weights that matter least"), _("Measuring speed against the parent"), _("Measuring speed against the teacher"),
     _("Rounding the weights to 8 bits"), _("Compiling the 8-bit products; only the first time on a machine"),
     _("Loading the teacher"), _("%(message)s, step %(n)s: %(figures)s"),
@@ -55,6 +55,10 @@ SAYINGS = (
     _("The policy starts from a full model; run it on this version's parent, or quantize this one to INT8."),
     _("INT8 and ONNX do not express what this model has (%(names)s); prune or distil it instead."),
     _("An upstream version is another server's model: there are no weights here to compress. Import its folder instead."),
+    # why a batch's row is not asked
+    _("a row needs `prompt`, `question` or `messages`"), _("`messages` must be a list of messages"), _("no message of the user asks anything"),
+    _("the line is no JSON object"), _("the line is no JSON"),
+    _("There is no prompt in these files. Send JSONL, one JSON object a line, with a prompt, a question or messages."),
     # what is wrong with another server
     _("There is no key named %(name)s: %(variable)s is not set for this process."), _("%(place)s does not answer: %(why)s."),
     _("The file that %(variable)s names cannot be read: %(why)s."), _("%(place)s refuses the key (%(status)s)."),
@@ -171,6 +175,7 @@ SAYINGS = (
     _("Make it live; 409 with every reason while its gate does not pass."),
     _("Take this, the live version, back to the one that served before it."),
     _("One's own tokens."),
+    _("Answer many prompts while nobody waits."), _("The rows as they came, in their order, each with its answer or why it has none."),
     _("Versions whose model another server holds; they are model versions like others."),
     _("Give `steps` or `minutes`; two minutes where neither is given."),
     _("For administrators."),

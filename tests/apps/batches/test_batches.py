@@ -1,0 +1,124 @@
+"""Batches: queued with what can be asked, run by the jobs worker, their answers a file to download."""
+
+import json
+from pathlib import Path
+
+import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+
+from apps.accounts.models import AuditEntry
+from apps.batches.models import BatchJob
+from apps.datasets.services import create_from_records
+from apps.jobs.models import Job
+from apps.jobs.runs import run_of, work_folder
+from apps.jobs.services import claim_next
+from tests.apps import making
+from tests.upstream_server import KEY, Server
+from workers.tasks import jobs as worker
+
+pytestmark = pytest.mark.django_db
+RECORDS = [{"prompt": "one", "id": "a"}, {"question": "two"}, {"text": "asks nothing"}, {"messages": [{"role": "user", "content": "three"}]}]
+ENTRIES = [json.dumps(row) for row in RECORDS]
+
+
+@pytest.fixture
+def version(db):
+    return making.version("v1", state="live")
+
+
+def answered(job: BatchJob) -> BatchJob:
+    """As the child leaves it."""
+    folder = work_folder(job) / "answers"
+    folder.mkdir(parents=True)
+    entries = [{"row": 0, "prompt": "one", "answer": "1"}, {"row": 1, "question": "two", "error": "the line is no JSON"}]
+    (folder / "answers.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return making.complete(job, {"rows": 2, "answered": 1, "refused": 1, "prompt_tokens": 3, "completion_tokens": 1})
+
+
+def test_records_become_a_queued_job_after_all_others_and_its_answers_a_download(as_operator, version):
+    made = as_operator.post("/api/v1/batch-jobs/", {"model_version": version.pk, "records": RECORDS, "max_tokens": 32})
+    assert made.status_code == 202, made.content
+    row = made.json()
+    assert (row["kind"], row["status"], row["answers_url"], row["title"]) == ("batch", "queued", None, "Answer prompts.jsonl with v1")
+    job = BatchJob.objects.get(pk=row["id"])
+    assert job.priority < 0
+    spec = run_of("batch").prepare(job, work_folder(job)).spec
+    assert [json.loads(line) for line in Path(spec["inputs"][0]).read_text().splitlines()] == RECORDS
+    assert (spec["max_tokens"], spec["temperature"]) == (32, 0)
+    assert as_operator.get(f"/api/v1/batch-jobs/{job.pk}/answers/").status_code == 409
+    answered(job)
+    done = as_operator.get(f"/api/v1/batch-jobs/{job.pk}/").json()
+    assert done["result"]["answered"] == 1
+    lines = b"".join(as_operator.get(done["answers_url"]).streaming_content).splitlines()
+    assert [json.loads(line)["row"] for line in lines] == [0, 1]
+    assert AuditEntry.objects.filter(action="batch.start", object_id=job.pk).exists()
+
+
+def test_a_file_or_the_questions_of_a_dataset_are_answered_too(as_operator, operator, version):
+    file = SimpleUploadedFile("mine.jsonl", "\n".join(ENTRIES).encode())
+    sent = as_operator.upload("/api/v1/batch-jobs/", {"model_version": version.pk, "file": file, "temperature": "0.5"})
+    assert (sent.status_code, sent.json()["prompts_name"]) == (202, "mine.jsonl")
+    dataset = create_from_records(name="questions", records=[{"question": "What is water?", "answer": "H2O."}], actor=operator)
+    named = as_operator.post("/api/v1/batch-jobs/", {"model_version": version.pk, "dataset": dataset.pk}).json()
+    job = BatchJob.objects.get(pk=named["id"])
+    spec = run_of("batch").prepare(job, work_folder(job)).spec
+    assert "What is water?" in Path(spec["inputs"][0]).read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"records": [{"text": "x"}]}, "records"), ({"records": None}, "dataset"), ({"max_tokens": 0}, "max_tokens"), ({"temperature": 3}, "temperature"),
+        ({"model_version": "01NOBODY"}, "model_version"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_answered_is_refused_before_it_is_queued(as_operator, version, change, field):
+    asked = {"model_version": version.pk, "records": RECORDS, **change}
+    refused = as_operator.post("/api/v1/batch-jobs/", {name: value for name, value in asked.items() if value is not None})
+    assert refused.status_code in (400, 404)
+    assert field in refused.content.decode()
+    assert not Job.objects.exists()
+
+
+def test_viewers_read_and_do_not_start(as_viewer, version):
+    assert as_viewer.post("/api/v1/batch-jobs/", {"model_version": version.pk, "records": RECORDS}).status_code == 403
+    assert as_viewer.get("/api/v1/batch-jobs/").status_code == 200
+
+
+def test_the_jobs_worker_answers_a_batch_by_its_child_process(as_operator, monkeypatch, settings):
+    monkeypatch.setenv("DSPORTAL_UPSTREAM_KEY_TESTS", KEY)
+    server = Server()
+    settings.UPSTREAM_HOSTS = [f"127.0.0.1:{server.port}"]
+    server.start()
+    try:
+        place = {"name": "words", "base_url": f"http://127.0.0.1:{server.port}/v1", "model": "words", "key": "tests"}
+        version = as_operator.post("/api/v1/upstreams/", place).json()["id"]
+        made = as_operator.post("/api/v1/batch-jobs/", {"model_version": version, "records": RECORDS}).json()
+        worker._run(claim_next(worker="tests"))
+        job = BatchJob.objects.get(pk=made["id"])
+        assert (job.status, job.error) == ("succeeded", "")
+        lines = b"".join(as_operator.get(f"/api/v1/batch-jobs/{job.pk}/answers/").streaming_content).splitlines()
+        assert [json.loads(line).get("answer") for line in lines] == ["one", "two", None, "three"]
+    finally:
+        server.kill()
+
+
+def test_the_page_starts_one_keeps_what_was_typed_and_shows_its_answers(client, operator, version):
+    client.force_login(operator)
+    assert b"No batch yet" in client.get("/batches/").content
+    wrong = client.post("/batches/", {"version": version.pk, "max_tokens": 64, "temperature": 0, "system": "Be brief."})
+    assert wrong.status_code == 400
+    assert b"one of the two" in wrong.content
+    assert b"Be brief." in wrong.content
+    file = SimpleUploadedFile("mine.jsonl", "\n".join(ENTRIES).encode())
+    made = client.post("/batches/", {"version": version.pk, "max_tokens": 64, "temperature": 0, "file": file})
+    job = BatchJob.objects.get()
+    assert made["Location"] == f"/batches/{job.pk}/"
+    assert b"queued" in client.get(f"/batches/{job.pk}/").content
+    assert client.get(f"/batches/{job.pk}/answers/").status_code == 404
+    answered(job)
+    page = client.get(f"/batches/{job.pk}/").content.decode()
+    assert f'href="/batches/{job.pk}/answers/"' in page
+    assert "the line is no JSON" in page
+    assert b"mine.jsonl" in client.get("/batches/?fragment=rows").content
+    assert b'href="/batches/"' in client.get("/models/").content
