@@ -32,7 +32,7 @@ from workers.batch.prompts import read_prompts
 
 ROWS_LOOKED_AT = 200  # before it is queued: a wrong file is told at once, single bad rows in their answers
 ANSWERS_FILE = "answers.jsonl"
-# After all that somebody waits for: a batch takes what is left.
+# After all that somebody waits for, and interrupted by it: a batch takes what is left.
 PRIORITY = -1
 
 

@@ -85,6 +85,11 @@ def release(job: Job, *, why: str) -> bool:
     return move(job, S.QUEUED, of_attempt=job.attempt, eta_seconds=None, message=why, heartbeat_at=None)
 
 
+def gives_way(job: Job) -> bool:
+    """Work that takes only what is left stops for whatever else waits."""
+    return job.priority < 0 and Job.objects.filter(status=S.QUEUED, priority__gt=job.priority).exists()
+
+
 @transaction.atomic
 def settle_cancelled(job: Job) -> bool:
     return move(job, S.CANCELLED, of_attempt=job.attempt, finished_at=timezone.now(), eta_seconds=None, message="")

@@ -25,7 +25,7 @@ SAYINGS = (
     _("Loading the teacher"), _("%(message)s, step %(n)s: %(figures)s"),
     _("Writing the graph"), _("Checking it in onnxruntime"), _("Comparing answers and speed with the parent"),
     _("Answering held-out questions"), _("%(done)s of %(total)s held-out questions answered"),
-    _("Reading the model"), _("Trying it"), _("Writing it"), _("its worker was lost; queued again"), _("the worker was stopped; goes on when it is back"),
+    _("Reading the model"), _("Trying it"), _("Writing it"), _("its worker was lost; queued again"), _("the worker was stopped; goes on when it is back"), _("it made room for other work; goes on after it"),
     # errors of jobs
     _("The worker was lost %(n)s times while it ran this job; the last message was: %(message)s."),
     _("The machine ran out of memory. Use a smaller model, batch or dataset, or a machine with more of it."),

@@ -171,6 +171,10 @@ def _listen(job: Job, row: Job, child: subprocess.Popen, work: Path) -> dict | N
                 if job.status == Job.Status.RUNNING and job.cancel_requested:
                     jobs.settle_cancelled(job)
                 return None
+            if jobs.gives_way(job):
+                _end(child)
+                jobs.release(job, why="it made room for other work; goes on after it")
+                return None
     if _stopping.is_set():
         _end(child)
     code = child.wait()

@@ -103,6 +103,28 @@ def test_the_jobs_worker_answers_a_batch_by_its_child_process(as_operator, monke
         server.kill()
 
 
+def test_a_batch_stops_for_other_work_and_goes_on_after_it(as_operator, operator, monkeypatch, settings):
+    monkeypatch.setenv("DSPORTAL_UPSTREAM_KEY_TESTS", KEY)
+    server = Server()
+    settings.UPSTREAM_HOSTS = [f"127.0.0.1:{server.port}"]
+    server.start()
+    try:
+        place = {"name": "words", "base_url": f"http://127.0.0.1:{server.port}/v1", "model": "words", "key": "tests"}
+        version = as_operator.post("/api/v1/upstreams/", place).json()["id"]
+        made = as_operator.post("/api/v1/batch-jobs/", {"model_version": version, "records": RECORDS}).json()
+        batch = claim_next(worker="tests")
+        data = making.dataset(operator)
+        other = as_operator.post(f"/api/v1/datasets/{data.pk}/process/").json()
+        worker._run(batch)
+        assert (batch.status, batch.message) == ("queued", "it made room for other work; goes on after it")
+        assert claim_next(worker="tests").pk == other["id"]
+        worker._run(claim_next(worker="tests"))
+        done = as_operator.get(f"/api/v1/batch-jobs/{made['id']}/").json()
+        assert (done["status"], done["result"]["answered"]) == ("succeeded", 3)
+    finally:
+        server.kill()
+
+
 def test_the_page_starts_one_keeps_what_was_typed_and_shows_its_answers(client, operator, version):
     client.force_login(operator)
     assert b"No batch yet" in client.get("/batches/").content
