@@ -88,7 +88,7 @@ def test_viewers_read_and_do_not_start(as_viewer, version):
 def test_the_jobs_worker_answers_a_batch_by_its_child_process(as_operator, monkeypatch, settings):
     monkeypatch.setenv("DSPORTAL_UPSTREAM_KEY_TESTS", KEY)
     server = Server()
-    settings.UPSTREAM_HOSTS = [f"127.0.0.1:{server.port}"]
+    settings.UPSTREAM_HOSTS, settings.JOB_NICENESS = [f"127.0.0.1:{server.port}"], 0
     server.start()
     try:
         place = {"name": "words", "base_url": f"http://127.0.0.1:{server.port}/v1", "model": "words", "key": "tests"}
@@ -106,7 +106,7 @@ def test_the_jobs_worker_answers_a_batch_by_its_child_process(as_operator, monke
 def test_a_batch_stops_for_other_work_and_goes_on_after_it(as_operator, operator, monkeypatch, settings):
     monkeypatch.setenv("DSPORTAL_UPSTREAM_KEY_TESTS", KEY)
     server = Server()
-    settings.UPSTREAM_HOSTS = [f"127.0.0.1:{server.port}"]
+    settings.UPSTREAM_HOSTS, settings.JOB_NICENESS = [f"127.0.0.1:{server.port}"], 0
     server.start()
     try:
         place = {"name": "words", "base_url": f"http://127.0.0.1:{server.port}/v1", "model": "words", "key": "tests"}
