@@ -52,8 +52,8 @@ def main() -> None:
     steps = 120 if parser.parse_args().short or os.environ.get("BENCH_QUICK") else 1000
     with tempfile.TemporaryDirectory() as name:
         told, real = run(steps, Path(name))
-    print("| steps | told at | seconds left, told | real | told / real |\n|---|---|---|---|---|")
-    print(f"| {steps} | {TOLD_AT:.0%} | {told:.1f} | {real:.1f} | {told / real:.2f} |")
+    print("| steps | told at | seconds left, told | real | error |\n|---|---|---|---|---|")
+    print(f"| {steps} | {TOLD_AT:.0%} | {told:.1f} | {real:.1f} | {told / real - 1:+.1%} |")
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def pipeline(folder: Path, steps: int) -> None:
 
 
 def main() -> None:
-    steps = int(sys.argv[1]) if len(sys.argv) > 1 else 120
+    steps = int(sys.argv[1]) if len(sys.argv) > 1 else 24 if os.environ.get("BENCH_QUICK") else 120
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         write_dataset(Path(name))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS = 720  # as the demonstration's second version
+STEPS = 480
 RUNS = (("softmax", 0.0), ("softmax", 0.3), ("softmax", 1.0), ("sigmoid", 0.0), ("sigmoid", 0.3))
 
 
@@ -42,8 +42,9 @@ def row(router: str, weight: float, trained: dict[str, Any], scored: dict[str, A
 
 
 def main() -> None:
-    steps = int(sys.argv[1]) if len(sys.argv) > 1 else STEPS
-    questions = int(sys.argv[2]) if len(sys.argv) > 2 else None
+    quick = bool(os.environ.get("BENCH_QUICK"))
+    steps = int(sys.argv[1]) if len(sys.argv) > 1 else 10 if quick else STEPS
+    questions = int(sys.argv[2]) if len(sys.argv) > 2 else 40 if quick else None
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         inputs = sorted((ROOT / "demo").rglob("*.jsonl"))
