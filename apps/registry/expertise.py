@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from apps.monitoring.figures import Chart, Table, base_layout, heat_chart
 from apps.portal.templatetags.portal import NOTHING, decimals
 
+MODALITIES = (gettext_noop("picture tokens"), gettext_noop("text tokens"))  # as workers.training.specialisation names their columns
 MOST_COLUMNS = 48  # of a heat map, experts of all layers beside each other; a deeper model is shown layer by layer
 
 
@@ -28,14 +30,18 @@ def expertise_charts(details: Mapping[str, Any], layer: int) -> dict[str, Chart]
     """By name; nothing for a model without experts or a dataset without domains."""
     charts = {}
     if shares := details.get("expert_domain"):
-        charts["domains"] = expert_domain(details.get("domains", []), shares, layer)
+        charts["domains"] = expert_domain(details.get("domains", []), shares, layer, modality=(details.get("specialisation") or {}).get("modality"))
     if found := details.get("specialisation"):
         charts["information"] = information(found, details.get("expert_balance") or [])
     return charts
 
 
-def expert_domain(domains: Sequence[str], shares: Sequence[Sequence[Sequence[float]]], layer: int = 0) -> Chart:
-    """Which experts each domain's tokens went to. `shares`: layers × experts × domains, as the job's result has them. `layer`: from 1, 0 for all."""
+def expert_domain(
+    domains: Sequence[str], shares: Sequence[Sequence[Sequence[float]]], layer: int = 0, *, modality: Mapping[str, Any] | None = None
+) -> Chart:
+    """Which experts each domain's tokens went to. `shares`: layers × experts × domains, as the job's result has them. `layer`: from 1, 0 for all.
+    `modality`: the bits that the experts of each layer tell of text or picture, where the model sees pictures."""
+    domains = [_(name) if name in MODALITIES else name for name in domains]
     shown = [layer - 1] if layer else range(len(shares))
     columns = [(number, expert) for number in shown for expert in range(len(shares[number]))]
     if not columns or not domains:
@@ -47,8 +53,12 @@ def expert_domain(domains: Sequence[str], shares: Sequence[Sequence[Sequence[flo
     ]  # a table of a hundred columns would be read by nobody
     table = Table([_("Domain"), *(_layer(number) for number in range(len(shares)))], favourites)
     hover = _("%%{y}: %%{z:.0%%} of its tokens in this layer go to expert %%{x}") % {}
+    told = ""
+    if modality:
+        bits = " / ".join(decimals(modality["layers"][number], 2) for number in shown)
+        told = _("text or picture: %(bits)s of %(n)s bits") % {"bits": bits, "n": decimals(modality["entropy"], 2)}
     return heat_chart(
-        matrix, x=names, y=domains, hover=hover, low=0.0, high=max(max(row) for row in matrix) or 1.0, size="l", table=table, final=True
+        matrix, x=names, y=domains, hover=hover, low=0.0, high=max(max(row) for row in matrix) or 1.0, size="l", now=told, table=table, final=True
     )
 
 

@@ -29,8 +29,9 @@ def student_config(teacher: ModelConfig, preset: str | None) -> ModelConfig:
     if preset not in PRESETS:
         raise JobError(f"There is no preset {preset!r}; there are {', '.join(PRESETS)}. Leave the student out to have one derived from the teacher.")
     config = PRESETS[preset].with_(
-        vocab_size=teacher.vocab_size, max_seq_len=teacher.max_seq_len, image_size=teacher.image_size, patch_size=teacher.patch_size
-    )
+        vocab_size=teacher.vocab_size, max_seq_len=teacher.max_seq_len, image_size=teacher.image_size, patch_size=teacher.patch_size,
+        image_stem=teacher.image_stem,
+    )  # fmt: skip
     (size, _), (limit, _) = count_parameters(config), count_parameters(teacher)
     if size >= limit:
         raise JobError(

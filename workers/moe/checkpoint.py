@@ -74,7 +74,7 @@ def vision_of(model: Decoder) -> Vision | None:
     if model.vision is None:
         return None
     tensors = {f"vision.{name}": tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in model.vision.state_dict().items()}
-    return tensors, {name: str(getattr(model.config, name)) for name in ("image_size", "patch_size")}
+    return tensors, {name: str(getattr(model.config, name)) for name in ("image_size", "patch_size", "image_stem")}
 
 
 def describe(config: ModelConfig, tokenizer: ChatTokenizer) -> dict[str, Any]:
@@ -194,7 +194,8 @@ def _vision_sizes(folder: Path) -> dict[str, int]:
     try:
         with safe_open(folder / VISION_FILE, framework="pt") as file:
             metadata = file.metadata() or {}
-        return {name: int(metadata[name]) for name in ("image_size", "patch_size")}
+        stem = int(metadata.get("image_stem", 0))  # folders from before there was one do not speak of it
+        return {"image_size": int(metadata["image_size"]), "patch_size": int(metadata["patch_size"]), "image_stem": stem}
     except (SafetensorError, KeyError, ValueError) as error:
         raise BrokenModel(f"The {VISION_FILE} of {folder.name} is damaged: {error}.") from error
 

@@ -39,6 +39,7 @@ class ModelConfig:
     max_seq_len: int = 512
     image_size: int = 0  # pixels a side of the square in which a picture is seen; 0: no image front end
     patch_size: int = 8  # pixels a side of what becomes one token of a picture
+    image_stem: int = 0  # channels of the convolutions that a picture passes before it is cut into patches; 0: patches are of plain pixels
 
     # attention
     attention_bias: bool = False  # of queries, keys and values
@@ -111,6 +112,15 @@ class ModelConfig:
         return (self.image_size // self.patch_size) ** 2
 
     @property
+    def stem_layers(self) -> tuple[tuple[int, int, int], ...]:
+        """Inputs, outputs and stride of each convolution before the patches: at most two halve the picture, and only as a patch can be halved."""
+        if not self.image_stem:
+            return ()
+        halving = 2 if self.patch_size % 4 == 0 else 1 if self.patch_size % 2 == 0 else 0
+        wide = 2 * self.image_stem
+        return ((3, self.image_stem, 1), (self.image_stem, wide, 2), (wide, wide, 2))[: 1 + halving]
+
+    @property
     def rotary_width(self) -> int:
         """How much of a query is rotated."""
         return self.rope_head_dim if self.kv_rank else int(self.head_dim * self.rotary_share)
@@ -147,7 +157,7 @@ class ModelConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON. Features that are off are left out: what nobody uses, nobody has to read."""
-        off = {f.name: f.default for f in fields(self) if f.name in OPTIONAL}
+        off = {f.name: f.default for f in fields(self) if f.name in (*OPTIONAL, "image_stem")}
         values = {name: value for name, value in asdict(self).items() if name not in off or value != off[name]}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 

@@ -287,10 +287,12 @@ def layer_bytes(s: Setting) -> float:
 
 
 def pictures(s: Setting) -> list[Part]:
-    """The patches' pixels, which the front end's gradient needs."""
+    """What the front end's gradient needs of each patch: its 3 colours, the 16, 32 and 32 channels of the convolutions at a pixel, a fourth and a
+    sixteenth of one, and the last again as it is cut."""
     if not s.patch_share:
         return []
-    return [Part("pictures", 12.0 * PATCH_PIXELS * s.tokens * s.patch_share, f"12 p² B a patch, p² = {PATCH_PIXELS}")]
+    each = 31 * BYTES[s.precision]
+    return [Part("pictures", float(each * PATCH_PIXELS * s.tokens * s.patch_share), f"{each} p² B a patch, p² = {PATCH_PIXELS}")]
 
 
 def layer_again(s: Setting) -> list[Part]:

@@ -18,20 +18,25 @@ _COEFFICIENTS = ((3.4445, -4.7750, 2.0315),) * 5
 # So many numbers are iterated upon at once: a megabyte stays in the cache, and many small matrices still fill both cores.
 _AT_ONCE = 2**19
 _BUNCH = 2**22
+# Of AdamW's rate, for the image front end: at all of it each step moves its weights by a twelfth, and what the decoder looks at does not hold
+# still. After 400 steps of one seed 33 % of the held-out shapes, 100 % of the colours and 69 % of the counts were right; at 1: 10, 47, 50 %.
+FRONT_END_RATE = 0.2
 
 
 def muon_groups(
     named: Iterable[tuple[str, Tensor]], *, lr: float, matrix_lr: float, weight_decay: float = 0.0, matrices: bool = True
 ) -> list[dict[str, Any]]:
-    """Parameter groups for `Muon`, each with its own `peak_lr`: the matrices between hidden states, other matrices (embedding, head, routers), and
-    vectors, which do not decay. `matrices=False` gives all of them to AdamW."""
+    """Parameter groups for `Muon`, each with its own `peak_lr`: the matrices between hidden states, other matrices (embedding, head, routers), the
+    image front end, and vectors, which do not decay. `matrices=False` gives all of them to AdamW."""
     trained = [(name, p) for name, p in named if p.requires_grad]
     hidden = [p for name, p in trained if matrices and _is_hidden_matrix(name, p)]
-    rest = [p for _, p in trained if not any(p is h for h in hidden)]
+    sees = [p for name, p in trained if "vision." in name]
+    rest = [p for _, p in trained if not any(p is other for other in (*hidden, *sees))]
     groups: list[dict[str, Any]] = [
         {"params": hidden, "peak_lr": matrix_lr, "weight_decay": weight_decay, "muon": True},
         {"params": [p for p in rest if p.dim() > 1], "peak_lr": lr, "weight_decay": weight_decay, "muon": False},
         {"params": [p for p in rest if p.dim() <= 1], "peak_lr": lr, "weight_decay": 0.0, "muon": False},
+        {"params": sees, "peak_lr": lr * FRONT_END_RATE, "weight_decay": 0.0, "muon": False},
     ]
     return [group for group in groups if group["params"]]
 

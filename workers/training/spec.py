@@ -81,6 +81,7 @@ class TrainSpec(BaseModel):
     max_length: int = Field(256, ge=8)  # tokens of one example; longer documents are cut into pieces
     image_size: int = Field(32, ge=4, le=256)  # pixels a side in which a new model sees pictures, where the dataset has any
     patch_size: int = Field(8, ge=2, le=64)  # pixels a side of what becomes one token
+    image_stem: int = Field(16, ge=0, le=256)  # channels of the convolutions before the patches; 0: none
 
     ema_decay: float = Field(0.0, ge=0, lt=1)  # above 0: a moving average of the weights is kept, and published in their place
     activation_checkpointing: bool = False  # compute a block's activations again in the backward pass, in place of keeping them
@@ -142,11 +143,11 @@ class TrainSpec(BaseModel):
     def model_config_for(self, vocab_size: int, *, pictures: bool = False) -> ModelConfig:
         """The shape of a model trained from nothing, for a tokenizer of `vocab_size` tokens. `pictures`: with an image front end."""
         base = ModelConfig.from_dict(self.model) if self.model is not None else PRESETS[self.preset or "nano"]
-        sizes = (base.image_size, base.patch_size) if base.image_size else (self.image_size, self.patch_size)
-        image_size, patch_size = sizes if pictures else (0, base.patch_size)
-        return base.with_(
-            vocab_size=vocab_size, router=self.router if base.is_moe else base.router, image_size=image_size, patch_size=patch_size
-        )  # fmt: skip
+        if not pictures:
+            base = base.with_(image_size=0, image_stem=0)
+        elif not base.image_size:
+            base = base.with_(image_size=self.image_size, patch_size=self.patch_size, image_stem=self.image_stem)
+        return base.with_(vocab_size=vocab_size, router=self.router if base.is_moe else base.router)
 
     @property
     def most_vocabulary(self) -> int:

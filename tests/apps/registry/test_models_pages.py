@@ -12,6 +12,7 @@ from apps.registry import services
 from apps.registry.models import CompressionJob, Evaluation, ImportJob, ModelVersion
 from apps.registry.selectors import lineage
 from tests.apps import making
+from workers.training.specialisation import MODALITIES
 
 
 @pytest.fixture
@@ -287,6 +288,21 @@ def test_the_version_page_shows_which_experts_learnt_what(page, dataset):
     assert charts["information"]["now"] == "of 1.00 bits"
     assert "58.8%" in text(page.get(f"/models/{plain.pk}/?tables=1"))
     assert page.get("/models/nobody/charts/").status_code == 404
+
+
+def test_the_heat_map_of_a_model_that_sees_pictures_tells_them_from_text(page, dataset):
+    version = making.version("v1", run=dataset.current_run)
+    parted = {"entropy": 0.9, "layers": [0.85, 0.1]}
+    version.details = making.EXPERTISE | {
+        "domains": ["shape", *MODALITIES], "specialisation": making.EXPERTISE["specialisation"] | {"modality": parted},
+        "expert_domain": [[[0.7, 0.1, 0.8], [0.3, 0.9, 0.2]], [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]],
+    }  # fmt: skip
+    version.save()
+    address = f"/models/{version.pk}/charts/"
+    heat = page.get(f"{address}?layer=0").json()["charts"]["domains"]
+    assert heat["data"][0]["y"] == ["shape", "picture tokens", "text tokens"]
+    assert heat["now"] == "text or picture: 0.85 / 0.10 of 0.90 bits"
+    assert page.get(f"{address}?layer=2").json()["charts"]["domains"]["now"] == "text or picture: 0.10 of 0.90 bits"
 
 
 # -- import

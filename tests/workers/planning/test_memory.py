@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from workers.moe import PRESETS, Decoder, ModelConfig, count_parameters, dense_twin
+from workers.moe.vision import PatchEmbedding
 from workers.planning import Setting, Shape, model_states, peak, rank_bytes
-from workers.planning.memory import activations, logits, working_copies
+from workers.planning.memory import activations, logits, pictures, working_copies
 from workers.training.muon import Muon
 from workers.training.parallel import make_optimizer
 from workers.training.ranks import Ranks
@@ -32,7 +33,18 @@ def kept_by_autograd(config: ModelConfig, half: bool) -> int:
     tokens = torch.randint(config.vocab_size, (ROWS, LENGTH))
     mask = torch.ones(ROWS, 1, LENGTH, LENGTH, dtype=torch.bool).tril()
     everything = torch.ones(ROWS, LENGTH, dtype=torch.bool)
-    known = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def loss():
+        out = model(
+            tokens, positions=torch.arange(LENGTH).expand(ROWS, -1), mask=mask, valid=everything, select=torch.arange(ROWS * LENGTH)
+        )  # fmt: skip
+        return F.cross_entropy(out.float(), tokens.reshape(-1))
+
+    return kept_of(loss, model, half)
+
+
+def kept_of(forward, module: torch.nn.Module, half: bool) -> int:
+    known = {p.untyped_storage().data_ptr() for p in module.parameters()}
     saved: dict[int, torch.UntypedStorage] = {}
 
     def remember(tensor):
@@ -41,11 +53,8 @@ def kept_by_autograd(config: ModelConfig, half: bool) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16, enabled=half):
-        out = model(
-            tokens, positions=torch.arange(LENGTH).expand(ROWS, -1), mask=mask, valid=everything, select=torch.arange(ROWS * LENGTH)
-        )  # fmt: skip
-        loss = F.cross_entropy(out.float(), tokens.reshape(-1))
-    assert loss.requires_grad
+        made = forward()
+    assert made.requires_grad
     return sum(storage.nbytes() for pointer, storage in saved.items() if pointer not in known)
 
 
@@ -60,6 +69,18 @@ def test_activations_are_counted_as_autograd_keeps_them(config, precision):
     counted = activations(setting).bytes + logits(setting).bytes - gradients + sum(part.bytes for part in working_copies(setting))
 
     assert kept_by_autograd(config, half=precision == "bf16") == pytest.approx(counted, rel=0.05)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_pictures_take_is_counted_as_autograd_keeps_it(precision, tmp_path):
+    spec = TrainSpec(dataset_folder=tmp_path, output_folder=tmp_path, work_folder=tmp_path, steps=1)
+    config = spec.model_config_for(300, pictures=True)
+    vision = PatchEmbedding(config)
+    images = torch.randint(0, 256, (64, config.image_size, config.image_size, 3), dtype=torch.uint8)
+    setting = Setting(shape_of(config), precision, 64, config.image_patches, patch_share=1.0)
+
+    kept = kept_of(lambda: vision(images), vision, half=precision == "bf16")
+    assert kept == pytest.approx(sum(part.bytes for part in pictures(setting)), rel=0.03)
 
 
 @pytest.mark.parametrize("name", ["nano", "small"])
