@@ -33,9 +33,11 @@ class PatchEmbedding(nn.Module):
         self.position = nn.Parameter(torch.empty(config.image_patches, config.d_model))
 
     def initialise(self, generator: torch.Generator) -> None:
-        for layer in self.stem:
-            nn.init.normal_(layer.weight, 0.0, (2 / layer.weight[0].numel()) ** 0.5, generator=generator)  # He et al. 2015: through ReLU
-            nn.init.zeros_(layer.bias)
+        for kernel in self.stem.parameters():
+            if kernel.dim() > 1:
+                nn.init.normal_(kernel, 0.0, (2 / kernel[0].numel()) ** 0.5, generator=generator)  # He et al. 2015: through ReLU
+            else:
+                nn.init.zeros_(kernel)
         nn.init.normal_(self.patch.weight, 0.0, self.patch.in_features**-0.5, generator=generator)
         nn.init.zeros_(self.patch.bias)
         nn.init.normal_(self.position, 0.0, POSITION_STD, generator=generator)
