@@ -21,7 +21,7 @@ def run(steps: int, folder: Path) -> tuple[float, float]:
     """Seconds left as told at the first progress event after a tenth, and the seconds of training that came after it."""
     write_data(folder)
     spec = {
-        "dataset_folder": str(folder), "output_folder": str(folder / "model"), "work_folder": str(folder / "work"), "preset": "nano", "steps": steps,
+        "dataset_folder": str(folder / "text"), "output_folder": str(folder / "model"), "work_folder": str(folder / "work"), "preset": "nano", "steps": steps,
         "log_every": 1, "log_every_seconds": 0,
     }  # fmt: skip
     (folder / "spec.json").write_text(json.dumps(spec))
