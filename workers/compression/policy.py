@@ -16,6 +16,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def attempts(spec: CompressSpec) -> list[Attempt]:
         Attempt("mixed precision", "int8", run_mixed, 0.1, only_for_quality=True),
         Attempt("distillation", "distill", run_distill, 0.4, options=learning),
         Attempt(f"distillation and {name}", of="distillation", share=0.1, **small),
-        Attempt("pruning", "prune", run_prune, 0.2, options=(*removing, *mending)),
+        Attempt("pruning", "prune", partial(run_prune, draws_curve=False), 0.2, options=(*removing, *mending)),
         Attempt(f"pruning and {name}", of="pruning", share=0.05, **small),
     ]
     return [attempt for attempt in every if spec.target != "onnx" or attempt.make is not run_mixed]
@@ -180,8 +181,8 @@ class _Policy:
             result = attempt.make(part)
         with span(0.8, 1.0):
             measured = evaluate(folder, self.rows, self.spec)
-        prompts = sample_prompts(self.spec.dataset_folder, load_tokenizer(folder), self.spec.seed)
-        against = compare(self.spec.model_folder, folder, prompts)  # the first parent, not the model between
+        measured_already = not origin and "speed_ratio" in result["details"]
+        against = result["details"] if measured_already else self._against_parent(folder)  # the first parent, not the model between
         figures = Figures(**measured, bytes=weight_bytes(folder), speed_ratio=against["speed_ratio"]["batch_8"])
         above = [*origin.above, origin.result | {"folder": origin.folder.name}] if origin else []
         variant = Variant(attempt.step, folder, result | {"details": result["details"] | against}, above, figures)
@@ -191,6 +192,9 @@ class _Policy:
         temporary.rename(kept)
         shutil.rmtree(part.work_folder, ignore_errors=True)
         return variant
+
+    def _against_parent(self, folder: Path) -> dict[str, Any]:
+        return compare(self.spec.model_folder, folder, sample_prompts(self.spec.dataset_folder, load_tokenizer(folder), self.spec.seed))
 
     def _remembered(self, folder: Path) -> Variant | None:
         """What an earlier start of this job finished."""

@@ -28,7 +28,8 @@ _CARDS = {
 }  # fmt: skip
 
 
-def run_prune(spec: CompressSpec) -> dict[str, Any]:
+def run_prune(spec: CompressSpec, *, draws_curve: bool = True) -> dict[str, Any]:
+    """`draws_curve`: measure the quality at every sparsity, and of the model that is made; the policy measures what it is given itself."""
     if spec.structure != "2:4" and spec.threshold is None and spec.sparsity is None:
         raise JobError("Give a threshold (weights smaller than it become zero) or a sparsity (the share of weights that become zero).")
     tell(0.0, "Loading the model")
@@ -36,7 +37,7 @@ def run_prune(spec: CompressSpec) -> dict[str, Any]:
     tell(0.02, "Choosing the weights that matter least")
     worth = worth_of(parent, tokenizer, spec)
     model, masks, chosen = prune(copy.deepcopy(parent), spec, worth)
-    rows = held_out_if_any(spec)
+    rows = held_out_if_any(spec) if draws_curve else []
     with span(0.05, 0.25):
         curve = draw(lambda sparsity, folder: save_at(parent, tokenizer, spec, worth, sparsity, folder), rows, spec)
     learnt = _recover(parent, model, masks, tokenizer, spec)

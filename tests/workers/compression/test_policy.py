@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from workers.compression import policy
+from workers.compression import measure, policy, prune, pruning_curve, quality
 from workers.compression.constraints import Constraints, Figures, pareto
 from workers.compression.policy import attempts, run_policy
 from workers.compression.quantization import dequantize, is_quantized, quantize
@@ -126,3 +126,22 @@ def test_the_front_holds_what_no_other_beats():
 def test_without_held_out_questions_there_is_no_policy(make_model, save, spec):
     with pytest.raises(JobError, match="was not trained here"):
         run_policy(spec("policy", save(make_model())))
+
+
+def test_the_policy_measures_each_variant_once_and_draws_no_pruning_curve(make_model, save, spec, dataset, monkeypatch):
+    asked = []
+
+    def counted(folder, rows, spec):
+        asked.append(folder.name)
+        return quality.evaluate(folder, rows, spec)
+
+    monkeypatch.setattr(policy, "evaluate", counted)
+    for module in (prune, pruning_curve):
+        monkeypatch.setattr(module, "evaluate", None)  # would fail if it were called
+    compared = []
+    monkeypatch.setattr(policy, "compare", lambda parent, child, prompts: compared.append(child.name) or measure.compare(parent, child, prompts))
+    monkeypatch.setattr(policy, "attempts", lambda spec: [a for a in attempts(spec) if a.step in ("INT8", "pruning", "pruning and INT8")])
+    result = run_policy(spec("policy", save(make_model()), dataset_folder=dataset, max_questions=4, max_bleu_loss=100.0, max_bytes=1, steps=2))
+    assert asked[1:] == ["policy-int8", "policy-pruning", "policy-pruning-and-int8"]
+    assert compared == ["policy-pruning-and-int8"]  # the others were compared with their parent as they were made
+    assert all(row["figures"]["speed_ratio"] > 0 for row in result["details"]["trail"])
