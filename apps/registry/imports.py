@@ -23,8 +23,7 @@ from apps.jobs.runs import Command, Run, register
 from apps.portal.retelling import retold
 from apps.registry.models import ImportJob, ModelVersion
 from apps.registry.services import evaluate, newest_set, register_version
-from workers.moe import UnsupportedModel
-from workers.moe.quantization import quantization_of
+from workers.moe import UnsupportedModel, quantization_of
 
 MAX_SOURCE = 500  # characters of a folder's path or a URL
 UPLOADED = "upload-"  # begins the names of folders that came over REST

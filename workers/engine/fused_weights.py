@@ -15,6 +15,8 @@ from workers.engine.fused import Floats, Layers
 from workers.engine.product import PANEL, pack
 from workers.moe import ModelConfig, UnsupportedModel, import_each, layout_named
 
+_FLOATS = ("F64", "F32", "F16", "BF16")
+
 State = Mapping[str, NDArray[Any]]  # under the names of `workers.moe.model`
 
 
@@ -64,7 +66,15 @@ def _reader(folder: Path) -> Callable[[str], Any]:
             raise FileNotFoundError(2, "missing", str(folder / name))
         file = safe_open(folder / name, framework="numpy")
         where |= dict.fromkeys(file.keys(), file)
-    return lambda name: where[name].get_tensor(name)
+
+    def read(name: str) -> NDArray[Any]:
+        file = where[name]
+        if (stored := file.get_slice(name).get_dtype()) not in _FLOATS:
+            raise ValueError(f"{name} is stored as {stored}, and config.json names no quantization")
+        array: NDArray[Any] = file.get_tensor(name)
+        return array
+
+    return read
 
 
 def arrange(config: ModelConfig, state: State) -> Weights:

@@ -13,7 +13,7 @@ from workers.engine.errors import UnusableModel
 from workers.engine.front_end import read_front_end
 from workers.engine.memory import CacheMemory
 from workers.engine.runner import Runner
-from workers.moe import ChatTokenizer, ModelConfig, UnsupportedModel, layout_named
+from workers.moe import ChatTokenizer, ModelConfig, UnsupportedModel, layout_named, quantization_of
 from workers.upstream.spec import is_upstream
 
 log = logging.getLogger(__name__)
@@ -131,12 +131,13 @@ def _open_runner(
     from workers.engine.fused_runner import FusedRunner
     from workers.engine.fused_weights import decode_weights, read_weights
 
-    weights = decode_weights(folder) if described.get("storage") else read_weights(folder, described)
+    weights = decode_weights(folder) if described.get("storage") or quantization_of(described) else read_weights(folder, described)
     return FusedRunner(weights, threads=threads, max_batch=max_batch, max_seq_len=max_seq_len)
 
 
 def _understand(folder: Path, described: dict[str, Any]) -> ModelConfig:
     try:
+        quantization_of(described)
         return layout_named(described.get("model_type")).read_config(described)
     except UnsupportedModel as error:
         raise UnusableModel(str(error)) from error

@@ -28,11 +28,12 @@ if TYPE_CHECKING:
     from workers.moe.model import Decoder
     from workers.moe.parameters import count_parameters
     from workers.moe.pictures import BadPicture, as_data_url, check_picture, pixels_of, shrunk
+    from workers.moe.quantization import quantization_of
     from workers.moe.tokenizer import ChatTokenizer, NoPictures, TemplateRefused, asking
 
 __all__ = [
     "PRESETS", "VISION_FILE", "BadPicture", "BrokenModel", "ChatTokenizer", "Decoder", "KVCache", "LayerCache", "ModelConfig", "NoPictures", "Seen", "TemplateRefused", "UnsupportedModel",
-    "add_adapter", "as_data_url", "asking", "check_picture", "count_parameters", "dense_twin", "describe", "export_tensors", "generate", "import_each", "import_tensors", "layout_named", "load_model", "load_tokenizer", "pixels_of", "read_config",
+    "add_adapter", "as_data_url", "asking", "check_picture", "count_parameters", "dense_twin", "describe", "export_tensors", "generate", "import_each", "import_tensors", "layout_named", "load_model", "load_tokenizer", "pixels_of", "quantization_of", "read_config",
     "register_storage",
     "save_adapter", "save_model", "save_tensors", "shrunk", "vision_of",
 ]  # fmt: skip
@@ -46,6 +47,7 @@ _HOMES = {
     **dict.fromkeys(("UnsupportedModel", "export_tensors", "import_each", "import_tensors", "layout_named"), "layouts"),
     "Decoder": "model",
     "Seen": "attention",
+    "quantization_of": "quantization",
     **dict.fromkeys(("add_adapter", "save_adapter"), "adapters"),
     **dict.fromkeys(("KVCache", "LayerCache"), "cache"),
     "count_parameters": "parameters",

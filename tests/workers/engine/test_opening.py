@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -113,3 +114,26 @@ def test_weights_of_16_bits_are_served_by_the_compiled_decoder(folder, tmp_path,
     finally:
         engine.close()
     assert answer == generate(model, tokenizer, "Who wrote it?", max_tokens=20)
+
+
+def test_a_quantized_folder_is_decoded_or_refused_never_taken_for_what_its_bits_say(make_folder, tmp_path):
+    folder = copy(make_folder(router_bias=False), tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    tensors[f"{name}_scale_inv"] = tensors[name].abs().max().reshape(1, 1) / 448
+    tensors[name] = (tensors[name] / tensors[f"{name}_scale_inv"]).to(torch.float8_e4m3fn)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UnusableModel, match=r"F8_E4M3, and config\.json names no quantization"):
+        open_engine(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+    model, tokenizer = load_model(folder)
+    engine = open_engine(folder, max_batch=2)
+    try:
+        answer = engine.submit([{"role": "user", "content": "Who wrote it?"}], SamplingParams(max_tokens=20, temperature=0.0)).result().text
+    finally:
+        engine.close()
+    assert answer == generate(model, tokenizer, "Who wrote it?", max_tokens=20)
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "awq"}}))
+    with pytest.raises(UnusableModel, match="quantized as awq"):
+        open_engine(folder)
