@@ -175,6 +175,7 @@ SAYINGS = (
     _("Make it live; 409 with every reason while its gate does not pass."),
     _("Take this, the live version, back to the one that served before it."),
     _("One's own tokens."),
+    _("Choose or clear the smaller relative that guesses ahead for it while it answers. Its answers stay the same."),
     _("Answer many prompts while nobody waits."), _("The rows as they came, in their order, each with its answer or why it has none."),
     _("Versions whose model another server holds; they are model versions like others."),
     _("Give `steps` or `minutes`; two minutes where neither is given."),
