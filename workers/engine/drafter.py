@@ -5,7 +5,7 @@ not ends the step. So the text is the same token by token, drawn or greedy, what
 """
 
 import logging
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from workers.engine.depth import Depth
@@ -46,10 +46,11 @@ class _Slot:
 class Drafter:
     """Guesses for the sequences that decode. It has a slot for each of the model's. Only the engine's thread touches it."""
 
-    def __init__(self, runner: Runner, *, read_tokens: int):
-        """`read_tokens`: most tokens of prompts that the draft reads before a step, so that nobody waits for a long one."""
+    def __init__(self, runner: Runner, *, read_tokens: int, clock: Callable[[], float]):
+        """`read_tokens`: most tokens of prompts that the draft reads before a step, so that nobody waits for a long one. `clock`: seconds, by which
+        steps are compared."""
         self._runner = runner
-        self._read_tokens = read_tokens
+        self._read_tokens, self._clock = read_tokens, clock
         self._slots = [_Slot() for _ in range(runner.max_batch)]
         self._depth = Depth()
         self._began = 0.0
@@ -58,7 +59,7 @@ class Drafter:
 
     def extend(self, work: list[Work]) -> list[Work]:
         """`work` with guesses after the token of each sequence that decodes, as many as pay."""
-        self._began = time.perf_counter()
+        self._began = self._clock()
         decoding = [w.sequence for w in work if w.sequence.is_decoding]
         # What reading others' prompts takes says nothing of guesses.
         self._decoding = len(decoding) if len(decoding) == len(work) else 0
@@ -113,7 +114,7 @@ class Drafter:
     def note(self, tokens: int) -> None:
         """The step that `extend` began is over, and gave `tokens`."""
         if self._decoding:
-            self._depth.note(self._decoding, time.perf_counter() - self._began, tokens)
+            self._depth.note(self._decoding, self._clock() - self._began, tokens)
 
     def close(self) -> None:
         self._runner.close()

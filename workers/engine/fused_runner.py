@@ -39,6 +39,7 @@ class FusedRunner:
         self._no_rows: Floats = np.zeros((0, config.d_model), np.float32)
         self._scratch = [_scratch(config, PIECE_TOKENS, self.max_seq_len, self.room(config, PIECE_TOKENS)) for _ in range(max(1, threads))]
         self._pool = ThreadPoolExecutor(threads, "engine") if threads > 1 else None
+        self.works_alone = self._pool is None  # all of a forward is done by the thread that calls it
 
     @staticmethod
     def room(config: ModelConfig, rows: int) -> Any:
