@@ -116,6 +116,13 @@ def test_a_version_that_cannot_be_loaded_says_why_each_time_and_leaves_no_trace(
     assert engines._taken_bytes() == 0
 
 
+def until(condition):
+    ends = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def worker(holds):
     """The thread in which an inference worker follows what is wanted."""
@@ -128,16 +135,10 @@ def worker(holds):
 
     thread = threading.Thread(target=run)
     thread.start()
+    until(warming._followers)  # nobody waits for a worker that has not said that it is there
     yield engines
     stop.set()
     thread.join()
-
-
-def until(condition):
-    ends = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.01)
 
 
 def test_a_version_goes_live_only_when_the_workers_have_it(worker, log, operator, monkeypatch):
