@@ -85,11 +85,11 @@ class CacheMemory:
 
     def fits(self, slot: int, tokens: int) -> bool:
         """There is room for so many tokens in this slot."""
-        return self.used_bytes + self._more(slot, tokens) <= self.total_bytes
+        return self.used_bytes + self.more(slot, tokens) <= self.total_bytes
 
     def hold(self, slot: int, tokens: int) -> None:
         if tokens > self._held[slot]:
-            self.used_bytes += self._more(slot, tokens)
+            self.used_bytes += self.more(slot, tokens)
             self._held[slot] = tokens
 
     def holds(self, slot: int) -> bool:
@@ -99,5 +99,6 @@ class CacheMemory:
         self.used_bytes -= self.bytes_of(self._held[slot])
         self._held[slot] = 0
 
-    def _more(self, slot: int, tokens: int) -> int:
+    def more(self, slot: int, tokens: int) -> int:
+        """Bytes that it takes beyond what the slot has."""
         return max(0, self.bytes_of(tokens) - self.bytes_of(self._held[slot]))

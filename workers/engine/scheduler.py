@@ -61,9 +61,9 @@ class Scheduler:
     def schedule(self) -> list[Work]:
         """Admit who waits into the free slots, and share out the next forward. Empty where nothing is to be done."""
         self._let_grow()
-        while self.waiting and self._free and self._make_room_for(self.waiting.next()):
+        while self.waiting and self._free and (taken := self._room_for(self.waiting.next())):
             sequence = self.waiting.pop()
-            taken = self._free.take(sequence.tokens, may_copy=self._may_copy) if sequence.may_reuse else self._free.take_any()
+            self._free.take(taken.slot)
             if taken.source is not None:
                 self.errands.append(taken)
             sequence.start(taken.slot, taken.known)
@@ -81,22 +81,24 @@ class Scheduler:
             if sequence.slot >= 0:
                 self.memory.hold(sequence.slot, len(sequence.tokens))
 
-    def _make_room_for(self, sequence: Sequence) -> bool:
-        """One that talks may take a batch's place."""
+    def _room_for(self, sequence: Sequence) -> Taken | None:
+        """The slot it gets; None while memory is short. One that talks may take a batch's place."""
         while True:
-            wanted = self.memory.bytes_of(len(sequence.tokens)) + len(self.running) * self.memory.bytes_of(HEADROOM_TOKENS)
-            if self.memory.used_bytes + wanted <= self.memory.total_bytes or not (self.running or self.memory.used_bytes):
-                return True
-            if self._empty_one():
+            taken = self._free.choose(sequence.tokens, may_copy=self._may_copy) if sequence.may_reuse else self._free.choose_any()
+            soon = sum(self.memory.more(other.slot, len(other.tokens) + HEADROOM_TOKENS) for other in self.running)
+            if self.memory.used_bytes + self.memory.more(taken.slot, len(sequence.tokens)) + soon <= self.memory.total_bytes:
+                return taken
+            useful = taken.slot if taken.source is None else taken.source
+            if self._empty_one(but=useful if taken.known else None) or self._empty_one():
                 continue
             batch = next((s for s in reversed(self.running) if s.is_batch), None)
             if batch is None or sequence.is_batch:
-                return False
+                return None
             self._preempt(batch)
 
-    def _empty_one(self) -> bool:
+    def _empty_one(self, but: int | None = None) -> bool:
         """Empty the slot that was not used for the longest time. False where none holds anything."""
-        slot = next((slot for slot in self._free if self.memory.holds(slot)), None)
+        slot = next((slot for slot in self._free if self.memory.holds(slot) and slot != but), None)
         if slot is None:
             return False
         self._free.forget(slot)

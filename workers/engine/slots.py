@@ -33,28 +33,29 @@ class Slots:
     def __bool__(self) -> bool:
         return bool(self._free)
 
-    def take(self, tokens: Sequence[int], *, may_copy: bool) -> Taken:
-        """A slot for `tokens`. Of what it holds never all is used, as the last one's logits are needed. KeyError where none is free.
+    def choose(self, tokens: Sequence[int], *, may_copy: bool) -> Taken:
+        """The slot for `tokens`; it stays free until it is taken. Of what it holds never all is used, as the last one's logits are needed.
+        KeyError where none is free.
 
         A slot of which less than half would be used is another conversation's, which may go on: then the one that was not used for the
-        longest time is taken, and what is the same (a system prompt, say) is copied where `may_copy`.
+        longest time is chosen, and what is the same (a system prompt, say) is copied where `may_copy`.
         """
         shared = {slot: _common(held, tokens) for slot, held in self._free.items()}
         best = max(shared, key=lambda slot: shared[slot])
-        if shared[best] < max(LEAST_SHARED, len(self._free[best]) / 2):
-            source, known = best, min(shared[best], len(tokens) - 1)
-            slot = self.take_any().slot
-            if slot == source or not may_copy or known < LEAST_SHARED:
-                return Taken(slot, min(shared[slot], len(tokens) - 1) if slot == source and known >= LEAST_SHARED else 0)
-            return Taken(slot, known, source)
-        del self._free[best]
-        return Taken(best, min(shared[best], len(tokens) - 1))
+        if shared[best] >= max(LEAST_SHARED, len(self._free[best]) / 2):
+            return Taken(best, min(shared[best], len(tokens) - 1))
+        source, known = best, min(shared[best], len(tokens) - 1)
+        slot = self.choose_any().slot
+        if slot == source or not may_copy or known < LEAST_SHARED:
+            return Taken(slot, known if slot == source and known >= LEAST_SHARED else 0)
+        return Taken(slot, known, source)
 
-    def take_any(self) -> Taken:
+    def choose_any(self) -> Taken:
         """The one that was not used for the longest time."""
-        slot = next(iter(self._free))
+        return Taken(next(iter(self._free)), 0)
+
+    def take(self, slot: int) -> None:
         del self._free[slot]
-        return Taken(slot, 0)
 
     def __iter__(self) -> Iterator[int]:
         """The least recently used first."""
