@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -69,5 +70,7 @@ def redis_server() -> Iterator[int]:
                 break
         time.sleep(0.02)
     yield REDIS_PORT
+    if worker := sys.modules.get("workers.tasks.cancelling"):
+        worker.cancellations.close()  # it listens to this server, and would look for it as long as the process lives
     server.terminate()
     server.wait(10)
