@@ -12,7 +12,7 @@ from workers.engine.engine import Engine
 from workers.engine.errors import UnusableModel
 from workers.engine.front_end import read_front_end
 from workers.engine.memory import CacheMemory
-from workers.engine.runner import Runner
+from workers.engine.runner import Chunk, Runner
 from workers.moe import ChatTokenizer, ModelConfig, UnsupportedModel, layout_named, quantization_of
 from workers.upstream.spec import is_upstream
 
@@ -46,6 +46,7 @@ def open_engine(
     full_bytes = slot_bytes + (length * drafting.cached_numbers_a_token * 4 if drafting else 0)
     slots = max_batch if _is_compiled(folder, config, device) else max(1, min(max_batch, cache_bytes // full_bytes))
     runner = _open_runner(folder, described, config, device, threads=threads, max_batch=slots, max_seq_len=length)
+    _warm_up(runner)
     if tokenizer.vocab_size > runner.vocab_size:  # compiled code looks ids up without asking
         runner.close()
         raise UnusableModel(f"The tokenizer of {folder.name} has {tokenizer.vocab_size:,} tokens, its model only {runner.vocab_size:,}.")
@@ -109,7 +110,15 @@ def _open_draft(folder: Path, config: ModelConfig, teacher: Runner, device: str,
         runner.close()
         log.warning("%s drafts for nobody: its vocabulary is padded to another size", folder.name)
         return None
+    _warm_up(runner)
     return runner
+
+
+def _warm_up(runner: Runner) -> None:
+    """Whatever a runner's first forward costs (loading compiled code takes a third of a second), no question waits for it."""
+    runner.forward([Chunk(slot=0, start=0, tokens=[0])])
+    if hasattr(runner, "empty"):
+        runner.empty(0)
 
 
 def _open_runner(

@@ -137,10 +137,10 @@ def test_the_page_starts_one_keeps_what_was_typed_and_shows_its_answers(client, 
     job = BatchJob.objects.get()
     assert made["Location"] == f"/batches/{job.pk}/"
     assert b"queued" in client.get(f"/batches/{job.pk}/").content
-    assert client.get(f"/batches/{job.pk}/answers/").status_code == 404
+    assert client.get(f"/batches/{job.pk}/answers.jsonl").status_code == 404
     answered(job)
     page = client.get(f"/batches/{job.pk}/").content.decode()
-    assert f'href="/batches/{job.pk}/answers/"' in page
+    assert f'href="/batches/{job.pk}/answers.jsonl"' in page
     assert "the line is no JSON" in page
     assert b"mine.jsonl" in client.get("/batches/?fragment=rows").content
     assert b'href="/batches/"' in client.get("/models/").content
