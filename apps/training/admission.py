@@ -24,6 +24,7 @@ def configuration_of(
     return Configuration(
         preset, precision, micro_batch_of(options or {}), accum_steps, world_size, zero_stage, bool(spec.get(CHECKPOINTING)),
         lora_rank or (spec.get("lora") or {}).get("rank", 0), spec.get(EXPERTS, 1), bool(spec.get("ema_decay")), pairs,
+        spec.get("optimizer", "muon"),
     )  # fmt: skip
 
 

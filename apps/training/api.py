@@ -17,6 +17,7 @@ from apps.rest import AlwaysJSON, IdentField, checked, find, read_query, source_
 from apps.training import selectors, services
 from apps.training.manifests import manifest
 from apps.training.models import TrainingJob
+from apps.training.recipe import RecipeInput
 from workers.training.manifests import DEFAULT_CLAIM, DEFAULT_IMAGE, SCHEDULERS
 
 
@@ -55,6 +56,7 @@ class TrainingJobOutput(JobOutput):
     stages = serializers.JSONField()
     seed = serializers.IntegerField()
     domain_routing = serializers.FloatField()
+    recipe = serializers.JSONField(help_text="what differs from the defaults")
     spec_sha256 = serializers.CharField()
     metrics = MetricsOutput()
     model_version = serializers.CharField(source="model_version.pk", default=None, allow_null=True)
@@ -109,6 +111,7 @@ class TrainingInput(serializers.Serializer):
     domain_routing = serializers.FloatField(
         default=0.0, min_value=0.0, max_value=1.0, help_text="how hard the experts are drawn apart by domain; 0: they know of none"
     )
+    recipe = RecipeInput(required=False, help_text="optimizer, rates, schedule, averaging and what else most runs leave alone")
 
 
 class FleetQuery(serializers.Serializer):

@@ -18,6 +18,7 @@ ZERO_STAGES = [
     (2, _("2: and the gradients")),
     (3, _("3: and the parameters")),
 ]
+SCHEDULES = [("linear", _("falls evenly")), ("cosine", _("falls as a cosine")), ("wsd", _("stays, then falls (WSD)")), ("constant", _("stays"))]
 
 
 class StartForm(forms.Form):
@@ -69,6 +70,18 @@ class StartForm(forms.Form):
         label=_("Order"), choices=[("mixed", _("all kinds mixed")), ("stages", _("in stages: text, questions, claims, ratings"))], initial="mixed",
         required=False, help_text=_("Stages that the dataset has no rows for are left out."),
     )  # fmt: skip
+    optimizer = forms.ChoiceField(
+        label=_("Optimizer"), choices=[("muon", "Muon"), ("adamw", "AdamW")], initial="muon", required=False,
+        help_text=_("Muon turns the matrices' steps; the rest goes by AdamW."),
+    )  # fmt: skip
+    schedule = forms.ChoiceField(
+        label=_("Learning rate"), choices=SCHEDULES, initial="linear", required=False, help_text=_("How it goes on after the warm-up."),
+    )  # fmt: skip
+    ema_decay = forms.FloatField(
+        label=_("Averaged weights"), required=False, initial=0.0, min_value=0.0, max_value=0.99999,
+        widget=forms.NumberInput(attrs={"step": "any", "inputmode": "decimal"}),
+        help_text=_("0: the last step's weights become the version. 0.999: a moving average of them does."),
+    )  # fmt: skip
     seed = forms.IntegerField(label=_("Seed"), initial=0, min_value=0, max_value=2**31 - 1)
     domain_routing = forms.FloatField(
         label=_("Experts by domain"), required=False, initial=0.0, min_value=0.0, max_value=1.0,
@@ -90,6 +103,9 @@ class StartForm(forms.Form):
         "lora_rank",
         "objective",
         "order",
+        "optimizer",
+        "schedule",
+        "ema_decay",
         "seed",
         "domain_routing",
     )
@@ -124,6 +140,7 @@ class StartForm(forms.Form):
         if order == "stages":
             data["stages"] = curriculum_for(data["dataset"])
         data["domain_routing"] = data["domain_routing"] or 0.0
+        data["recipe"] = {name: data.pop(name) or TrainSpec.model_fields[name].default for name in ("optimizer", "schedule", "ema_decay")}
         data["expert_parallel_size"] = data["expert_parallel_size"] or 1
         return {**data, "minutes": amount if unit == "minutes" else None, "steps": max(1, round(amount)) if unit == "steps" else None}
 
@@ -148,6 +165,7 @@ class StartForm(forms.Form):
         }
         same |= {"lora_rank": job.lora.get("rank", 8), "order": "stages" if job.stages else "mixed"}
         amount, unit = (job.minutes, "minutes") if job.minutes else (job.steps, "steps")
+        same |= {name: value for name, value in job.recipe.items() if name in cls.base_fields}
         same["activation_checkpointing"] = job.options.get("spec", {}).get("activation_checkpointing", False)
         if micro_batch := job.options.get("spec", {}).get("micro_batch"):
             same["micro_batch"] = micro_batch

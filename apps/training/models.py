@@ -4,6 +4,7 @@ from django.utils.translation import gettext_lazy as _
 
 from apps.datasets.models import ProcessingRun
 from apps.jobs.models import Job
+from apps.training.recipe import recipe_of
 
 
 class TrainingJob(Job):
@@ -55,3 +56,8 @@ class TrainingJob(Job):
     def expert_parallel_size(self) -> int:
         """Ranks over which each layer's experts are spread."""
         return self.options.get("spec", {}).get("expert_parallel_size", 1)
+
+    @property
+    def recipe(self) -> dict:
+        """What of the way it learns differs from the defaults."""
+        return recipe_of(self.options)

@@ -22,6 +22,7 @@ from apps.training.admission import check_experts, check_memory, check_spec, con
 from apps.training.estimates import micro_batch_of, pairs_of
 from apps.training.learning import check_learning
 from apps.training.models import TrainingJob
+from apps.training.recipe import merged
 from apps.training.selectors import preset
 from workers.training.launcher import command_line
 
@@ -86,6 +87,7 @@ def start(
     domain_routing: float = 0.0,
     micro_batch: int | None = None,
     activation_checkpointing: bool = False,
+    recipe: dict | None = None,
     options: dict | None = None,
     actor: User | None,
     source: str = "",
@@ -106,6 +108,8 @@ def start(
         options["spec"] = {**options.get("spec", {}), "activation_checkpointing": True}
     if expert_parallel_size > 1 or options.get("spec", {}).get("expert_parallel_size"):  # of the run that this one is a clone of
         options["spec"] = {**options.get("spec", {}), "expert_parallel_size": expert_parallel_size}
+    if (spec := merged(options.get("spec", {}), recipe or {})) or "spec" in options:
+        options["spec"] = spec
     check_memory(
         configuration_of(
             preset=preset, precision=precision, accum_steps=accum_steps, world_size=world_size, zero_stage=zero_stage, options=options,

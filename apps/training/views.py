@@ -103,6 +103,7 @@ def _estimate(form: StartForm) -> dict[str, Any]:
     spec = {**(source.options.get("spec", {}) if source else {}), "micro_batch": max(1, number("micro_batch", int, MICRO_BATCH))}
     spec[CHECKPOINTING] = form[CHECKPOINTING].value() in (True, "True", "on")
     spec[EXPERTS] = max(1, number(EXPERTS, int, 1))
+    spec |= {"optimizer": "adamw" if form["optimizer"].value() == "adamw" else "muon", "ema_decay": number("ema_decay", float, 0.0)}
     configuration = configuration_of(
         preset=chosen["name"], precision=str(form["precision"].value()), accum_steps=max(1, number("accum_steps", int, 1)),
         world_size=max(1, number("world_size", int, 1)), zero_stage=number("zero_stage", int, 0), options={"spec": spec},

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from workers.planning.memory import Moment, Part, Setting, peak, total
 from workers.planning.rows import Rows
@@ -23,6 +24,7 @@ class Configuration:
     expert_ranks: int = 1  # over which each layer's experts are spread
     average: bool = False  # a moving average of the weights is kept
     pairs: int = 0  # of answers, where preferences are learnt
+    optimizer: Literal["muon", "adamw"] = "muon"
 
     @property
     def step_examples(self) -> int:
@@ -69,6 +71,7 @@ def planned(configuration: Configuration, shape: Shape, rows: Rows) -> Planned:
             expert_ranks=configuration.expert_ranks,
             average=configuration.average,
             pairs=configuration.pairs,
+            optimizer=configuration.optimizer,
             patch_share=rows.patch_share,
         )
     )

@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 
 from apps.jobs.models import Job
 from apps.training.models import TrainingJob
+from apps.training.services import spec_of
 from tests.apps import making
 
 pytestmark = pytest.mark.django_db
@@ -80,6 +83,17 @@ def test_experts_that_cannot_be_spread_are_refused_with_the_fields_that_disagree
     job = start(as_operator, data, **asked).json()
     assert job["expert_parallel_size"] == 2
     assert TrainingJob.objects.get().options["spec"] == {"expert_parallel_size": 2}
+
+
+def test_a_recipe_is_what_differs_from_the_defaults_and_what_it_may_not_be_is_named(as_operator, data):
+    recipe = {"optimizer": "adamw", "schedule": "wsd", "ema_decay": 0.99, "clip_norm": 1.0}
+    job = start(as_operator, data, recipe=recipe).json()
+    assert job["recipe"] == {"optimizer": "adamw", "schedule": "wsd", "ema_decay": 0.99}  # a norm of 1 is the default
+    row = TrainingJob.objects.get()
+    assert spec_of(row, Path("work")) | job["recipe"] == spec_of(row, Path("work"))
+    refused = start(as_operator, data, recipe={"ema_decay": 1.0})
+    assert (refused.status_code, refused.json()["fields"]) == (400, ["ema_decay"])
+    assert start(as_operator, data, recipe={"optimizer": "sgd"}).status_code == 400
 
 
 def test_a_run_that_will_not_fit_is_refused_before_it_is_queued_and_the_nearest_that_fits_is_then_taken(as_operator, data, monkeypatch):

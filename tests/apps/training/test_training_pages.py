@@ -105,6 +105,17 @@ def test_experts_are_spread_from_the_form_and_a_clone_may_take_that_back(page, d
     assert TrainingJob.objects.exclude(pk=job.pk).get().expert_parallel_size == 1
 
 
+def test_a_recipe_is_given_in_the_form_and_a_clone_may_take_it_back(page, dataset):
+    page.post("/training/new/", FORM | {"dataset": dataset.pk, "optimizer": "adamw", "ema_decay": "0.99"})
+    job = TrainingJob.objects.get()
+    assert job.recipe == {"optimizer": "adamw", "ema_decay": 0.99}
+    assert "<code>ema_decay</code> 0.99" in text(page.get(f"/training/{job.pk}/"))
+    form = page.get(f"/training/new/?clone={job.pk}").context["form"]
+    assert (form["optimizer"].value(), form["ema_decay"].value(), form["schedule"].value()) == ("adamw", 0.99, "linear")
+    page.post("/training/new/", FORM | {"dataset": dataset.pk, "clone": job.pk, "optimizer": "muon", "ema_decay": "0"})
+    assert TrainingJob.objects.exclude(pk=job.pk).get().recipe == {}
+
+
 def test_the_estimate_rests_on_earlier_runs_of_the_preset(page, dataset):
     assert "no run on this machine" in text(page.get("/training/new/estimate/", FORM | {"dataset": dataset.pk}))
     making.training_job(dataset, status="succeeded", metrics={"step": 1000, "elapsed": 100.0, "tokens_per_second": 6000.0})
