@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from tests.stack import Stack
 from workers.moe.tokenizer import ChatTokenizer
 
-READERS, TOKENS = 6, 480  # as many as the model's window leaves, together a second or more of one core's work
+READERS, TOKENS = 16, 480  # as many as the model's window leaves, together seconds of work
 
 
 class Readers:

@@ -48,8 +48,9 @@ def test_a_request_is_followed_from_the_edge_through_the_queue_to_the_engine_and
     about = {phase["phase"]: phase["about"] for phase in trace["phases"]}
     assert about["prefill"]["tokens"] == answer["usage"]["prompt_tokens"]
     assert about["decode"]["tokens"] == answer["usage"]["completion_tokens"]
-    ends = [phase["started_ms"] + phase["took_ms"] for phase in trace["phases"]]
-    assert max(ends) <= trace["took_ms"]
+    ends = {phase["phase"]: phase["started_ms"] + phase["took_ms"] for phase in trace["phases"]}
+    ends.pop("deliver")  # the worker notes its end when the answer may have been read already
+    assert max(ends.values()) <= trace["took_ms"]
     engine = [phase for phase in trace["phases"] if phase["phase"] in ("prefill", "decode")]
     assert engine[0]["started_ms"] + engine[0]["took_ms"] == pytest.approx(engine[1]["started_ms"], abs=0.01)
 
