@@ -26,6 +26,20 @@ def version(db):
     return making.version("v1", state="live")
 
 
+@pytest.fixture
+def elsewhere(as_operator, monkeypatch, settings):
+    """Id of a version that another server holds, which the jobs worker's children can reach."""
+    monkeypatch.setenv("DSPORTAL_UPSTREAM_KEY_TESTS", KEY)
+    server = Server()
+    settings.UPSTREAM_HOSTS, settings.JOB_NICENESS = [f"127.0.0.1:{server.port}"], 0
+    server.start()
+    try:
+        place = {"name": "words", "base_url": f"http://127.0.0.1:{server.port}/v1", "model": "words", "key": "tests"}
+        yield as_operator.post("/api/v1/upstreams/", place).json()["id"]
+    finally:
+        server.kill()
+
+
 def answered(job: BatchJob) -> BatchJob:
     """As the child leaves it."""
     folder = work_folder(job) / "answers"
@@ -85,44 +99,26 @@ def test_viewers_read_and_do_not_start(as_viewer, version):
     assert as_viewer.get("/api/v1/batch-jobs/").status_code == 200
 
 
-def test_the_jobs_worker_answers_a_batch_by_its_child_process(as_operator, monkeypatch, settings):
-    monkeypatch.setenv("DSPORTAL_UPSTREAM_KEY_TESTS", KEY)
-    server = Server()
-    settings.UPSTREAM_HOSTS, settings.JOB_NICENESS = [f"127.0.0.1:{server.port}"], 0
-    server.start()
-    try:
-        place = {"name": "words", "base_url": f"http://127.0.0.1:{server.port}/v1", "model": "words", "key": "tests"}
-        version = as_operator.post("/api/v1/upstreams/", place).json()["id"]
-        made = as_operator.post("/api/v1/batch-jobs/", {"model_version": version, "records": RECORDS}).json()
-        worker._run(claim_next(worker="tests"))
-        job = BatchJob.objects.get(pk=made["id"])
-        assert (job.status, job.error) == ("succeeded", "")
-        lines = b"".join(as_operator.get(f"/api/v1/batch-jobs/{job.pk}/answers/").streaming_content).splitlines()
-        assert [json.loads(line).get("answer") for line in lines] == ["one", "two", None, "three"]
-    finally:
-        server.kill()
+def test_the_jobs_worker_answers_a_batch_by_its_child_process(as_operator, elsewhere):
+    made = as_operator.post("/api/v1/batch-jobs/", {"model_version": elsewhere, "records": RECORDS}).json()
+    worker._run(claim_next(worker="tests"))
+    job = BatchJob.objects.get(pk=made["id"])
+    assert (job.status, job.error) == ("succeeded", "")
+    lines = b"".join(as_operator.get(f"/api/v1/batch-jobs/{job.pk}/answers/").streaming_content).splitlines()
+    assert [json.loads(line).get("answer") for line in lines] == ["one", "two", None, "three"]
 
 
-def test_a_batch_stops_for_other_work_and_goes_on_after_it(as_operator, operator, monkeypatch, settings):
-    monkeypatch.setenv("DSPORTAL_UPSTREAM_KEY_TESTS", KEY)
-    server = Server()
-    settings.UPSTREAM_HOSTS, settings.JOB_NICENESS = [f"127.0.0.1:{server.port}"], 0
-    server.start()
-    try:
-        place = {"name": "words", "base_url": f"http://127.0.0.1:{server.port}/v1", "model": "words", "key": "tests"}
-        version = as_operator.post("/api/v1/upstreams/", place).json()["id"]
-        made = as_operator.post("/api/v1/batch-jobs/", {"model_version": version, "records": RECORDS}).json()
-        batch = claim_next(worker="tests")
-        data = making.dataset(operator)
-        other = as_operator.post(f"/api/v1/datasets/{data.pk}/process/").json()
-        worker._run(batch)
-        assert (batch.status, batch.message) == ("queued", "it made room for other work; goes on after it")
-        assert claim_next(worker="tests").pk == other["id"]
-        worker._run(claim_next(worker="tests"))
-        done = as_operator.get(f"/api/v1/batch-jobs/{made['id']}/").json()
-        assert (done["status"], done["result"]["answered"]) == ("succeeded", 3)
-    finally:
-        server.kill()
+def test_a_batch_stops_for_other_work_and_goes_on_after_it(as_operator, operator, elsewhere):
+    made = as_operator.post("/api/v1/batch-jobs/", {"model_version": elsewhere, "records": RECORDS}).json()
+    batch = claim_next(worker="tests")
+    data = making.dataset(operator)
+    other = as_operator.post(f"/api/v1/datasets/{data.pk}/process/").json()
+    worker._run(batch)
+    assert (batch.status, batch.message) == ("queued", "it made room for other work; goes on after it")
+    assert claim_next(worker="tests").pk == other["id"]
+    worker._run(claim_next(worker="tests"))
+    done = as_operator.get(f"/api/v1/batch-jobs/{made['id']}/").json()
+    assert (done["status"], done["result"]["answered"]) == ("succeeded", 3)
 
 
 def test_the_page_starts_one_keeps_what_was_typed_and_shows_its_answers(client, operator, version):
