@@ -29,10 +29,10 @@ class RecipeInput(serializers.Serializer):
 NAMES = tuple(RecipeInput().fields)
 
 
-def merged(spec: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
-    """`spec` as the recipe changes it: what is at its default is not said, also where the run that was cloned said otherwise."""
-    changed = {name: value for name, value in recipe.items() if value != TrainSpec.model_fields[name].default}
-    return {name: value for name, value in spec.items() if name not in recipe} | changed
+def merged(spec: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """`spec` with fields as they are `given`: what is at its default is not said, also where the run that was cloned said otherwise."""
+    changed = {name: value for name, value in given.items() if value != TrainSpec.model_fields[name].default}
+    return {name: value for name, value in spec.items() if name not in given} | changed
 
 
 def recipe_of(options: dict[str, Any]) -> dict[str, Any]:

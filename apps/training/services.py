@@ -19,7 +19,7 @@ from apps.jobs.runs import Command, Run, register
 from apps.registry import services as registry
 from apps.registry.models import ModelVersion
 from apps.training.admission import check_experts, check_memory, check_spec, configuration_of
-from apps.training.estimates import micro_batch_of, pairs_of
+from apps.training.estimates import CHECKPOINTING, EXPERTS, MICRO_BATCH, pairs_of
 from apps.training.learning import check_learning
 from apps.training.models import TrainingJob
 from apps.training.recipe import merged
@@ -101,15 +101,8 @@ def start(
     check_experts(expert_parallel_size=expert_parallel_size, zero_stage=zero_stage, world_size=world_size, preset=preset, parent=parent)
     check_learning(dataset=dataset, parent=parent, method=method, lora=lora, objective=objective, stages=stages or [])
     adapters = {"rank": 8, "alpha": 16.0, **(lora or {})} if method == TrainingJob.Method.LORA else {}
-    options = {**(options or {})}
-    if micro_batch not in (None, micro_batch_of(options)):
-        options["spec"] = {**options.get("spec", {}), "micro_batch": micro_batch}
-    if activation_checkpointing:
-        options["spec"] = {**options.get("spec", {}), "activation_checkpointing": True}
-    if expert_parallel_size > 1 or options.get("spec", {}).get("expert_parallel_size"):  # of the run that this one is a clone of
-        options["spec"] = {**options.get("spec", {}), "expert_parallel_size": expert_parallel_size}
-    if (spec := merged(options.get("spec", {}), recipe or {})) or "spec" in options:
-        options["spec"] = spec
+    given = {"micro_batch": micro_batch or MICRO_BATCH, CHECKPOINTING: activation_checkpointing, EXPERTS: expert_parallel_size}
+    options = {**(options or {}), "spec": merged((options or {}).get("spec", {}), {**(recipe or {}), **given})}
     check_memory(
         configuration_of(
             preset=preset, precision=precision, accum_steps=accum_steps, world_size=world_size, zero_stage=zero_stage, options=options,

@@ -105,6 +105,14 @@ def test_experts_are_spread_from_the_form_and_a_clone_may_take_that_back(page, d
     assert TrainingJob.objects.exclude(pk=job.pk).get().expert_parallel_size == 1
 
 
+def test_a_clone_may_take_back_checkpointing_and_smaller_passes(page, dataset):
+    page.post("/training/new/", FORM | {"dataset": dataset.pk, "micro_batch": "8", "activation_checkpointing": "on"})
+    job = TrainingJob.objects.get()
+    assert job.options["spec"] == {"micro_batch": 8, "activation_checkpointing": True}
+    page.post("/training/new/", FORM | {"dataset": dataset.pk, "clone": job.pk, "micro_batch": ""})  # an unticked box is not sent at all
+    assert TrainingJob.objects.exclude(pk=job.pk).get().options["spec"] == {}
+
+
 def test_a_recipe_is_given_in_the_form_and_a_clone_may_take_it_back(page, dataset):
     page.post("/training/new/", FORM | {"dataset": dataset.pk, "optimizer": "adamw", "ema_decay": "0.99"})
     job = TrainingJob.objects.get()
