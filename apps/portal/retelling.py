@@ -53,8 +53,14 @@ SAYINGS = (
     _("An ONNX version is compressed already; compress its parent instead."),
     _("This version is pruned already; prune its parent with another threshold or sparsity instead."),
     _("The policy starts from a full model; run it on this version's parent, or quantize this one to INT8."),
-    _("INT8 and ONNX do not express what this model has (%(names)s); prune or distil it instead."),
+    _("ONNX does not express what this model has (%(names)s); quantize, prune or distil it instead."),
     _("An upstream version is another server's model: there are no weights here to compress. Import its folder instead."),
+    _("Only an INT8 version is exported as W8A8. Quantize this one first."),
+    _("Some matrices of this version are FP32, which servers of W8A8 do not mix within a layer's experts. Export its INT8 sibling."),
+    _("%(name)s was written by an earlier version of this program; compress its parent again."),
+    # what is wrong with a version's files
+    _("%(file)s is missing; restore it from a backup or make the version again."), _("%(file)s was changed after it was written (its SHA-256 differs)."),
+    _("The files of %(name)s are damaged: %(error)s."),
     # why a batch's row is not asked
     _("a row needs `prompt`, `question` or `messages`"), _("`messages` must be a list of messages"), _("no message of the user asks anything"),
     _("the line is no JSON object"), _("the line is no JSON"),
@@ -171,6 +177,7 @@ SAYINGS = (
     _("Jobs of every kind. `url` leads to the row of the job's own kind, which holds more."),
     _("Whose token this is."),
     _("Import a model in Hugging Face's layout, or an adapter in PEFT's."),
+    _("An INT8 version as a W8A8 checkpoint of compressed-tensors, which vLLM and transformers load: a tar, with SHA256SUMS at its end."),
     _("What the gate says now: may this version go live?"),
     _("Make it live; 409 with every reason while its gate does not pass."),
     _("Take this, the live version, back to the one that served before it."),

@@ -1,4 +1,5 @@
 from django.http import FileResponse, Http404
+from django.shortcuts import get_object_or_404
 from django.urls import path
 from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
@@ -14,10 +15,11 @@ from rest_framework.views import APIView
 from apps import artifacts
 from apps.accounts.parsers import BoundedJSONParser
 from apps.jobs.api import JobActions, JobOutput
-from apps.registry import drafts, gates, imports, selectors, services
+from apps.registry import drafts, exports, gates, imports, selectors, services
 from apps.registry.models import CompressionJob, Evaluation, EvaluationSet, ImportJob, ModelVersion
 from apps.rest import IdentField, Resource, checked, find, source_of
 from apps.serving.models import Deployment
+from workers.compression.applicable import unexportable
 
 # -- model versions
 
@@ -99,12 +101,16 @@ class DraftInput(serializers.Serializer):
 
 
 class VersionDetail(VersionOutput):
+    w8a8_url = serializers.SerializerMethodField(help_text="its tar for servers of W8A8 checkpoints; null where there is none")
     lineage = RelativeOutput(source="line", many=True, help_text="from the oldest ancestor down to the version itself")
     children = RelativeOutput(source="offspring", many=True)
     possible_drafts = RelativeOutput(many=True, help_text="who may guess ahead for it, the smallest first")
     drafting = DraftingOutput(allow_null=True, help_text="what the draft was worth within the last day; null without a draft")
     config = serializers.JSONField()
     details = serializers.JSONField(help_text="what its job measured")
+
+    def get_w8a8_url(self, version) -> str | None:
+        return f"{self.get_url(version)}export/w8a8.tar" if unexportable(version.kind, version.details) is None else None
 
 
 class ImportInput(serializers.Serializer):
@@ -268,6 +274,16 @@ class VersionFileView(APIView):
         return response
 
 
+class W8A8View(APIView):
+    @extend_schema(
+        operation_id="model_versions_w8a8", responses={(200, "application/x-tar"): OpenApiTypes.BINARY, 409: OpenApiTypes.OBJECT},
+        parameters=[OpenApiParameter("pk", OpenApiTypes.STR, OpenApiParameter.PATH)],
+    )  # fmt: skip
+    def get(self, request, pk: str):
+        """An INT8 version as a W8A8 checkpoint of compressed-tensors, which vLLM and transformers load: a tar, with SHA256SUMS at its end."""
+        return exports.w8a8(get_object_or_404(ModelVersion, pk=pk))
+
+
 # -- evaluations, compressions, imports
 
 
@@ -358,4 +374,8 @@ router.register("evaluation-sets", EvaluationSetViewSet)
 router.register("compressions", CompressionViewSet)
 router.register("imports", ImportViewSet)
 router.register("deployments", DeploymentViewSet)
-urlpatterns = [path("model-versions/<slug:pk>/files/<path:name>", VersionFileView.as_view()), *router.urls]
+urlpatterns = [
+    path("model-versions/<slug:pk>/files/<path:name>", VersionFileView.as_view()),
+    path("model-versions/<slug:pk>/export/w8a8.tar", W8A8View.as_view()),
+    *router.urls,
+]

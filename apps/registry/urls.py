@@ -15,6 +15,7 @@ urlpatterns = [
     path("models/<str:pk>/draft/", views.choose_draft, name="version_draft"),
     path("models/<str:pk>/compress/", views.compress, name="compress"),
     path("models/<str:pk>/answers/", views.version_answers, name="version_answers"),
+    path("models/<str:pk>/export/w8a8.tar", views.version_w8a8, name="version_w8a8"),
     path("models/<str:pk>/files/<path:name>", views.version_file, name="version_file"),
     path("compression/", views.compression, name="compression"),
     path("compression/chart/", views.compression_chart, name="compression_chart"),

@@ -6,6 +6,7 @@ from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -17,7 +18,7 @@ from apps.jobs import services as jobs
 from apps.jobs.models import Job
 from apps.monitoring.figures import Chart
 from apps.portal.pages import action, back, page_of, refuse
-from apps.registry import drafts, imports, services
+from apps.registry import drafts, exports, imports, services
 from apps.registry.answers import VIEWS, pairs
 from apps.registry.charts import variants
 from apps.registry.expertise import chosen_layer, expertise_charts, layers_to_choose
@@ -30,7 +31,7 @@ from apps.registry.selectors import family, latest_evaluation, lineage, versions
 from apps.registry.upstream_access import health_of
 from apps.rest import source_of
 from apps.serving.models import Deployment
-from workers.compression.applicable import applicable
+from workers.compression.applicable import applicable, unexportable
 from workers.moe.families import FAMILIES
 
 CHILDREN_SHOWN = 12
@@ -125,6 +126,7 @@ def version(request: HttpRequest, pk: str) -> HttpResponse:
         "failed": next((job for job in recent if job.status == Job.Status.FAILED and not _is_stale(job, own)), None),
         "nodes": lineage_nodes(lineage(row), _children(row, relatives)), "deployments": deployments, "decisions": decisions,
         "methods": [(m, m.label) for m in METHODS_AT_ONCE if applicable(row.kind, m, row.config) is None], "compressible": applicable(row.kind, "prune") is None,
+        "exportable": unexportable(row.kind, row.details) is None,
         "health": health_of([row]).get(row.pk) if row.kind == ModelVersion.Kind.UPSTREAM else None,
         "drafts": drafts.possible_drafts(row, relatives), "drafting": drafts.drafting(row),
         "layers": layers_to_choose(row.details), "layer": chosen_layer(row.details, request.GET.get("layer")),
@@ -198,6 +200,15 @@ def version_file(request: HttpRequest, pk: str, name: str) -> StreamingHttpRespo
     response["Content-Length"] = entry["bytes"]
     response["Content-Disposition"] = f'attachment; filename="{row.name}-{name.rsplit("/", 1)[-1]}"'
     return response
+
+
+@login_required
+def version_w8a8(request: HttpRequest, pk: str) -> HttpResponseBase:
+    try:
+        return exports.w8a8(get_object_or_404(ModelVersion, pk=pk))
+    except Problem as problem:
+        messages.error(request, problem.detail)
+        return redirect("version", pk)
 
 
 @action

@@ -9,11 +9,6 @@ METHODS = ("int8", "prune", "distill", "onnx", "policy")
 _FINISHED = {"int8": "An INT8", "onnx": "An ONNX"}
 
 
-# INT8's compiled code, and the graph that is written for ONNX, are of the plain decoder; a policy ends in INT8.
-_PLAIN_ONLY = ("int8", "onnx", "policy")
-_INT8_FAMILIES = ("gpt_oss", "glm4_moe", "llama")
-
-
 def applicable(kind: str, method: str, config: dict[str, Any] | None = None) -> str | None:
     """None where the method applies, else a sentence for people that says why it does not.
 
@@ -28,19 +23,26 @@ def applicable(kind: str, method: str, config: dict[str, Any] | None = None) -> 
         return "This version is pruned already; prune its parent with another threshold or sparsity instead."
     if kind == "pruned" and method == "policy":
         return "The policy starts from a full model; run it on this version's parent, or quantize this one to INT8."
-    return _beyond(method, config) if config and method in _PLAIN_ONLY else None
+    return _beyond_onnx(config) if config and method == "onnx" else None
 
 
-def _beyond(method: str, described: dict[str, Any]) -> str | None:
+def unexportable(kind: str, details: Mapping[str, Any]) -> str | None:
+    """None where a version has an export as W8A8, else why not. `details`: what its job measured."""
+    if kind != "int8":
+        return "Only an INT8 version is exported as W8A8. Quantize this one first."
+    if details.get("kept_matrices"):
+        return "Some matrices of this version are FP32, which servers of W8A8 do not mix within a layer's experts. Export its INT8 sibling."
+    return None
+
+
+def _beyond_onnx(described: Mapping[str, Any]) -> str | None:
+    """The graph that is written is of the plain decoder."""
     try:
-        config = ModelConfig.from_dict(described)
+        features = ModelConfig.from_dict(dict(described)).special_features
     except (TypeError, ValueError):  # a row that does not say what the model is; the job reads the folder, and says the same
         return None
-    features = config.special_features
-    if not features and method != "onnx" and config.family not in _INT8_FAMILIES:
-        features = (config.family,)
     if features:
-        return f"INT8 and ONNX do not express what this model has ({', '.join(features)}); prune or distil it instead."
+        return f"ONNX does not express what this model has ({', '.join(features)}); quantize, prune or distil it instead."
     return None
 
 
@@ -67,6 +69,8 @@ def unusable(model: Model, method: str, options: Mapping[str, Any], preset_param
         return Refusal(
             "student", f"A student of the preset {preset} would not be smaller than its teacher. Choose a smaller preset, or leave it out."
         )
+    if method == "policy" and options.get("target") == "onnx" and (why := _beyond_onnx(model.config)):
+        return Refusal("target", why)
     if method == "policy" and not model.has_questions:
         return Refusal("method", "The dataset holds no held-out question, so that quality cannot be measured. Choose a method yourself.")
     return None

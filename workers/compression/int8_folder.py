@@ -61,7 +61,7 @@ def read_folder(folder: Path) -> StoredModel:
 
 
 def _read(config: ModelConfig, model_type: str, tensors: dict[str, Array]) -> StoredModel:
-    feed_forward = {"gpt_oss": _gpt_oss, "glm4_moe": _glm4_moe, "llama": _llama}[model_type]
+    feed_forward = {"gpt_oss": _gpt_oss, "glm4_moe": _glm4_moe, "mixtral": _mixtral, "llama": _llama}[model_type]
     embedding = _pair(tensors, "model.embed_tokens.weight")
     layers = [
         Layer(
@@ -108,7 +108,7 @@ def _require(pair: Pair, outputs: int, inputs: int) -> None:
         raise ValueError(f"a matrix is {weight.dtype} {weight.shape}, not int8 {(outputs, inputs)}")
 
 
-# -- the three architectures as which our decoder is stored (workers.moe.layouts)
+# -- the architectures as which the plain decoder is stored (workers.moe.layouts)
 
 
 def _gpt_oss(config: ModelConfig, tensors: dict[str, Array], prefix: str) -> FeedForward:
@@ -133,12 +133,18 @@ def _glm4_moe(config: ModelConfig, tensors: dict[str, Array], prefix: str) -> Fe
     return FeedForward(networks, (tensors[f"{prefix}gate.weight"], tensors[f"{prefix}gate.e_score_correction_bias"]), shared)
 
 
+def _mixtral(config: ModelConfig, tensors: dict[str, Array], prefix: str) -> FeedForward:
+    prefix = prefix.replace("mlp.", "block_sparse_moe.")
+    networks = [_network_pairs(tensors, f"{prefix}experts.{e}.", ("w1", "w3", "w2")) for e in range(config.n_experts)]
+    return FeedForward(networks, (tensors[f"{prefix}gate.weight"], np.zeros(config.n_experts, np.float32)))
+
+
 def _llama(config: ModelConfig, tensors: dict[str, Array], prefix: str) -> FeedForward:
     return FeedForward([_network_pairs(tensors, prefix)])
 
 
-def _network_pairs(tensors: dict[str, Array], prefix: str) -> tuple[Pair, Pair]:
-    gate, up, down = (_pair(tensors, f"{prefix}{name}_proj.weight") for name in ("gate", "up", "down"))
+def _network_pairs(tensors: dict[str, Array], prefix: str, names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")) -> tuple[Pair, Pair]:
+    gate, up, down = (_pair(tensors, f"{prefix}{name}.weight") for name in names)
     return _above([gate, up]), down
 
 

@@ -1,36 +1,46 @@
-"""An INT8 model in PyTorch, for GPUs: `torch._int_mm` multiplies int8 with int8 on their tensor cores, rows rounded at run time as on a CPU.
+"""An INT8 model in PyTorch: on GPUs, and on a CPU for what the compiled decoder does not express (norms of queries, latent attention, sinks, …).
 
-The decoder, its slots and its attention are those of `workers.engine.torch_runner`; only the matrices are other modules.
+`torch._int_mm` multiplies int8 with int8, on a GPU by its tensor cores; rows are rounded at run time, as the compiled decoder does. The decoder,
+its slots and its attention are those of `workers.engine.torch_runner`; only the matrices are other modules.
 """
 
+import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from workers.compression.int8_folder import Pair, StoredModel, read_folder
-from workers.compression.quantization import LARGEST
+from workers.compression.int8_folder import DamagedWeights
+from workers.compression.quantization import LARGEST, quantize, read_one
 from workers.engine.torch_runner import TorchRunner
-from workers.moe import Decoder
-from workers.moe.experts import Experts, gated
+from workers.moe import Decoder, ModelConfig, UnsupportedModel, import_each, layout_named
+from workers.moe.experts import DenseNetwork, Experts, gated, gated_within
+from workers.moe.shards import Shards
 
 LEAST_ROWS = 32  # what `_int_mm` takes on a GPU: more than 16 rows, and multiples of 8 of everything else
 MULTIPLE = 8
 
+Activation = Callable[[Tensor], Tensor]
+
 
 class Int8Matrix(nn.Module):
-    """`x @ W` for W of 8 bits. Buffers: `weight` (inputs, outputs) int8, filled up to multiples of MULTIPLE, and `scale` (outputs,)."""
+    """`x @ Wᵀ + b` for W of 8 bits. Buffers: `weight` (inputs, outputs) int8, filled up to multiples of MULTIPLE, `scale` and `bias` (outputs,)."""
 
-    def __init__(self, pair: Pair):
+    def __init__(self, matrix: Tensor):
+        """`matrix`: (outputs, inputs). One that was rounded before is rounded to the same numbers again."""
         super().__init__()
-        weight, scale = (_tensor(array) for array in pair)
+        weight, scale = quantize(matrix)
         self.outputs, inputs = weight.shape
         filled = F.pad(weight, (0, -inputs % MULTIPLE, 0, -self.outputs % MULTIPLE))
         self.register_buffer("weight", filled.T)  # a view: column by column is how the kernel wants it
-        self.register_buffer("scale", scale.float())
+        self.register_buffer("scale", scale[:, 0].float())
+        self.bias: Tensor | None
+        self.register_buffer("bias", None)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x`: (…, inputs) → (…, outputs), in the type of `x`."""
@@ -38,17 +48,21 @@ class Int8Matrix(nn.Module):
         rows = x.reshape(-1, x.shape[-1]).float()
         step = rows.abs().amax(-1, keepdim=True) / LARGEST
         rounded = (rows / step.clamp_min(1e-30)).round().to(torch.int8)
-        rounded = F.pad(rounded, (0, len(weight) - x.shape[-1], 0, max(LEAST_ROWS - len(rows), -len(rows) % MULTIPLE)))
+        more = max(LEAST_ROWS - len(rows), -len(rows) % MULTIPLE) if x.is_cuda else 0
+        rounded = F.pad(rounded, (0, len(weight) - x.shape[-1], 0, more))
         sums = torch._int_mm(rounded, weight)[: len(rows), : self.outputs]
-        return (sums.float() * (step * scale)).to(x.dtype).unflatten(0, x.shape[:-1])
+        out = sums.float() * (step * scale)
+        if self.bias is not None:
+            out = out + self.bias
+        return out.to(x.dtype).unflatten(0, x.shape[:-1])
 
 
 class Int8Embedding(nn.Module):
-    def __init__(self, pair: Pair):
+    def __init__(self, matrix: Tensor):
         super().__init__()
-        weight, scale = (_tensor(array) for array in pair)
+        weight, scale = quantize(matrix)
         self.register_buffer("weight", weight)
-        self.register_buffer("scale", scale.float().unsqueeze(-1))
+        self.register_buffer("scale", scale.float())
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.get_buffer("weight")[tokens].float() * self.get_buffer("scale")[tokens]
@@ -57,61 +71,82 @@ class Int8Embedding(nn.Module):
 class Int8Network(nn.Module):
     """SwiGLU, as `DenseNetwork`."""
 
-    def __init__(self, pairs: tuple[Pair, Pair]):
+    def __init__(self, activation: Activation = gated):
         super().__init__()
-        self.gate_up, self.down = Int8Matrix(pairs[0]), Int8Matrix(pairs[1])
+        self.activation = activation
+        self.gate_up: nn.Module
+        self.down: nn.Module
+
+    def take(self, name: str, tensor: Tensor) -> None:
+        """A matrix (inputs, outputs), or the bias of one that was taken before."""
+        if name.endswith("_bias"):
+            getattr(self, name.removesuffix("_bias")).bias = tensor.float()
+        else:
+            setattr(self, name, Int8Matrix(tensor.T))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down(gated(self.gate_up(x)))
+        out: Tensor = self.down(self.activation(self.gate_up(x)))
         return out
 
 
 class Int8Experts(Experts):
-    def __init__(self, networks: list[tuple[Pair, Pair]]):
+    def __init__(self, experts: Experts):
         nn.Module.__init__(self)  # the stacked matrices of `Experts` are not made
-        self.n_experts = len(networks)
-        self.networks = nn.ModuleList(Int8Network(pairs) for pairs in networks)
+        alpha, limit, offset = experts.shape
+        activation = gated if experts.plain else partial(gated_within, alpha=alpha, limit=limit, offset=offset)
+        self.n_experts = experts.n_experts
+        self.networks = nn.ModuleList(Int8Network(activation) for _ in range(self.n_experts))
+
+    def take(self, name: str, tensor: Tensor) -> None:
+        """`tensor`: of all experts."""
+        networks: list[Any] = list(self.networks)
+        for network, part in zip(networks, tensor, strict=True):
+            network.take(name, part)
 
     def answers(self, rows: Tensor, counts: list[int]) -> Tensor:
         parts = zip(self.networks, rows.split(counts), strict=True)
         return torch.cat([network(part) for network, part in parts if len(part)])
 
 
-def build(stored: StoredModel) -> Decoder:
-    """The decoder over the folder's own int8: at no time is it all there in FP32."""
-    config = stored.config
-    with torch.device("meta"):
-        model = Decoder(config.with_(image_size=0))
-    model.embedding = Int8Embedding(stored.embedding)  # type: ignore[assignment]
-    model.head = Int8Matrix(stored.head)  # type: ignore[assignment]
-    model.norm.weight = _parameter(stored.norm)
-    blocks: list[Any] = list(model.blocks)
-    for block, layer in zip(blocks, stored.layers, strict=True):
-        block.attention_norm.weight, block.feed_forward_norm.weight = _parameter(layer.attention_norm), _parameter(layer.feed_forward_norm)
-        block.attention.qkv, block.attention.out = Int8Matrix(layer.qkv), Int8Matrix(layer.out)
-        network, read = block.feed_forward, layer.feed_forward
-        if read.router is None:
-            network.dense = Int8Network(read.networks[0])
-            continue
-        network.router.weight = _parameter(read.router[0])
-        bias = _tensor(read.router[1]).float()
-        network.router.bias = nn.Parameter(bias, requires_grad=False) if "bias" in network.router._parameters else bias
-        network.experts = Int8Experts(read.networks)
-        if read.shared is not None:
-            network.shared = Int8Network(read.shared)
+def build(folder: Path) -> Decoder:
+    """The decoder over the folder's own int8: at no time is more than one of its tensors in FP32. DamagedWeights."""
+    try:
+        described = json.loads((folder / "config.json").read_text())
+        config = ModelConfig.from_dict(described["storage"]["model"])
+        with torch.device("meta"):
+            model = Decoder(config.with_(image_size=0))
+        for module in list(model.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, Experts | DenseNetwork):
+                    setattr(module, name, Int8Experts(child) if isinstance(child, Experts) else Int8Network())
+        layout, read = layout_named(described["model_type"]), partial(read_one, Shards(folder), described["storage"])
+        for name, tensor in import_each(layout, config, described, read, lambda entry: torch.empty(entry.shape)):
+            _place(model, name, tensor)
+            if name == "embedding.weight" and config.tie_embeddings:
+                _place(model, "head.weight", tensor)
+    except FileNotFoundError as error:
+        raise DamagedWeights(f"{folder.name} has no {Path(error.filename or 'model.safetensors').name}.") from error
+    except (SafetensorError, UnsupportedModel, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise DamagedWeights(f"The weights of {folder.name} are damaged: {error}.") from error
     model.rebuild_tables()
     return model.eval()
+
+
+def _place(model: Decoder, name: str, tensor: Tensor) -> None:
+    """Put one tensor, under our decoder's name for it, where it belongs."""
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    if isinstance(module, Int8Experts | Int8Network):
+        module.take(leaf, tensor)
+    elif isinstance(module, nn.Embedding | nn.Linear) and leaf == "weight" and not path.endswith("kv_up"):  # which latent attention splits
+        model.set_submodule(path, (Int8Embedding if isinstance(module, nn.Embedding) else Int8Matrix)(tensor))
+    elif leaf in module._buffers:
+        module._buffers[leaf] = tensor
+    else:
+        setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
 
 
 def open_int8_torch_runner(folder: Path, device: str, *, threads: int, max_batch: int, max_seq_len: int) -> TorchRunner:
     """DamagedWeights."""
     torch.set_num_threads(threads)
-    return TorchRunner(build(read_folder(folder)).to(device), max_batch, max_seq_len)
-
-
-def _tensor(array: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(array.copy())  # of its own, not of the file's mapping; contiguous
-
-
-def _parameter(array: NDArray[Any]) -> nn.Parameter:
-    return nn.Parameter(_tensor(array).float(), requires_grad=False)
+    return TorchRunner(build(folder).to(device), max_batch, max_seq_len)

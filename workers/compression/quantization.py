@@ -14,15 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workers.compression.w8a8 import FORMAT, SCALE, quantization_config
 from workers.moe import ChatTokenizer, ModelConfig, describe
+from workers.moe.shards import Shards
 
-FORMAT = "int8"
-MIXED = "mixed"  # some matrices stay floating point (`sensitivity`): read like the other, computed in FP32
-SCALE = "_scale"
 LARGEST = 127
 
 _STACKED = ("experts.gate_up_proj", "experts.down_proj")  # (experts, inputs, outputs); gate and up are interleaved (gpt_oss)
-_MATRICES = ("_proj.weight", "embed_tokens.weight", "lm_head.weight", *_STACKED)
+_MATRICES = ("_proj.weight", ".w1.weight", ".w2.weight", ".w3.weight", "_with_mqa.weight", "embed_tokens.weight", "lm_head.weight", *_STACKED)
 _EXPERT = re.compile(r"(.*\.experts\.)(\d+)\.(gate|up|down)_proj\.weight")
 
 Tensors = dict[str, Tensor]
@@ -72,35 +71,18 @@ def decode(tensors: Tensors, storage: dict[str, Any]) -> Tensors:
     return _stack_experts(decoded) if storage.get("experts_apart") else decoded
 
 
+def read_one(shards: Shards, storage: dict[str, Any], name: str) -> Tensor:
+    """One tensor of those that `encode` made, as `decode` gives it. KeyError where the folder has none of that name."""
+    experts = f"{name.rsplit('.', 1)[0]}."
+    names = [name, name + SCALE] if name in shards else [other for other in shards.names if other.startswith(experts)]
+    return decode({each: shards.read(each) for each in names if each in shards}, storage)[name]
+
+
 def describe_quantized(config: ModelConfig, tokenizer: ChatTokenizer, stored: Mapping[str, Tensor], format_name: str = FORMAT) -> dict[str, Any]:
     """What `config.json` says of a model whose tensors `encode` made."""
     described = describe(config, tokenizer)
     storage = {"format": format_name, "model": config.as_dict(), "experts_apart": described["model_type"] == "gpt_oss"}
     return described | {"quantization_config": quantization_config(stored, tied=config.tie_embeddings), "storage": storage}
-
-
-def quantization_config(stored: Mapping[str, Tensor], *, tied: bool) -> dict[str, Any]:
-    """As compressed-tensors wants it. `tied`: the output matrix is the embedding, and no tensor of its own."""
-    rounded = {"num_bits": 8, "type": "int", "symmetric": True}
-    weights = rounded | {"strategy": "channel", "dynamic": False}
-    activations = rounded | {"strategy": "token", "dynamic": True}
-    whole = [
-        name.removesuffix(".weight")
-        for name, tensor in stored.items()
-        if tensor.dim() == 2 and name.endswith(".weight") and name + SCALE not in stored
-    ]
-    group = {"weights": weights, "output_activations": None, "format": "int-quantized"}
-    return {
-        "quant_method": "compressed-tensors",
-        "format": "int-quantized",
-        "quantization_status": "compressed",
-        "config_groups": {
-            "group_0": group | {"targets": ["Linear"], "input_activations": activations},
-            "group_1": group | {"targets": ["Embedding"], "input_activations": None},  # rows are looked up, nothing is multiplied
-        },
-        "ignore": [*whole, *(["lm_head"] if tied else [])],
-        "kv_cache_scheme": None,
-    }
 
 
 def _one_by_one(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:

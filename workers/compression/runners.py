@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from workers.engine import Runner, UnusableModel
+from workers.moe import ModelConfig
 
 ONNX_FILE = "model.onnx"
 
@@ -11,17 +13,17 @@ ONNX_FILE = "model.onnx"
 def open_runner(folder: Path, *, threads: int, max_batch: int, max_seq_len: int, device: str = "cpu") -> Runner | None:
     """The runner of an INT8 or ONNX folder; None for one whose weights are just stored in another way. UnusableModel.
 
-    `device`: of an INT8 one; onnxruntime knows its own.
+    `device`: of an INT8 one; onnxruntime knows its own. On a CPU, what the compiled decoder does not express runs in PyTorch.
     """
     if (folder / ONNX_FILE).exists():
         from workers.compression.onnx_runner import open_onnx_runner
 
         return open_onnx_runner(folder, threads=threads, max_batch=max_batch, max_seq_len=max_seq_len)
-    if _storage_format(folder) == "int8":
+    if (storage := _storage(folder)).get("format") == "int8":
         from workers.compression.int8_folder import DamagedWeights
 
         try:
-            if device != "cpu":
+            if device != "cpu" or _is_special(storage):
                 from workers.compression.int8_torch import open_int8_torch_runner
 
                 return open_int8_torch_runner(folder, device, threads=threads, max_batch=max_batch, max_seq_len=max_seq_len)
@@ -34,10 +36,16 @@ def open_runner(folder: Path, *, threads: int, max_batch: int, max_seq_len: int,
     return None
 
 
-def _storage_format(folder: Path) -> str | None:
+def _is_special(storage: dict[str, Any]) -> bool:
     try:
-        described = json.loads((folder / "config.json").read_text())
-        name = described["storage"]["format"]
+        return bool(ModelConfig.from_dict(storage["model"]).special_features)
+    except (KeyError, TypeError, ValueError):  # the reader says what is wrong
+        return False
+
+
+def _storage(folder: Path) -> dict[str, Any]:
+    try:
+        storage = json.loads((folder / "config.json").read_text())["storage"]
     except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return name if isinstance(name, str) else None
+        return {}
+    return storage if isinstance(storage, dict) else {}

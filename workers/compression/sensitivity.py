@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from workers.compression import quantization
+from workers.compression import quantization, w8a8
 from workers.compression.folders import describe_result, load_parent, model_card
 from workers.compression.learning import read_examples
 from workers.compression.spec import CompressSpec
@@ -32,7 +32,7 @@ def run_mixed(spec: CompressSpec) -> dict[str, Any]:
     ranked = sensitivities(model, model.config.family, exported, pack(spread))
     kept = most_sensitive(ranked, exported, KEPT_SHARE)
     stored = quantization.encode(exported, kept)
-    written = quantization.describe_quantized(model.config, tokenizer, stored, quantization.MIXED)
+    written = quantization.describe_quantized(model.config, tokenizer, stored, w8a8.MIXED)
     card = model_card(spec.model_folder, "Mixed precision", "8-bit weights where that changes answers least, FP32 elsewhere; computed in FP32.")
     save_tensors(spec.output_folder, written, stored, tokenizer, card, vision_of(model))
     layers = [{"name": name, "divergence": value, "weights": exported[name].numel(), "kept": name in kept} for name, value in ranked.items()]

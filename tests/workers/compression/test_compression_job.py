@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from workers.compression import applicable
+from workers.compression.applicable import Model, unusable
 from workers.compression.folders import load_parent
 from workers.compression.structure import without_experts, without_units
 from workers.compression.students import student_config
@@ -67,18 +68,26 @@ LATENT = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("method", "applies"), [("int8", False), ("onnx", False), ("policy", False), ("prune", True), ("distill", True)])
-def test_what_compiled_code_does_not_express_is_refused_by_name(method, applies):
+@pytest.mark.parametrize(("method", "applies"), [("int8", True), ("onnx", False), ("policy", True), ("prune", True), ("distill", True)])
+def test_what_the_onnx_graph_does_not_express_is_refused_by_name(method, applies):
     why = applicable("moe", method, LATENT)
     assert (why is None) == applies
     assert why is None or "kv_rank" in why
 
 
-def test_a_peculiar_model_is_refused_by_int8_and_can_be_pruned_and_distilled(make_model, save):
+def test_a_policy_for_onnxruntime_is_refused_where_no_graph_can_be_written():
+    model = Model(LATENT, 1000, has_text=True, has_questions=True)
+    assert unusable(model, "policy", {}, {}) is None
+    refusal = unusable(model, "policy", {"target": "onnx"}, {})
+    assert refusal is not None
+    assert (refusal.field, "kv_rank" in refusal.reason) == ("target", True)
+
+
+def test_a_peculiar_model_is_refused_by_onnx_and_can_be_pruned_and_distilled(make_model, save):
     model = make_model(attention_sinks=True, expert_bias=True, swiglu_offset=1.0, swiglu_alpha=1.7, swiglu_limit=7.0)
     folder = save(model)
     with pytest.raises(JobError, match="attention_sinks"):
-        load_parent(folder, "int8")
+        load_parent(folder, "onnx")
     parent, _ = load_parent(folder, "prune")
     narrow, few = without_units(parent, 0.5), without_experts(parent, 0.5)
     assert (narrow.config.d_expert, few.config.n_experts) == (model.config.d_expert // 2, model.config.n_experts // 2)

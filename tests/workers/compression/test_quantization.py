@@ -1,6 +1,7 @@
 import torch
 
 from workers.compression import quantization
+from workers.compression.w8a8 import quantization_config
 
 
 def test_weights_are_those_of_torchs_per_channel_quantization():
@@ -37,7 +38,7 @@ def test_a_matrix_that_is_kept_stays_floating_point_and_config_json_says_so():
         {"mlp.experts.down_proj": torch.randn(2, 5, 16), "model.embed_tokens.weight": torch.randn(7, 16)}, kept=["mlp.experts.down_proj"]
     )
     assert stored["mlp.experts.1.down_proj.weight"].is_floating_point()
-    assert quantization.quantization_config(stored, tied=True)["ignore"] == ["mlp.experts.0.down_proj", "mlp.experts.1.down_proj", "lm_head"]
+    assert quantization_config(stored, tied=True)["ignore"] == ["mlp.experts.0.down_proj", "mlp.experts.1.down_proj", "lm_head"]
 
 
 def test_routers_and_norms_are_kept_as_they_are():
