@@ -1,7 +1,7 @@
 """What happened in one second, as Redis has it: hashes of `version|what` → count, and gauges of all versions together.
 
 `what`: n (requests), e (failed), c (from the cache), a number (a bin of the latency's histogram), f and a number (of the first token's), s (steps of
-engines), t (tokens that they wrote), p (tokens that they read).
+engines), t (tokens that they wrote), p (tokens that they read), d and a phase's name (µs that requests were in it).
 """
 
 import time
@@ -16,10 +16,16 @@ from apps.redis import connection
 
 GAUGES = ("queue_depth", "replicas", "memory_bytes")  # the last one seen counts
 COUNTS = {"n": "requests", "e": "errors", "c": "cached", "s": "steps", "t": "written_tokens", "p": "read_tokens"}
+PHASES = ("database", "cache", "queue", "load", "prefill", "decode", "shared", "deliver")  # of a request, about as they follow each other
+PHASE = "d"
 ALL = ""  # of versions: all of them together
 
 
 def _histogram() -> dict[int, int]:
+    return defaultdict(int)
+
+
+def _durations() -> dict[str, int]:
     return defaultdict(int)
 
 
@@ -33,6 +39,7 @@ class Bucket:
     read_tokens: int = 0
     latency: dict[int, int] = field(default_factory=_histogram)
     first_token: dict[int, int] = field(default_factory=_histogram)
+    phases: dict[str, int] = field(default_factory=_durations)  # µs
     queue_depth: float | None = None
     replicas: float | None = None
     memory_bytes: float | None = None
@@ -43,6 +50,8 @@ class Bucket:
         for mine, theirs in ((self.latency, other.latency), (self.first_token, other.first_token)):
             for number, count in theirs.items():
                 mine[number] += count
+        for name, microseconds in other.phases.items():
+            self.phases[name] += microseconds
         for name in GAUGES:
             if (value := getattr(other, name)) is not None:
                 setattr(self, name, value)
@@ -102,6 +111,8 @@ def _bucket(row: dict[str, str], version: str | None) -> Bucket:
             setattr(bucket, COUNTS[what], getattr(bucket, COUNTS[what]) + int(value))
         elif what[0] == "f":
             bucket.first_token[int(what[1:])] += int(value)
+        elif what[0] == PHASE:
+            bucket.phases[what[1:]] += int(value)
         else:
             bucket.latency[int(what)] += int(value)
     return bucket

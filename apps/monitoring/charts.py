@@ -12,6 +12,7 @@ from django.utils.dateparse import parse_datetime
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from apps.monitoring.buckets import PHASES
 from apps.monitoring.figures import Chart, Line, Mark, Number, Span, Table, Threshold, line_chart
 from apps.monitoring.models import Alert
 from apps.monitoring.rules import ERRORS, P99, QUEUE
@@ -21,6 +22,10 @@ from apps.serving.models import Deployment
 
 TABLE_ROWS = 24
 RIGHT = 40  # px for the labels of the chart that has some; the others keep it free, so that all share one axis
+PHASE_NAMES = {
+    "database": gettext_lazy("Database"), "cache": gettext_lazy("Cache"), "queue": gettext_lazy("Queue"), "load": gettext_lazy("Loading"),
+    "prefill": gettext_lazy("Prefill"), "decode": gettext_lazy("Decode"), "shared": gettext_lazy("Shared"), "deliver": gettext_lazy("Delivery"),
+}  # fmt: skip
 YOUNG_SECONDS = 5
 NOW_SECONDS = 10  # over which the rate of now is taken
 
@@ -60,7 +65,7 @@ def happened(window: Window) -> Happened:
 
 
 def monitoring_charts(points: Sequence[dict], window: Window, version: ModelVersion | None, found: Happened, link: str) -> dict[str, Chart]:
-    """By name: qps, latency, errors, first_token, tokens, batch, cache, queue, replicas, memory. `link`: where a click on a point leads,
+    """By name: qps, latency, errors, first_token, phases, tokens, batch, cache, queue, replicas, memory. `link`: where a click on a point leads,
     with {x} for its time."""
     times = [point["time"] for point in points]
     colour = f"var(--v-c{version.colour})" if version else "var(--accent)"
@@ -98,6 +103,7 @@ def monitoring_charts(points: Sequence[dict], window: Window, version: ModelVers
             **more,
         )
 
+    seen = [name for name in PHASES if any(point[f"phase_{name}_ms"] for point in points)]
     quiet = "" if busy else _("No request in this window.")
     return {
         "qps": chart(_("Requests/s"), decimals(_mean(points, "qps", window.step), 1), [("qps", "", colour)], lambda v: decimals(v, 2)),
@@ -112,6 +118,11 @@ def monitoring_charts(points: Sequence[dict], window: Window, version: ModelVers
         "first_token": chart(
             _("Time to first token"), ms(_last(points, "first_token_p99_ms")), [("first_token_p99_ms", "P99", colour), ("first_token_p50_ms", "P50", "var(--soft)")],
             ms, empty=quiet, hover="%{y:.0f} ms",
+        ),
+        "phases": chart(
+            _("Time by phase"), ms(_last([_whole(point) for point in points], "phases_ms")),
+            [(f"phase_{name}_ms", str(PHASE_NAMES[name]), f"var(--phase-{name})") for name in seen], ms, stacked=True, alerts=[P99.name],
+            threshold=Threshold(P99.threshold, ms(P99.threshold)), hover="%{y:.3~r} ms", empty=_("No request in this window has told its phases."),
         ),
         "tokens": chart(
             _("Tokens/s"), decimals(_mean(points, "tokens_per_second", window.step), 0), [("tokens_per_second", "", colour)], lambda v: decimals(v, 1), least=1.0,
@@ -151,6 +162,12 @@ def _mean(points: Sequence[dict], column: str, step: int) -> float | None:
 def _last(points: Sequence[dict], column: str) -> Number:
     """Of the last points that have one."""
     return next((p[column] for p in reversed(points[-5:]) if p[column] is not None), None)
+
+
+def _whole(point: dict) -> dict[str, Number]:
+    """All phases of a request together."""
+    parts = [value for name in PHASES if (value := point[f"phase_{name}_ms"]) is not None]
+    return {"phases_ms": sum(parts) if parts else None}
 
 
 def _within(spans: Sequence[Span], first: str) -> list[Span]:

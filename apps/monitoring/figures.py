@@ -6,7 +6,7 @@ turns into the reader's zone. A line's value stands at its end; there is no lege
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -20,6 +20,7 @@ TOP, BOTTOM = 10, 24  # px of margin
 TICK_GAP = 5  # px between the plot and its labels
 MARK_ROWS, MARK_ROW_HEIGHT = 2, 13  # names of marks that follow one another, in px
 LATE = 0.8  # of the axis: a mark beyond has its name on its left, where no line's end has its own
+THIN = 0.06  # of what is stacked: a thinner band has no name at its end
 ROW_HEIGHT = 20  # px of a heat map's row
 HEAT = [[0.0, "var(--heat-0)"], [0.33, "var(--heat-1)"], [0.66, "var(--heat-2)"], [1.0, "var(--heat-3)"]]
 
@@ -118,16 +119,21 @@ def line_chart(
     final: bool = False,
     link: str = "",
     right: int = 12,
+    stacked: bool = False,
 ) -> Chart:
     """Lines over time or steps. `empty` is shown where no line holds a value. `right`: the least margin there, so that charts below each other share an
-    axis. `least`: the axis reaches so far even if all is smaller, so that nothing looks like something."""
+    axis. `least`: the axis reaches so far even if all is smaller, so that nothing looks like something. `stacked`: parts of a whole, as bars on each
+    other, all of the same places."""
     values = [y for line in lines for y in line.y if y is not None]
+    if stacked and values:
+        values = [sum(y or 0.0 for y in parts) for parts in zip(*(line.y for line in lines), strict=True)]
     if not values:
         return Chart(now=now, empty=empty, final=final)
     shown = threshold if threshold and max(values) >= threshold.near * threshold.value else None
     low, high = value_range(values, zero=zero, include=[*([shown.value] if shown else []), *([least] if least else [])], ceiling=ceiling)
     several = len(lines) > 1
-    labels = end_labels([(line, line.label or (line.name if several else "")) for line in lines], low, high, HEIGHTS[size])
+    ends = _bands(lines) if stacked else [(line, line.label or (line.name if several else "")) for line in lines]
+    labels = end_labels(ends, low, high, HEIGHTS[size])
     shapes = [_span(s) for s in spans] + [_mark(m) for m in marks] + ([_threshold(shown)] if shown else [])
     annotations = labels + _mark_labels(marks, x_range) + ([_threshold_label(shown)] if shown else [])
     right = max(right, 12 + max((_width(a["text"]) for a in labels), default=0))
@@ -136,7 +142,10 @@ def line_chart(
     layout["xaxis"] |= {**({"title": {"text": x_title, "standoff": 4}} if x_title else {}), **({"range": list(x_range)} if x_range else {})}
     if x_title:
         layout["margin"]["b"] = BOTTOM + 16
-    return Chart([_trace(line) for line in lines], layout | {"shapes": shapes, "annotations": annotations}, now, table, "", final, link)
+    if stacked:
+        layout |= {"barmode": "stack", "bargap": 0, "hovermode": "x unified"}  # one box: the bands' own would lie on each other
+    layout |= {"shapes": shapes, "annotations": annotations}
+    return Chart([_bar(line) if stacked else _trace(line) for line in lines], layout, now, table, "", final, link)
 
 
 def base_layout(*, size: str = "m", right: int = 12, dates: bool = False) -> dict[str, Any]:
@@ -293,6 +302,25 @@ def _trace(line: Line) -> dict[str, Any]:
         "hovertemplate": f"{line.hover}<extra></extra>" if not line.label and not line.name else f"{line.name} {line.hover}<extra></extra>",
     }  # fmt: skip
     return trace
+
+
+def _bar(line: Line) -> dict[str, Any]:
+    return {
+        "type": "bar", "name": line.name, "x": list(line.x), "y": [_finite(y) if y else None for y in line.y],
+        "marker": {"color": line.colour, "line": {"width": 0}}, "hovertemplate": f"{line.name} {line.hover}<extra></extra>",
+    }  # fmt: skip
+
+
+def _bands(lines: Sequence[Line]) -> list[tuple[Line, str]]:
+    """Where the last bar has the middle of each line's part, with its name."""
+    last = next(i for i in reversed(range(len(lines[0].y))) if any(line.y[i] is not None for line in lines))
+    parts = [line.y[last] or 0.0 for line in lines]
+    middles = [sum(parts[:at]) + part / 2 for at, part in enumerate(parts)]
+    return [
+        (replace(line, x=[line.x[last]], y=[middle], colour="var(--soft)"), line.name)
+        for line, part, middle in zip(lines, parts, middles, strict=True)
+        if part > THIN * sum(parts)
+    ]
 
 
 def _finite(value: float) -> float | None:

@@ -17,6 +17,7 @@ class Rollup(models.Model):
     read_tokens = models.PositiveBigIntegerField(default=0, help_text="by engines")
     latency = models.JSONField(default=dict, help_text="histogram: log bin → requests, see apps.monitoring.histogram")
     first_token = models.JSONField(default=dict, help_text="the same, of the time to the first token")
+    phases = models.JSONField(default=dict, help_text="phase → µs that the requests were in it, see apps.monitoring.buckets")
     queue_depth = models.FloatField(default=0.0)
     replicas = models.FloatField(default=0.0)
     memory_bytes = models.FloatField(default=0.0, help_text="of web, jobs and inference processes together")

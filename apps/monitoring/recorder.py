@@ -9,6 +9,7 @@ from redis.client import Pipeline
 
 from apps.monitoring import buckets, names
 from apps.monitoring.histogram import bin_of
+from apps.monitoring.tally import tally
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,9 @@ def observe(
 
 
 def observe_phases(*, version: str, route: str, tenant: str, phases: Iterable[tuple[str, float]]) -> None:
-    """`phases`: names and seconds."""
+    """Of one request that `version` was asked. `phases`: names and seconds."""
+    phases = list(phases)
     for name, seconds in phases:
         phase_seconds.labels(version, route, tenant, name).observe(seconds)
+    if version:  # else it was refused before anybody knew which
+        tally.add(version, phases)

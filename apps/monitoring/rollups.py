@@ -51,7 +51,7 @@ def figures_of(bucket: Bucket) -> dict:
     """The columns of a row."""
     counts = {name: getattr(bucket, name) for name in COUNTS.values()}
     histograms = {name: {str(number): count for number, count in getattr(bucket, name).items()} for name in ("latency", "first_token")}
-    return {**counts, **histograms, **{name: getattr(bucket, name) or 0.0 for name in GAUGES}}
+    return {**counts, **histograms, "phases": dict(bucket.phases), **{name: getattr(bucket, name) or 0.0 for name in GAUGES}}
 
 
 def bucket_of(row: Rollup) -> Bucket:
@@ -60,6 +60,7 @@ def bucket_of(row: Rollup) -> Bucket:
         bucket = replace(bucket, **dict(zip(GAUGES, gauges, strict=True)))
     for name in ("latency", "first_token"):
         getattr(bucket, name).update({int(number): count for number, count in getattr(row, name).items()})
+    bucket.phases.update(row.phases)
     return bucket
 
 

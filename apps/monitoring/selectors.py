@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from django.db.models import QuerySet, Sum
 
 from apps.monitoring import names
-from apps.monitoring.buckets import ALL, Bucket, read_seconds
+from apps.monitoring.buckets import ALL, PHASES, Bucket, read_seconds
 from apps.monitoring.histogram import percentile
 from apps.monitoring.models import Alert, MetricHour, MetricMinute
 from apps.monitoring.presence import present
@@ -91,6 +91,7 @@ def _as_points(points: dict[int, Bucket], step: int, end: int) -> list[dict]:
                 "requests": bucket.requests,
                 **{f"p{share}_ms": percentile(bucket.latency, share / 100) for share in (50, 95, 99)},
                 **{f"first_token_p{share}_ms": percentile(bucket.first_token, share / 100) for share in (50, 99)},
+                **{f"phase_{name}_ms": round(bucket.phases[name] / 1000 / bucket.requests, 4) if bucket.requests else None for name in PHASES},
                 "error_rate": bucket.errors / bucket.requests if bucket.requests else None,
                 "cache_hit_rate": bucket.cached / bucket.requests if bucket.requests else None,
                 "tokens_per_second": round(bucket.written_tokens / span, 2),

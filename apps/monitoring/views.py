@@ -16,6 +16,7 @@ from apps.monitoring import alerting
 from apps.monitoring.advisor import hardware, shapes, tuning
 from apps.monitoring.advisor.devices import PRICE_NOTE, facts_of
 from apps.monitoring.advisor.memory import MOMENTS
+from apps.monitoring.buckets import PHASES
 from apps.monitoring.charts import WINDOWS, Window, happened, moment_of, monitoring_charts, settled
 from apps.monitoring.figures import Chart
 from apps.monitoring.forms import HardwareForm
@@ -38,8 +39,8 @@ VERSIONS_SHOWN = 50
 ROLES = ("web", "jobs", "inference")
 SLOWEST_OF_SECONDS = 86_400  # at most: a year's would be looked for among all answers that there are
 COLUMNS = (
-    "time", "requests", "qps", "p50_ms", "p95_ms", "p99_ms", "first_token_p50_ms", "first_token_p99_ms", "error_rate", "cache_hit_rate",
-    "tokens_per_second", "batch_size", "queue_depth", "replicas", "memory_bytes",
+    "time", "requests", "qps", "p50_ms", "p95_ms", "p99_ms", "first_token_p50_ms", "first_token_p99_ms", *(f"phase_{name}_ms" for name in PHASES),
+    "error_rate", "cache_hit_rate", "tokens_per_second", "batch_size", "queue_depth", "replicas", "memory_bytes",
 )  # fmt: skip
 
 

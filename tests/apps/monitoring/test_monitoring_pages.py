@@ -10,7 +10,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from apps.monitoring import names, recorder
+from apps.monitoring import buckets, names, recorder
 from apps.monitoring.models import Alert
 from apps.redis import connection
 from apps.registry.models import ModelVersion
@@ -45,6 +45,12 @@ def observe(version: ModelVersion, latency_ms: float, count: int = 1, **more) ->
             redis.delete(key)
 
 
+def told(version: ModelVersion, phases: dict[str, float], seconds_ago: int = 10) -> None:
+    """Seconds that requests were in each phase."""
+    counts = {f"{buckets.PHASE}{name}": round(seconds * 1e6) for name, seconds in phases.items()}
+    buckets.count(version.pk, counts, at=time.time() - seconds_ago)
+
+
 def text(response) -> str:
     return response.content.decode()
 
@@ -63,14 +69,16 @@ def test_every_chart_is_valid_plotly_on_one_time_axis(reader, db):
     version = making.version("v1", state="live")
     for latency in (40.0, 60.0, 900.0):
         observe(version, latency, cached=latency == 40.0, first_token_ms=latency / 2)
+    told(version, {"queue": 0.03, "prefill": 0.01, "decode": 0.3})
     Alert.objects.create(rule="p99_latency", state="firing", value=900, threshold=500, message="slow", fired_at=timezone.now())
     for window in ("5m", "1h", "24h", "7d", "1y"):
         found = {name: chart for name, chart in charts(reader, f"window={window}").items() if not chart["empty"]}
-        assert set(found) == {"qps", "latency", "errors", "first_token", "tokens", "cache", "queue", "replicas"}
+        assert set(found) == {"qps", "latency", "errors", "first_token", "phases", "tokens", "cache", "queue", "replicas"}
         for chart in found.values():
             go.Figure({"data": chart["data"], "layout": chart["layout"]})
         assert len({tuple(chart["layout"]["xaxis"]["range"]) for chart in found.values()}) == 1
-        assert len({chart["layout"]["margin"]["r"] for chart in found.values()}) == 1
+        # All below each other but for the wide one, which has names at its bars' end.
+        assert len({chart["layout"]["margin"]["r"] for name, chart in found.items() if name != "phases"}) == 1
 
 
 def test_the_threshold_is_drawn_once_latency_comes_near_it(reader, db):
@@ -79,6 +87,28 @@ def test_the_threshold_is_drawn_once_latency_comes_near_it(reader, db):
     assert not charts(reader)["latency"]["layout"]["shapes"]  # of all versions; an answer is kept for a second
     observe(version, 700.0)
     assert charts(reader, f"window=5m&version={version.pk}")["latency"]["layout"]["shapes"][0]["y0"] == 500.0
+
+
+def test_the_parts_of_a_request_stand_on_each_other_each_as_its_mean(reader, db):
+    version, other = making.version("v1"), making.version("v2")
+    observe(version, 100.0, count=2)
+    told(version, {"queue": 0.04, "decode": 0.12})
+    observe(other, 10.0)
+    told(other, {"cache": 0.01})
+
+    chart = charts(reader, f"window=5m&version={version.pk}")["phases"]
+    assert {trace["name"]: [y for y in trace["y"] if y] for trace in chart["data"]} == {"Queue": [20.0], "Decode": [60.0]}
+    assert chart["layout"]["barmode"] == "stack"
+    assert chart["layout"]["yaxis"]["range"][1] > 80
+    middles = {label["text"]: label["y"] for label in chart["layout"]["annotations"] if label["yref"] == "y"}
+    assert middles == {"Queue": 10.0, "Decode": 50.0}
+    assert chart["link"]
+    assert {trace["name"] for trace in charts(reader)["phases"]["data"]} == {"Cache", "Queue", "Decode"}
+
+
+def test_a_window_that_knows_no_phases_says_so(reader, db):
+    observe(making.version("v1"), 100.0)
+    assert charts(reader)["phases"]["empty"] == "No request in this window has told its phases."
 
 
 def test_one_version_is_shown_in_its_own_colour_without_the_others(reader, db):

@@ -31,7 +31,11 @@ def clock(monkeypatch) -> list[float]:
 
 
 def answers(at: float, number: int, latency_ms: float = 100.0) -> None:
-    buckets.count("v", {"n": number, str(bin_of(latency_ms)): number, f"f{bin_of(20)}": number, "t": 10 * number, "s": 5 * number}, at=at)
+    buckets.count(
+        "v",
+        {"n": number, str(bin_of(latency_ms)): number, f"f{bin_of(20)}": number, "t": 10 * number, "s": 5 * number, "ddecode": 90_000 * number},
+        at=at,
+    )
 
 
 def test_hours_hold_what_their_seconds_held_however_often_they_are_rolled_up(clock):
@@ -53,12 +57,14 @@ def test_hours_hold_what_their_seconds_held_however_often_they_are_rolled_up(clo
         rows = list(MetricHour.objects.filter(version=version, requests__gt=0).order_by("hour"))
         assert [row.requests for row in rows] == [asked[0], asked[1]]
         assert [row.written_tokens for row in rows] == [10 * asked[0], 10 * asked[1]]
+        assert [row.phases for row in rows] == [{"decode": 90_000 * asked[0]}, {"decode": 90_000 * asked[1]}]
         assert sum(rows[0].latency.values()) == sum(rows[0].first_token.values()) == asked[0]
     assert MetricHour.objects.filter(version="").first().memory_bytes == 300
     points = timeseries(window=365 * DAY, step=DAY, now=clock[0])
     assert sum(point["requests"] for point in points) == sum(asked.values())
     assert points[-1]["p95_ms"] == pytest.approx(100, rel=0.02)
     assert points[-1]["batch_size"] == 2
+    assert (points[-1]["phase_decode_ms"], points[-1]["phase_queue_ms"]) == (90, 0)
 
 
 def test_minutes_that_nobody_rolled_up_are_made_good(clock):
