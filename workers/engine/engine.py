@@ -17,7 +17,7 @@ from workers.engine.drafter import Drafter
 from workers.engine.errors import CacheTooSmall, EngineClosed, EngineError, EngineFull, ParameterRefused, PictureRefused, PromptTooLong
 from workers.engine.front_end import FrontEnd, Rows
 from workers.engine.memory import CacheMemory
-from workers.engine.runner import CopiesSlots, GivesMemoryBack, Logits, ReadsStates, Runner
+from workers.engine.runner import CopiesSlots, DecodesAlone, GivesMemoryBack, Logits, ReadsStates, Runner
 from workers.engine.sampling import SamplingParams
 from workers.engine.scheduler import Scheduler, Work
 from workers.engine.sequence import Completion, Embedded, OnToken, Sequence, Ticket
@@ -26,6 +26,11 @@ from workers.engine.text import Vocabulary
 from workers.moe import BadPicture, ChatTokenizer, NoPictures, TemplateRefused
 
 log = logging.getLogger(__name__)
+
+# Steps that a runner takes by itself (`DecodesAlone`): so many, and for so long, may those wait who come, go away or read along.
+ALONE_STEPS, ALONE_SECONDS = 32, 0.002
+QUEUED_STEPS = 4  # where others wait for a slot that may become free
+NOT_FINITE = "The model gives no finite numbers for this conversation; its weights are damaged."
 
 Message = dict[str, str]  # role, content, and image where there is one
 
@@ -59,11 +64,14 @@ class Engine:
         self._longest = min(runner.max_seq_len, memory.most_tokens) if memory else runner.max_seq_len
         self._runner = runner
         # Where all work is this thread's, its own time is compared: on a busy machine the clock tells what else had the core.
-        clock = time.thread_time if getattr(runner, "works_alone", False) else time.perf_counter
-        self._drafter = Drafter(draft, read_tokens=prefill_tokens, clock=clock) if draft else None
+        self._clock = time.thread_time if getattr(runner, "works_alone", False) else time.perf_counter
+        self._drafter = Drafter(draft, read_tokens=prefill_tokens, clock=self._clock) if draft else None
         self._front_end = front_end
         self._tokenizer = tokenizer
         self._end_ids = tokenizer.end_ids
+        self._decodes_alone = hasattr(runner, "decode")
+        self._is_end = np.isin(np.arange(runner.vocab_size), list(self._end_ids))
+        self._step_seconds = math.inf  # of the runner's last steps alone, each
         self._vocabulary = Vocabulary(tokenizer)
         self._constraints = Constraints(tokenizer, self._vocabulary)
         self._scheduler = Scheduler(runner.max_batch, prefill_tokens, may_copy=hasattr(runner, "copy_prefix"), memory=memory)
@@ -211,7 +219,7 @@ class Engine:
                 self._drafter.close()
 
     def step(self) -> bool:
-        """One turn: who comes and who goes, one forward, one token more for each that decodes. False where nothing was to be done."""
+        """One turn: who comes and who goes, one forward or a few, a token more of each for those that decode. False where nothing was to be done."""
         with self._changed:
             gone = self._scheduler.remove_cancelled(time.monotonic())
             work = self._scheduler.schedule()
@@ -231,19 +239,53 @@ class Engine:
                     cast(CopiesSlots, self._runner).copy_prefix(cast(int, errand.source), errand.slot, errand.known)
             self._read(work)
             work = [w for w in work if not w.sequence.is_read_only]
+            if not work:
+                return True
             work = self._with_guesses(work)
-            logits = self._runner.forward([w.chunk for w in work]) if work else None
+            steps = self._steps_alone(work)
+            found = self._decode(work, steps) if steps else self._runner.forward([w.chunk for w in work])
         except Exception:
             # Whatever a model's kernels raise must reach those who wait; a thread that died would leave them waiting for ever.
             log.exception("a forward of %d chunks failed", len(work))
             self._abandon(EngineError("The model failed while it answered; the worker's log says why."), waiting=False)
             return True
-        if logits is not None:
-            before = self._completion_tokens
-            self._postprocess(work, logits)
-            if self._drafter:
-                self._drafter.note(self._completion_tokens - before)
+        before = self._completion_tokens
+        if isinstance(found, list):
+            self._take(work, found)
+        else:
+            self._postprocess(work, found)
+        if self._drafter:
+            self._drafter.note(self._completion_tokens - before)
         return True
+
+    def _steps_alone(self, work: list[Work]) -> int:
+        """So many steps may the runner take by itself; 0 where somebody's prompt, guesses or manner of choosing needs the engine at each."""
+        if not self._decodes_alone or not all(chunk.wanted == 1 and s.is_decoding and s.is_plain for s, chunk in work):
+            return 0
+        with self._changed:
+            most = QUEUED_STEPS if self._scheduler.waiting else ALONE_STEPS
+            return self._scheduler.hold_ahead(max(1, min(most, int(ALONE_SECONDS / self._step_seconds))))
+
+    def _decode(self, work: list[Work], steps: int) -> list[list[int]]:
+        began = self._clock()
+        most = [min(steps, sequence.room - sequence.answer_tokens) for sequence, _ in work]
+        found = cast(DecodesAlone, self._runner).decode([chunk for _, chunk in work], most, self._is_end)
+        self._step_seconds = (self._clock() - began) / max(map(len, found))
+        return found
+
+    def _take(self, work: list[Work], found: list[list[int]]) -> None:
+        """The tokens that the runner chose; -1 where it could not."""
+        self._steps += max(map(len, found))
+        for (sequence, _), tokens in zip(work, found, strict=True):
+            self._decode_turns += len(tokens)
+            sequence.in_cache += len(tokens)
+            is_broken = tokens[-1] < 0
+            if is_broken:
+                tokens.pop()
+            if tokens:
+                self._advance(sequence, tokens)
+            if is_broken:
+                self._fail(sequence, EngineError(NOT_FINITE))
 
     def _with_guesses(self, work: list[Work]) -> list[Work]:
         """A draft is a help only: one that fails is given up, and nobody notices but for the speed."""
@@ -291,7 +333,7 @@ class Engine:
         self._guessed_tokens += len(guesses)
         for row, guess in enumerate([*guesses, None]):
             if not finite[row]:
-                self._fail(sequence, EngineError("The model gives no finite numbers for this conversation; its weights are damaged."))
+                self._fail(sequence, EngineError(NOT_FINITE))
                 return
             try:
                 token = sequence.choose(logits[row], int(likely[row]))
@@ -299,14 +341,14 @@ class Engine:
                 self._fail(sequence, error)
                 return
             self._accepted_tokens += token == guess
-            self._advance(sequence, token)
+            self._advance(sequence, [token])
             if token != guess or sequence.finish_reason:
                 return
             sequence.in_cache += 1  # the guess has been read
 
-    def _advance(self, sequence: Sequence, token: int) -> None:
-        piece = sequence.append(token, self._end_ids)
-        self._completion_tokens += 1
+    def _advance(self, sequence: Sequence, tokens: list[int]) -> None:
+        piece = sequence.append(tokens, self._end_ids)
+        self._completion_tokens += len(tokens)
         if sequence.finish_reason:
             with self._changed:
                 self._scheduler.remove(sequence)

@@ -18,7 +18,7 @@ from workers.engine import arithmetic, attention, product, rowwise
 from workers.engine.arithmetic import OPTIONS, look_up, multiply
 from workers.engine.attention import attend, remember
 from workers.engine.product import CALLABLE, INNER
-from workers.engine.rowwise import normalise, route, swiglu
+from workers.engine.rowwise import likeliest, normalise, route, swiglu
 
 Floats = NDArray[np.float32]
 
@@ -67,6 +67,14 @@ class Scratch(NamedTuple):
     ends: NDArray[np.int64]  # n_experts + 1
     ranks: Floats  # 2, n_experts
     room: Any  # what `arithmetic.multiply` needs for its matrices; 0 in FP32
+
+
+class Chosen(NamedTuple):
+    """The next tokens of some slots, chosen by compiled code: the likeliest."""
+
+    tokens: NDArray[np.int64]  # slots, steps; without steps none is chosen
+    counts: NDArray[np.int64]  # slots: the most that are wanted, then how many there are
+    ends: NDArray[np.bool_]  # vocab: after which tokens nothing comes
 
 
 @njit(**OPTIONS)
@@ -188,11 +196,35 @@ def _decode(tokens, slots, positions, last, given, layers, embedding, head, norm
     multiply(scratch.normed, len(last), head, 0, scratch.room, logits)
 
 
+@njit(**OPTIONS)
+def _decode_on(tokens, slots, positions, last, given, layers, embedding, head, norm, keys, values, cos, sin, scratch, logits, chosen):
+    """Forward after forward, each row's likeliest token its next, until all rows have theirs. One forward only where none is to be chosen."""
+    steps, rows, step = chosen.tokens.shape[1], len(tokens), 0
+    while rows:
+        _decode(
+            tokens[:rows], slots[:rows], positions[:rows], last[:rows], given, layers, embedding, head, norm, keys, values, cos, sin, scratch, logits
+        )  # fmt: skip
+        going_on = 0
+        for row in range(rows if steps else 0):
+            token, slot = likeliest(logits[row], len(chosen.ends)), slots[row]
+            chosen.tokens[slot, step] = token
+            if token < 0 or chosen.ends[token] or step + 1 == chosen.counts[slot]:
+                chosen.counts[slot] = step + 1
+            else:  # those that end leave, and the others move up
+                tokens[going_on], slots[going_on], positions[going_on] = token, slot, positions[row] + 1
+                going_on += 1
+        rows = going_on
+        step += 1
+
+
 def compile_decoder(arithmetic_name: str, *files: str) -> Callable[..., None]:
-    """forward(tokens, slots, positions, last, given, layers, embedding, head, norm, keys, values, cos, sin, scratch, logits): all of one forward.
+    """forward(tokens, slots, positions, last, given, layers, embedding, head, norm, keys, values, cos, sin, scratch, logits, chosen).
 
     tokens, slots, positions: (rows,) int64, of which a token of -1 - n is row n of `given`, (n, d_model); last: int64, the rows whose logits are
     asked for; head: one matrix; logits: (len(last), padded), written; keys and values: `memory.KeysAndValues`. `files`: what else is compiled in.
+
+    chosen: `Chosen`. Without steps, all of one forward. With them, forwards until each row's slot has as many tokens as are wanted, or one that
+    is an end, or -1 where the logits are not finite. Then rows are of a slot each, `last` is all of them, and tokens, slots, positions are written over.
     """
     compiled_in = (__file__, arithmetic.__file__, attention.__file__, product.__file__, rowwise.__file__, *files)
     # numba's cache asks whether this file has changed, not what it imports, and knows the processor; a captured value is part of its key.
@@ -200,7 +232,7 @@ def compile_decoder(arithmetic_name: str, *files: str) -> Callable[..., None]:
 
     def forward(*arguments):
         _ = sources
-        _decode(*arguments)
+        _decode_on(*arguments)
 
     forward.__qualname__ = f"{arithmetic_name}.forward"  # each has a file of its own in the cache: they may be compiled at once
     try:

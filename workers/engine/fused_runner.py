@@ -1,6 +1,6 @@
 """The fused decoder as the engine runs it (`runner.py`). Needs no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.engine.attention import room_for
-from workers.engine.fused import Floats, Scratch, forward
+from workers.engine.fused import Chosen, Floats, Scratch, forward
 from workers.engine.fused_weights import Weights
 from workers.engine.memory import KeysAndValues
 from workers.engine.product import PANEL
@@ -36,8 +36,10 @@ class FusedRunner:
         self._cache = KeysAndValues(config.n_layers, max_batch, config.n_kv_heads, config.head_dim, self.max_seq_len, PANEL)
         self._keys, self._values = self._cache.keys, self._cache.values
         self._logits = np.empty((max_batch, _padded(config.vocab_size)), np.float32)
+        self._none_chosen = Chosen(np.zeros((max_batch, 0), np.int64), np.zeros(max_batch, np.int64), np.zeros(0, np.bool_))
         self._no_rows: Floats = np.zeros((0, config.d_model), np.float32)
-        self._scratch = [_scratch(config, PIECE_TOKENS, self.max_seq_len, self.room(config, PIECE_TOKENS)) for _ in range(max(1, threads))]
+        rows = max(PIECE_TOKENS, max_batch)
+        self._scratch = [_scratch(config, rows, self.max_seq_len, self.room(config, rows)) for _ in range(max(1, threads))]
         self._pool = ThreadPoolExecutor(threads, "engine") if threads > 1 else None
         self.works_alone = self._pool is None  # all of a forward is done by the thread that calls it
 
@@ -51,14 +53,29 @@ class FusedRunner:
         wanted = np.cumsum([0, *(chunk.wanted for chunk in chunks)]).tolist()
         if wanted[-1] > len(self._logits):
             self._logits = np.empty((wanted[-1], self._logits.shape[1]), np.float32)
-        if self._pool is None or len(chunks) == 1:
-            self._run(chunks, 0, self._scratch[0])
-        else:
-            shares = _share_out(chunks, len(self._scratch))
-            pending = [self._pool.submit(self._run, chunks[a:b], wanted[a], scratch) for (a, b), scratch in zip(shares, self._scratch, strict=False)]
-            for future in pending:
-                future.result()
+        self._share_out(chunks, lambda begin, end, scratch: self._run(chunks[begin:end], wanted[begin], scratch))
         return self._logits[: wanted[-1], : self.vocab_size]
+
+    def decode(self, chunks: Sequence[Chunk], most: Sequence[int], ends: NDArray[np.bool_]) -> list[list[int]]:
+        rows, slots = [(chunk.tokens[0], chunk.slot, chunk.start) for chunk in chunks], [chunk.slot for chunk in chunks]
+        chosen = Chosen(np.empty((self.max_batch, max(most)), np.int64), np.empty(self.max_batch, np.int64), ends)
+        chosen.counts[slots] = most
+
+        def run(begin: int, end: int, scratch: Scratch) -> None:
+            self._call(rows[begin:end], range(end - begin), self._no_rows, begin, scratch, chosen)
+
+        self._share_out(chunks, run)
+        return [tokens[:count] for tokens, count in zip(chosen.tokens[slots].tolist(), chosen.counts[slots].tolist(), strict=True)]
+
+    def _share_out(self, chunks: Sequence[Chunk], run: Callable[[int, int, Scratch], None]) -> None:
+        """`run(begin, end, scratch)` for ranges that are all chunks together: one for each thread, at the same time."""
+        if self._pool is None or len(chunks) == 1:
+            run(0, len(chunks), self._scratch[0])
+            return
+        shares = _shares(chunks, len(self._scratch))
+        pending = [self._pool.submit(run, begin, end, scratch) for (begin, end), scratch in zip(shares, self._scratch, strict=False)]
+        for future in pending:
+            future.result()
 
     def copy_prefix(self, source: int, target: int, tokens: int) -> None:
         panels = -(-tokens // PANEL)
@@ -71,7 +88,7 @@ class FusedRunner:
         for begin in range(0, len(chunk.tokens), PIECE_TOKENS):
             piece = chunk.tokens[begin : begin + PIECE_TOKENS]
             rows = [(token, chunk.slot, chunk.start + begin + at) for at, token in enumerate(piece)]
-            self._forward(rows, [], self._no_rows, 0, scratch)
+            self._call(rows, [], self._no_rows, 0, scratch)
             found.append(scratch.stream[: len(rows)].copy())
         x = np.concatenate(found)
         normalised: Floats = x / np.sqrt((x * x).mean(-1, keepdims=True) + np.float32(w.layers.eps)) * w.norm
@@ -89,17 +106,20 @@ class FusedRunner:
                 if at >= len(tokens) - chunk.wanted:
                     last.append(len(rows) - 1)
                 if len(rows) == PIECE_TOKENS:
-                    first = self._forward(rows, last, given, first, scratch)
+                    first = self._call(rows, last, given, first, scratch)
                     rows, last = [], []
         if rows:
-            self._forward(rows, last, given, first, scratch)
+            self._call(rows, last, given, first, scratch)
 
-    def _forward(self, rows: list[tuple[int, int, int]], last: list[int], given: Floats, first: int, scratch: Scratch) -> int:
+    def _call(
+        self, rows: list[tuple[int, int, int]], last: Sequence[int], given: Floats, first: int, scratch: Scratch, chosen: Chosen | None = None
+    ) -> int:  # fmt: skip
+        """The compiled code, which writes logits into the rows from `first` on. Where they end."""
         w, end = self._weights, first + len(last)
         tokens, slots, positions = np.array(rows, np.int64).T.copy()
         self.compiled(
             tokens, slots, positions, np.array(last, np.int64), given, w.layers, w.embedding, w.head, w.norm, self._keys, self._values,
-            self._cos, self._sin, scratch, self._logits[first:end],
+            self._cos, self._sin, scratch, self._logits[first:end], chosen or self._none_chosen,
         )  # fmt: skip
         return end
 
@@ -115,7 +135,7 @@ class FusedRunner:
         del self._weights, self._cache, self._keys, self._values, self._logits, self._scratch
 
 
-def _share_out(chunks: Sequence[Chunk], threads: int) -> list[tuple[int, int]]:
+def _shares(chunks: Sequence[Chunk], threads: int) -> list[tuple[int, int]]:
     """Ranges of chunks with about as many tokens each."""
     ends = np.cumsum([len(c.tokens) for c in chunks])
     edges = [0, *(int(np.searchsorted(ends, ends[-1] * (t + 1) / threads)) + 1 for t in range(threads - 1)), len(chunks)]

@@ -90,6 +90,19 @@ def _largest(values, count):
     return _as_float(largest ^ ((largest >> np.int32(31)) & np.int32(0x7FFFFFFF)))  # type: ignore[call-arg]
 
 
+@njit(**INNER)
+def likeliest(logits, count):
+    """Where the largest of the first `count` is, the first where there are several; -1 where it is not finite, or any is NaN."""
+    widest = largest_magnitude(logits, count)  # of all floats NaN has the largest bits, whatever its sign
+    largest = _largest(logits, count)
+    if not (widest <= np.float32(np.inf) and abs(largest) < np.float32(np.inf)):
+        return -1
+    first = np.int32(count)
+    for i in range(count):
+        first = min(first, np.int32(i) if logits[i] == largest else np.int32(count))
+    return first
+
+
 @njit(**INNER, fastmath=FAST)
 def softmax(scores, length):
     """In place, but for the division: 1 / Σ is returned."""

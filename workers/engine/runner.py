@@ -93,6 +93,15 @@ class CopiesSlots(Protocol):
         ...
 
 
+class DecodesAlone(Protocol):
+    """What a runner offers that can go on by itself where every next token is the likeliest: several steps cost the engine one call."""
+
+    def decode(self, chunks: Sequence[Chunk], most: Sequence[int], ends: NDArray[np.bool_]) -> list[list[int]]:
+        """The next tokens after each chunk, which is of one token: `most` of them, at least 1, or fewer where one is an end, `ends[token]`, (vocab,),
+        or is -1: there the logits were not finite. All but the last are in the slot then, as if they had come in chunks."""
+        ...
+
+
 class GivesMemoryBack(Protocol):
     """What a runner offers whose slots take memory as they fill. Without it all slots have theirs from the beginning."""
 

@@ -72,6 +72,15 @@ class Scheduler:
         decoding = [Work(s, s.next_chunk(1)) for s in self.running if s.is_decoding]
         return decoding + self._share_prefill([s for s in self.running if not s.is_decoding])
 
+    def hold_ahead(self, tokens: int) -> int:
+        """Memory for so many tokens more of each that runs, or for the next alone where that is too much. For how many there is."""
+        soon = [(s.slot, len(s.tokens) + min(tokens, s.room - s.answer_tokens) - 1) for s in self.running]
+        if self.memory.used_bytes + sum(self.memory.more(slot, length) for slot, length in soon) > self.memory.total_bytes:
+            return 1
+        for slot, length in soon:
+            self.memory.hold(slot, length)
+        return tokens
+
     def _let_grow(self) -> None:
         """Memory for what the running are about to read, the oldest first: alone, each has enough."""
         for sequence in tuple(self.running):

@@ -95,7 +95,7 @@ class Ticket:
 
 
 class Sequence:
-    """Tokens of one conversation: a prompt, then an answer that grows by one a step. Only the engine's thread touches it."""
+    """Tokens of one conversation: a prompt, then an answer that grows. Only the engine's thread touches it."""
 
     def __init__(
         self, prompt: list[int], sampling: SamplingParams, room: int, vocabulary: Vocabulary, on_token: OnToken | None,
@@ -209,22 +209,28 @@ class Sequence:
             self.ticket.embedding = (self._states / (length or 1.0)).astype(np.float32)
             self.finish_reason = "stop"
 
-    def append(self, token: int, end_ids: Container[int]) -> str:
-        """Take the next token of the answer; what may be shown of it. Sets `finish_reason` where it is the last."""
+    @property
+    def is_plain(self) -> bool:
+        """Its next token is the likeliest, whatever was said, and only an end or its room ends it: nobody need look at each."""
+        s = self.sampling
+        return not (s.temperature or s.penalises or s.logit_bias or s.stop or self._constraint) and s.logprobs is None
+
+    def append(self, tokens: list[int], end_ids: Container[int]) -> str:
+        """Take the next tokens of the answer, one where it is not plain; what may be shown of them. Sets `finish_reason` where the last is its last."""
         self._first = self._first or time.monotonic()
-        if token in end_ids:
-            self.finish_reason = "stop"
-            return ""
-        self.tokens.append(token)
+        ended = tokens[-1] in end_ids
+        said = tokens[:-1] if ended else tokens
+        self.tokens += said
         if self._constraint:
-            self._constraint.consume(token)
+            for token in said:
+                self._constraint.consume(token)
         if self.sampling.penalises:
-            self._seen.add(token)
-            self._said[token] += 1
-        if self._latest:
+            self._seen.update(said)
+            self._said.update(said)
+        if self._latest and said:
             self.ticket.logprobs.append(self._latest)
-        piece = self._stream.add(token)
-        if self._stream.stopped:
+        piece = self._stream.add(said)
+        if ended or self._stream.stopped:
             self.finish_reason = "stop"
         elif self.answer_tokens >= self.room:
             self.finish_reason = "length"

@@ -34,9 +34,9 @@ class TextStream:
         self.text = ""
         self.stopped = False  # a stop string came; `text` ends before it
 
-    def add(self, token: int) -> str:
-        """What may be shown now."""
-        self._held += self._decoder.decode(self._vocabulary.bytes_of(token))
+    def add(self, tokens: Sequence[int]) -> str:
+        """What may be shown now. Where there are stop strings, tokens come one by one: what follows such a string is none of the answer."""
+        self._held += self._decoder.decode(b"".join(map(self._vocabulary.bytes_of, tokens)))
         cut = self._first_stop()
         if cut is not None:
             self.stopped = True

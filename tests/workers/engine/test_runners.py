@@ -6,12 +6,14 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 import torch
+from numba import njit
 from numba.core.registry import cpu_target
 
 from workers.engine import Chunk, UnusableModel
 from workers.engine.fused import compile_decoder
 from workers.engine.fused_runner import FusedRunner
 from workers.engine.fused_weights import decode_weights, read_weights
+from workers.engine.rowwise import likeliest
 from workers.engine.torch_runner import open_torch_runner
 from workers.moe import load_model
 
@@ -116,6 +118,67 @@ def test_a_row_of_the_fused_decoder_is_the_same_to_the_last_bit_in_any_company(s
     for count in (2, 7, 32):
         together = runner.forward([Chunk(slot, 0, tokens) for slot, tokens in enumerate(prompts[:count])])
         assert np.array_equal(together, alone[:count])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_tokens_that_the_decoder_chooses_alone_are_those_chosen_one_by_one(shaped, threads):
+    """Until each has as many as were wanted, or one that is an end; and all but the last have been read."""
+    prompts, wanted = [sequence(seed, 20 + seed) for seed in range(6)], [1, 30, 7, 12, 30, 2]
+    slots = [4, 0, 5, 2, 1, 3]
+
+    def begun() -> tuple[FusedRunner, list[int]]:
+        runner = open_fused(shaped, threads=threads, max_batch=6, max_seq_len=96)
+        return runner, runner.forward([Chunk(slot, 0, tokens) for slot, tokens in zip(slots, prompts, strict=True)]).argmax(-1).tolist()
+
+    def one_by_one(runner: FusedRunner, slot: int, at: int, token: int, count: int) -> list[int]:
+        found = [token]
+        for ahead in range(count):
+            found.append(int(runner.forward([Chunk(slot, at + ahead, found[-1:])])[0].argmax()))
+        return found[1:]
+
+    runner, first = begun()
+    expected = [one_by_one(runner, *given) for given in zip(slots, map(len, prompts), first, wanted, strict=True)]
+    is_end = np.zeros(runner.vocab_size, bool)
+    is_end[expected[1][10]] = is_end[expected[3][4]] = True
+    runner.close()
+
+    runner, first = begun()
+    found = runner.decode([Chunk(s, len(p), [t]) for s, p, t in zip(slots, prompts, first, strict=True)], wanted, is_end)
+    assert found == [tokens[: next((n + 1 for n, token in enumerate(tokens) if is_end[token]), len(tokens))] for tokens in expected]
+    assert len(found[1]) <= 11
+    for slot, prompt, tokens, whole in zip(slots, prompts, found, expected, strict=True):
+        more = one_by_one(runner, slot, len(prompt) + len(tokens), tokens[-1], len(whole) - len(tokens))
+        assert tokens + more == whole
+    runner.close()
+
+
+@pytest.mark.parametrize("worst", [np.nan, -np.nan, np.inf])
+def test_the_decoder_chooses_no_token_from_numbers_that_are_not_finite(make_folder, worst):
+    """Only the sequence is given up that met them, and not for tokens that came before."""
+    runner = open_fused(make_folder(), threads=1, max_batch=2, max_seq_len=96)
+    start = runner.forward([Chunk(0, 0, [5]), Chunk(1, 0, [9])]).argmax(-1).tolist()
+    chunks, is_end = [Chunk(slot, 1, [token]) for slot, token in enumerate(start)], np.zeros(runner.vocab_size, bool)
+    sound = runner.decode(chunks, [6, 6], is_end)
+    assert not set(sound[1]) & {*start, *sound[0][:3]}
+    runner._weights.embedding[sound[1][3]] = worst
+    assert runner.decode(chunks, [6, 6], is_end) == [sound[0], [*sound[1][:4], -1]]
+    runner.close()
+
+
+@pytest.mark.parametrize("width", [15, 450, 2048])
+def test_the_likeliest_is_the_first_of_the_largest(width):
+    draw = np.random.default_rng(width)
+    for _ in range(50):
+        logits = np.round(draw.normal(draw.choice([-20, 0, 20]), 2, width + 9)).astype(np.float32)  # many are the same, beyond the width too
+        logits[draw.integers(0, width + 9, 3)] = draw.choice([-0.0, 0.0, -np.inf])
+        assert _likeliest(logits, width) == logits[:width].argmax()
+        logits[draw.integers(0, width)] = draw.choice([np.nan, -np.nan, np.inf])
+        assert _likeliest(logits, width) == -1
+
+
+@njit
+def _likeliest(logits, width):
+    return likeliest(logits, width)
 
 
 def test_compiled_code_is_made_again_where_a_source_or_the_processor_differs(tmp_path):

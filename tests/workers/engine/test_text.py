@@ -16,7 +16,7 @@ def stream(vocabulary, tokens, stop=()):
     text = TextStream(vocabulary, stop)
     pieces = []
     for token in tokens:
-        pieces.append(text.add(token))
+        pieces.append(text.add([token]))
         if text.stopped:
             break
     return [*pieces, text.finish()], text
@@ -26,6 +26,19 @@ def test_pieces_join_to_the_text_and_none_has_half_a_character(vocabulary, token
     pieces, text = stream(vocabulary, tokenizer.encode(TEXT))
     assert "".join(pieces) == text.text == TEXT
     assert not any("�" in piece for piece in pieces)
+
+
+def test_tokens_that_come_together_give_the_text_of_those_that_come_alone(vocabulary, tokenizer):
+    draw, tokens = random.Random(2), tokenizer.encode(f"  {TEXT} \n")
+    for _ in range(50):
+        text, left, pieces = TextStream(vocabulary), list(tokens), []
+        while left:
+            some = draw.randint(0, 5)
+            pieces.append(text.add(left[:some]))
+            left = left[some:]
+        pieces.append(text.finish())
+        assert "".join(pieces) == text.text == TEXT
+        assert not any("�" in piece for piece in pieces)
 
 
 def test_any_tokens_give_what_the_tokenizer_decodes(vocabulary, tokenizer):

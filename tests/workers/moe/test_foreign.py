@@ -126,4 +126,4 @@ def test_a_vocabulary_that_is_not_byte_level_streams_its_text(tmp_path):
     text = "a naïve café\n光 ok?"
     stream = TextStream(Vocabulary(tokenizer))
     ids = tokenizer.encode(text)
-    assert "".join([*(stream.add(token) for token in [*ids, tokenizer.end_id]), stream.finish()]) == text == tokenizer.decode(ids)
+    assert "".join([*(stream.add([token]) for token in [*ids, tokenizer.end_id]), stream.finish()]) == text == tokenizer.decode(ids)
