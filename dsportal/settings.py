@@ -59,6 +59,7 @@ ANSWERS_KEPT_DAYS = float(os.environ.get("DSPORTAL_ANSWERS_KEPT_DAYS", 0))  # un
 REDACT = _words("DSPORTAL_REDACT")  # of what is kept of conversations: email, card, phone, ip, picture
 REDACT_PATTERN = os.environ.get("DSPORTAL_REDACT_PATTERN", "")  # and whatever this regular expression finds
 MAX_IN_FLIGHT = int(os.environ.get("DSPORTAL_MAX_IN_FLIGHT", 256))  # answers being made or waited for; more are told to come back
+MAX_ASKING = int(os.environ.get("DSPORTAL_MAX_ASKING", 40))  # questions that one web process is at; fewer than its threads (48)
 REQUESTS_PER_MINUTE = int(os.environ.get("DSPORTAL_REQUESTS_PER_MINUTE", 0))  # of an API token without limits of its own; 0: as many as it likes
 TOKENS_PER_MINUTE = int(os.environ.get("DSPORTAL_TOKENS_PER_MINUTE", 0))
 ANSWER_TIMEOUT_SECONDS = float(os.environ.get("DSPORTAL_ANSWER_TIMEOUT", 60))
@@ -112,6 +113,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "apps.serving.door.DoorMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",

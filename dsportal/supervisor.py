@@ -25,6 +25,8 @@ from dsportal import embedded_redis
 
 BASE = Path(__file__).resolve().parent.parent
 CORES = os.cpu_count() or 1
+WEB_PROCESSES, WEB_THREADS = min(4, CORES), 48
+MAX_ASKING = 40  # questions that one of them is at; the other threads carry pages, and refusals
 MIN_FREE_BYTES = 500 * 1024**2
 STARTUP_SECONDS = 60.0
 STOP_SECONDS = 20.0
@@ -90,6 +92,8 @@ class Supervisor:
             "DSPORTAL_REPLICAS_FILE": str(self.replicas_file),
             "DSPORTAL_MAX_REPLICAS": str(self.most_replicas),
             "DSPORTAL_INFERENCE_THREADS": str(self.inference_threads),
+            "DSPORTAL_MAX_ASKING": os.environ.get("DSPORTAL_MAX_ASKING") or str(MAX_ASKING),
+            "DSPORTAL_MAX_IN_FLIGHT": os.environ.get("DSPORTAL_MAX_IN_FLIGHT") or str(WEB_PROCESSES * MAX_ASKING),
             "PYTHONUNBUFFERED": "1",
             # Light processes need no threads of OpenMP; spinning ones would take the cores from those that do.
             "OMP_NUM_THREADS": "1",
@@ -168,7 +172,7 @@ class Supervisor:
     def add_processes(self) -> None:
         web = [
             sys.executable, "-m", "granian", "--interface", "wsgi", "--host", self.host, "--port", str(self.port),
-            "--workers", str(min(4, max(1, CORES))), "--blocking-threads", "48", "--backlog", "1024", "--respawn-failed-workers",
+            "--workers", str(WEB_PROCESSES), "--blocking-threads", str(WEB_THREADS), "--backlog", "1024", "--respawn-failed-workers",
             "--workers-kill-timeout", "10", "--log-level", "warning", "dsportal.wsgi:application",
         ]  # fmt: skip
         self.services += [

@@ -92,6 +92,11 @@ def _body(code: int, title: str, detail, **extra) -> dict:
     return {"type": "about:blank", "title": title, "status": code, "detail": detail, "request_id": current_request_id(), **extra}
 
 
+def body_of(problem: Problem) -> dict:
+    errors = {problem.field: [problem.detail]} if problem.field else None
+    return _body(problem.status, str(problem.title), problem.detail, **problem.extra, **({"errors": errors} if errors else {}))
+
+
 def _first_message(detail) -> str:
     if isinstance(detail, dict):
         name, value = next(iter(detail.items()))
@@ -109,11 +114,9 @@ def problem_details(error: Exception, context: dict) -> Response | None:
         error = exceptions.ValidationError(error.message_dict if hasattr(error, "error_dict") else {"detail": error.messages})
     if isinstance(error, Problem):
         set_rollback()
-        errors = {error.field: [error.detail]} if error.field else None
-        body = _body(error.status, str(error.title), error.detail, **error.extra, **({"errors": errors} if errors else {}))
         if isinstance(error, Busy):
             headers["Retry-After"] = str(error.retry_after_seconds)
-        return Response(body, status=error.status, headers=headers, content_type="application/problem+json")
+        return Response(body_of(error), status=error.status, headers=headers, content_type="application/problem+json")
     if not isinstance(error, exceptions.APIException | Http404 | PermissionDenied):
         return None
     response = exception_handler(error, context)

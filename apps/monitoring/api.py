@@ -34,6 +34,7 @@ class PointOutput(serializers.Serializer):
     time = serializers.DateTimeField()
     qps = serializers.FloatField()
     requests = serializers.IntegerField()
+    refused = serializers.IntegerField(help_text="told to come back later (429), as there was too much to do; not among the requests")
     p50_ms = serializers.FloatField(allow_null=True)
     p95_ms = serializers.FloatField(allow_null=True)
     p99_ms = serializers.FloatField(allow_null=True)

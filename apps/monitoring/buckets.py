@@ -1,7 +1,8 @@
 """What happened in one second, as Redis has it: hashes of `version|what` → count, and gauges of all versions together.
 
-`what`: n (requests), e (failed), c (from the cache), a number (a bin of the latency's histogram), f and a number (of the first token's), s (steps of
-engines), t (tokens that they wrote), p (tokens that they read), d and a phase's name (µs that requests were in it).
+`what`: n (requests), e (failed), c (from the cache), b (refused, as there was too much to do; not among n), a number (a bin of the latency's histogram),
+f and a number (of the first token's), s (steps of engines), t (tokens that they wrote), p (tokens that they read), d and a phase's name (µs that requests
+were in it).
 """
 
 import time
@@ -12,10 +13,10 @@ from dataclasses import dataclass, field
 from redis.client import Pipeline
 
 from apps.monitoring import names
-from apps.redis import connection
+from apps.redis import connection, counting
 
 GAUGES = ("queue_depth", "replicas", "memory_bytes")  # the last one seen counts
-COUNTS = {"n": "requests", "e": "errors", "c": "cached", "s": "steps", "t": "written_tokens", "p": "read_tokens"}
+COUNTS = {"n": "requests", "e": "errors", "c": "cached", "b": "refused", "s": "steps", "t": "written_tokens", "p": "read_tokens"}
 PHASES = ("database", "cache", "queue", "load", "prefill", "decode", "shared", "deliver")  # of a request, about as they follow each other
 PHASE = "d"
 ALL = ""  # of versions: all of them together
@@ -34,6 +35,7 @@ class Bucket:
     requests: int = 0
     errors: int = 0
     cached: int = 0
+    refused: int = 0
     steps: int = 0
     written_tokens: int = 0
     read_tokens: int = 0
@@ -58,14 +60,14 @@ class Bucket:
 
 
 def count(version: str, counts: Mapping[str, int], *, at: float | None = None, pipe: Pipeline | None = None) -> None:
-    """Add to the bucket of this second. Raises RedisError. With `pipe`: when that is executed."""
+    """Add to the bucket of this second. Raises RedisError. With `pipe`, one of `counting()`: when that is executed."""
     key = names.SECOND.format(second=int(at or time.time()))
-    counting = connection().pipeline(transaction=False) if pipe is None else pipe
+    adding = counting().pipeline(transaction=False) if pipe is None else pipe
     for what, number in counts.items():
-        counting.hincrby(key, f"{version}|{what}", number)
-    counting.expire(key, names.SECONDS_KEPT)
+        adding.hincrby(key, f"{version}|{what}", number)
+    adding.expire(key, names.SECONDS_KEPT)
     if pipe is None:
-        counting.execute()
+        adding.execute()
 
 
 def set_gauges(second: int, values: Mapping[str, float]) -> None:
@@ -86,7 +88,7 @@ def read_by_version(first: int, last: int) -> dict[str, Bucket]:
     """One bucket a version over the whole span; the key "" holds all versions and the gauges."""
     totals: dict[str, Bucket] = {ALL: Bucket()}
     for row in _rows(first, last):
-        for version in {name.rsplit("|", 1)[0] for name in row} - {"gauge"}:
+        for version in {name.rsplit("|", 1)[0] for name in row} - {"gauge", ALL}:
             totals.setdefault(version, Bucket()).add(_bucket(row, version))
         totals[ALL].add(_bucket(row, None))
     return totals

@@ -12,6 +12,7 @@ class Rollup(models.Model):
     requests = models.PositiveIntegerField(default=0)
     errors = models.PositiveIntegerField(default=0)
     cached = models.PositiveIntegerField(default=0)
+    refused = models.PositiveIntegerField(default=0, help_text="as there was too much to do; not among the requests")
     steps = models.PositiveBigIntegerField(default=0, help_text="forwards of engines")
     written_tokens = models.PositiveBigIntegerField(default=0, help_text="by engines")
     read_tokens = models.PositiveBigIntegerField(default=0, help_text="by engines")

@@ -1,7 +1,7 @@
 """One observation per request: Prometheus for the fleet, per-second buckets in Redis for the portal's own charts."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import redis
 from prometheus_client import Counter, Histogram
@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 2, 5, 10, 30)
 PHASE_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+BUSY = "busy"
 WHOSE = ["version", "route", "tenant"]  # tenant: token, user, guest, or none outside of a request
 requests_total = Counter(names.REQUESTS_TOTAL, "Questions answered or refused", [*WHOSE, "outcome"])
 request_seconds = Histogram(names.REQUEST_SECONDS, "From the request's arrival to its last byte", WHOSE, buckets=BUCKETS)
@@ -33,8 +34,11 @@ def observe(
     *, version: str, route: str, latency_ms: float, tenant: str = "none", outcome: str = "ok", cached: bool = False, prompt_tokens: int = 0,
     completion_tokens: int = 0, first_token_ms: float | None = None, pipe: Pipeline | None = None,
 ) -> None:  # fmt: skip
-    """Count one request. `outcome`: ok, error, cancelled or busy; only `error` counts as a failure in the charts. With `pipe` the
-    buckets are counted when that is executed."""
+    """Count one request. `outcome`: ok, error, cancelled or busy; only `error` counts as a failure in the charts, and one that was refused, `busy`, is
+    no request there: it is counted apart. With `pipe`, one of `counting()`, the buckets are counted when that is executed."""
+    if outcome == BUSY:
+        refuse(version=version, route=route, tenant=tenant, pipe=pipe)
+        return
     requests_total.labels(version, route, tenant, outcome).inc()
     request_seconds.labels(version, route, tenant).observe(latency_ms / 1000)
     tokens_total.labels(version, "prompt").inc(prompt_tokens)
@@ -47,6 +51,16 @@ def observe(
         counts["e"] = 1
     if cached:
         counts["c"] = 1
+    _count(version, counts, pipe)
+
+
+def refuse(*, version: str, route: str, tenant: str, number: int = 1, pipe: Pipeline | None = None) -> None:
+    """Count requests that were told to come back later. Their time is not that of an answer."""
+    requests_total.labels(version, route, tenant, BUSY).inc(number)
+    _count(version, {"b": number}, pipe)
+
+
+def _count(version: str, counts: Mapping[str, int], pipe: Pipeline | None) -> None:
     try:
         buckets.count(version, counts, pipe=pipe)
     except redis.RedisError as error:  # an answer is worth more than its dot in a chart

@@ -72,14 +72,14 @@ class LocalScaling:
         recent = read_by_version(second - RATE_SECONDS, second - 1)[""]
         ended = (recent.requests - recent.cached) / RATE_SECONDS
         queue = float(queue_depth())
-        # What was asked for is what ended and what the queue grew by.
+        # What was asked for is what ended, what the queue grew by, and what was refused.
         grown = max(0.0, queue - self._before[1]) / max(1.0, now - self._before[0]) if self._before else 0.0
         self._before = (now, queue)
         p99 = percentile(read_by_version(second - P99_SECONDS, second)[""].latency, 0.99)
         ready = max(1, len(workers("inference")))
         wanted = self.wanted if self.wanted is not None else ready
         self._ended = ended
-        return Observation(now, ended + grown, queue, p99, ready, max(0, wanted - ready))
+        return Observation(now, ended + grown + recent.refused / RATE_SECONDS, queue, p99, ready, max(0, wanted - ready))
 
     def _learn(self, seen: Observation) -> None:
         if seen.queue >= BUSY_QUEUE * seen.ready and self._ended:

@@ -11,12 +11,12 @@ from django.conf import settings
 from django.utils.translation import gettext as _
 
 from apps.accounts.models import User
-from apps.accounts.problems import QUEUE_OUTAGES, Problem, TimedOut, Unavailable, queue_outage
+from apps.accounts.problems import QUEUE_OUTAGES, Busy, Problem, TimedOut, Unavailable, queue_outage
 from apps.accounts.quotas import Quota
 from apps.ids import new_id
 from apps.monitoring import names, recorder
 from apps.monitoring.traces.journey import current
-from apps.redis import connection
+from apps.redis import connection, counting
 from apps.registry.models import ModelVersion
 from apps.serving.routing import route
 from apps.serving.services import admit, sent_with
@@ -43,6 +43,9 @@ def embed(*, texts: list[str], user: User, version: str, quota: Quota | None = N
     try:
         found = _ask(request, texts, model, str(user.pk))
         outcome, tokens = "ok", found["tokens"]
+    except Busy:
+        outcome = recorder.BUSY
+        raise
     except QUEUE_OUTAGES as lost:
         raise queue_outage() from lost
     finally:
@@ -50,7 +53,7 @@ def embed(*, texts: list[str], user: User, version: str, quota: Quota | None = N
             version=model.pk, route=CHANNEL, tenant=journey.tenant, latency_ms=(time.monotonic() - began) * 1000, outcome=outcome, prompt_tokens=tokens
         )  # fmt: skip
     if quota:
-        pipe = connection().pipeline(transaction=False)
+        pipe = counting().pipeline(transaction=False)
         quota.spend_tokens(tokens, pipe)
         pipe.execute()
     return Embeddings(model, [_floats(text) for text in found["vectors"]], tokens)

@@ -19,7 +19,7 @@ from apps.monitoring import names, recorder
 from apps.monitoring.recorder import cache_lookups_total
 from apps.monitoring.selectors import workers
 from apps.monitoring.traces.journey import Journey, current
-from apps.redis import connection
+from apps.redis import connection, counting
 from apps.serving import answer_log, cache, flight
 from apps.serving.context import fitted
 from apps.serving.models import Answer, Conversation
@@ -90,6 +90,7 @@ class Pending:
     row: Answer | None = None
     journey: Journey = field(default_factory=current)
     _sent: bool = False
+    _refused: bool = False
 
     @property
     def elapsed_ms(self) -> float:
@@ -106,6 +107,7 @@ class Pending:
             raise
         except Problem as problem:
             status, error = Answer.Status.ERROR, problem.detail
+            self._refused = isinstance(problem, Busy)
             self.journey.failure = problem.detail
             raise
         except QUEUE_OUTAGES as lost:
@@ -257,10 +259,11 @@ class Pending:
             cached=self.cached, prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, latency_ms=latency_ms,
             first_token_ms=self.first_token_ms,
         )  # fmt: skip
-        pipe = connection().pipeline(transaction=False)  # one way to Redis and back for all that is remembered of an answer
+        pipe = counting().pipeline(transaction=False)  # one way to Redis and back for all that is remembered of an answer
         answer_log.append(self.row, pipe)
         recorder.observe(
-            version=self.route.version.pk, route=self.channel, tenant=self.journey.tenant, latency_ms=latency_ms, outcome=status, cached=self.cached,
+            version=self.route.version.pk, route=self.channel, tenant=self.journey.tenant, latency_ms=latency_ms,
+            outcome=recorder.BUSY if self._refused else status, cached=self.cached,
             prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, first_token_ms=self.first_token_ms, pipe=pipe,
         )  # fmt: skip
         if self.quota:

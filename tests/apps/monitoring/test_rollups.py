@@ -6,16 +6,19 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from datetime import UTC, datetime
 
 import pytest
+import redis
 from prometheus_client import CollectorRegistry, multiprocess
+from redis.connection import Connection
 
 from apps.monitoring import buckets, names, rollups
 from apps.monitoring.histogram import bin_of
 from apps.monitoring.models import MetricHour, MetricMinute
 from apps.monitoring.presence import be_present
 from apps.monitoring.selectors import timeseries
-from apps.redis import connection
+from apps.redis import connection, counting
 
 pytestmark = pytest.mark.django_db
 
@@ -88,6 +91,38 @@ def test_a_redis_that_was_wiped_takes_nothing_away(clock):
     rollups.roll_up()
 
     assert MetricMinute.objects.get(version="v").requests == 5
+
+
+def test_a_count_whose_reply_comes_too_late_is_not_added_again(monkeypatch):
+    answered, late = Connection.read_response, []
+    counting().ping()
+
+    def read(self, *how, **also):
+        found = answered(self, *how, **also)
+        if not late:
+            late.append(found)
+            raise redis.TimeoutError
+        return found
+
+    monkeypatch.setattr(Connection, "read_response", read)
+    with pytest.raises(redis.TimeoutError):
+        answers(START, 1)
+
+    assert buckets.read_by_version(START, START)["v"].requests == 1
+
+
+def test_what_was_refused_is_kept_in_minutes_and_hours_as_no_request(clock):
+    answers(START, 2)
+    buckets.count("", {"b": 7}, at=START)
+    buckets.count("v", {"b": 1}, at=START)
+    clock[0] = START + 61
+
+    rollups.roll_up()
+
+    assert list(MetricMinute.objects.filter(minute=datetime.fromtimestamp(START, UTC)).order_by("version").values_list("version", "requests", "refused")) == [
+        ("", 2, 8), ("v", 2, 1),
+    ]  # fmt: skip
+    assert MetricHour.objects.get(version="").refused == 8
 
 
 SCRIPT = """

@@ -1,0 +1,109 @@
+"""A web process takes in as many questions as it has threads for, and tells the rest at once when to come back."""
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from apps.monitoring import buckets, names
+from apps.redis import connection
+from apps.serving import door as doors
+from apps.serving.answer_log import answers as logged
+from apps.serving.door import Door
+from tests.apps import making
+
+pytestmark = pytest.mark.django_db
+PATHS = ["/api/v1/generate/", "/api/v1/chat/", "/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
+
+
+@pytest.fixture
+def live(answers_with):
+    version = making.version("v1", state="live")
+    answers_with(version)
+    return version
+
+
+@pytest.fixture
+def full(monkeypatch) -> Iterator[Door]:
+    door = Door(1)
+    assert door.enter()
+    monkeypatch.setattr(doors, "door", door)
+    yield door
+    doors.refusals.tell()  # now, and not in the middle of another test
+
+
+def ask(client, path: str = PATHS[0]):
+    return client.post(path, {"prompt": "What is water?", "message": "What is water?", "messages": [{"role": "user", "content": "What is water?"}]})
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_full_process_answers_429_and_when_to_come_back(as_viewer, live, full, path):
+    response = ask(as_viewer, path)
+
+    assert response.status_code == 429
+    assert int(response["Retry-After"]) >= 1
+    told = response.json()
+    assert (told["error"]["code"] if path.startswith("/v1/") else told["status"]) in (429, "rate_limit_exceeded")
+    assert not logged().exists()
+
+
+def test_pages_and_everything_else_come_in_all_the_same(as_viewer, live, full):
+    assert as_viewer.get("/login/").status_code == 200
+    assert as_viewer.get("/api/v1/model-versions/").status_code == 200
+
+
+def test_who_leaves_makes_room_whether_answered_or_not(as_viewer, live, full):
+    full.leave()
+
+    assert ask(as_viewer).status_code == 200
+    assert as_viewer.post(PATHS[0], {}).status_code == 400
+    assert as_viewer.post(PATHS[0], {"prompt": "x", "version": "none"}).status_code == 404
+    assert ask(as_viewer).status_code == 200
+    assert full.inside == 0
+
+
+def test_a_stream_keeps_its_place_until_it_ends(as_viewer, live, full):
+    full.leave()
+    pieces = iter(ask(as_viewer, PATHS[1]).streaming_content)
+    next(pieces)
+
+    assert ask(as_viewer).status_code == 429
+    list(pieces)
+    assert ask(as_viewer).status_code == 200
+
+
+def test_the_time_to_come_back_is_what_those_inside_take_at_the_pace_of_late():
+    now = [0.0]
+    door = Door(40, clock=lambda: now[0])
+    for _ in range(40):
+        door.enter()
+    for _ in range(20):  # four a second
+        now[0] += 0.25
+        door.leave()
+        door.enter()
+
+    assert door.wait_seconds() == 10
+
+
+def test_refusals_are_counted_apart_from_requests_and_from_errors(as_viewer, live, full):
+    ask(as_viewer)
+    ask(as_viewer)
+    doors.refusals.tell()
+    full.leave()
+    ask(as_viewer)
+
+    now = int(time.time())
+    seen = buckets.read_by_version(now - 60, now)[buckets.ALL]
+    assert (seen.refused, seen.requests, seen.errors, sum(seen.latency.values())) == (2, 1, 0, 1)
+
+
+def test_a_full_queue_is_a_refusal_and_no_error(as_viewer, live, monkeypatch):
+    monkeypatch.setattr("django.conf.settings.MAX_IN_FLIGHT", 1)
+    connection().zadd(names.IN_FLIGHT, {json.dumps("another"): 9e9})
+
+    assert ask(as_viewer).status_code == 429
+
+    now = int(time.time())
+    seen = buckets.read_by_version(now - 60, now)[live.pk]
+    assert (seen.refused, seen.requests, seen.errors) == (1, 0, 0)
