@@ -1,7 +1,8 @@
 """One observation per request: Prometheus for the fleet, per-second buckets in Redis for the portal's own charts."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable
 
 import redis
 from prometheus_client import Counter, Histogram
@@ -37,7 +38,7 @@ def observe(
     """Count one request. `outcome`: ok, error, cancelled or busy; only `error` counts as a failure in the charts, and one that was refused, `busy`, is
     no request there: it is counted apart. With `pipe`, one of `counting()`, the buckets are counted when that is executed."""
     if outcome == BUSY:
-        refuse(version=version, route=route, tenant=tenant, pipe=pipe)
+        refuse(version=version, route=route, tenant=tenant)
         return
     requests_total.labels(version, route, tenant, outcome).inc()
     request_seconds.labels(version, route, tenant).observe(latency_ms / 1000)
@@ -51,26 +52,23 @@ def observe(
         counts["e"] = 1
     if cached:
         counts["c"] = 1
-    _count(version, counts, pipe)
-
-
-def refuse(*, version: str, route: str, tenant: str, number: int = 1, pipe: Pipeline | None = None) -> None:
-    """Count requests that were told to come back later. Their time is not that of an answer."""
-    requests_total.labels(version, route, tenant, BUSY).inc(number)
-    _count(version, {"b": number}, pipe)
-
-
-def _count(version: str, counts: Mapping[str, int], pipe: Pipeline | None) -> None:
     try:
         buckets.count(version, counts, pipe=pipe)
     except redis.RedisError as error:  # an answer is worth more than its dot in a chart
         log.warning("a request is missing from the charts: %s", error)
 
 
+def refuse(*, version: str, route: str, tenant: str) -> None:
+    """Count a request that was told to come back later. Its time is not that of an answer. `version`: empty where nobody knows yet."""
+    requests_total.labels(version, route, tenant, BUSY).inc()
+    tally.add(version, {"b": 1})
+
+
 def observe_phases(*, version: str, route: str, tenant: str, phases: Iterable[tuple[str, float]]) -> None:
     """Of one request that `version` was asked. `phases`: names and seconds."""
-    phases = list(phases)
+    spent: dict[str, int] = defaultdict(int)
     for name, seconds in phases:
         phase_seconds.labels(version, route, tenant, name).observe(seconds)
+        spent[f"{buckets.PHASE}{name}"] += round(seconds * 1e6)
     if version:  # else it was refused before anybody knew which
-        tally.add(version, phases)
+        tally.add(version, spent)

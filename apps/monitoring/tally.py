@@ -1,6 +1,7 @@
-"""How long requests were in each phase, for the charts: summed in the process, and written into the buckets in Redis a second at a time.
+"""How long requests were in each phase, and how many were refused, for the charts: summed in the process, and written into the buckets in Redis a
+second at a time.
 
-A request has half a dozen phases, and an answer from the cache no time for a message about each.
+A request has half a dozen phases, and neither an answer from the cache nor a refusal has time for a message about each.
 """
 
 import atexit
@@ -8,7 +9,7 @@ import logging
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import redis
 
@@ -24,15 +25,13 @@ class Tally:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: dict[tuple[int, str], Counter[str]] = defaultdict(Counter)  # second, version → µs by phase
+        self._waiting: dict[tuple[int, str], Counter[str]] = defaultdict(Counter)  # second, version → counts, as `buckets.count` takes them
         self._writer: threading.Thread | None = None
 
-    def add(self, version: str, phases: Iterable[tuple[str, float]]) -> None:
-        """`phases`: names and seconds of one request."""
-        second = int(time.time())
+    def add(self, version: str, counts: Mapping[str, int]) -> None:
+        """As `buckets.count` does, a moment later."""
         with self._lock:
-            for name, seconds in phases:
-                self._waiting[second, version][name] += round(seconds * 1e6)
+            self._waiting[int(time.time()), version].update(counts)
             if self._writer is None:  # with the first request: a command that answers nobody starts no thread
                 self._writer = threading.Thread(target=self._keep_writing, name="tally", daemon=True)
                 self._writer.start()
@@ -41,11 +40,11 @@ class Tally:
     def write(self) -> None:
         with self._lock:
             waiting, self._waiting = self._waiting, defaultdict(Counter)
-        for (second, version), spent in waiting.items():
+        for (second, version), counts in waiting.items():
             try:
-                buckets.count(version, {f"{buckets.PHASE}{name}": microseconds for name, microseconds in spent.items()}, at=second)
+                buckets.count(version, counts, at=second)
             except redis.RedisError as error:
-                log.warning("a second's phases are missing from the charts: %s", error)
+                log.warning("a second's phases and refusals are missing from the charts: %s", error)
 
     def _keep_writing(self) -> None:
         while True:

@@ -20,7 +20,6 @@ from apps.monitoring import recorder
 from apps.serving.openai import error_body
 
 RECENT, RECENT_SECONDS = 64, 10.0  # answers, and how old: their pace tells how long a place takes
-TELL_SECONDS = 0.5  # refusals are counted in the charts so late
 _ROUTES = {
     "/api/v1/generate/": "generate",
     "/api/v1/chat/": "chat",
@@ -59,31 +58,7 @@ class Door:
         return max(1, min(math.ceil(inside * (now - left[0]) / len(left)), longest)) if left else longest
 
 
-class Refusals:
-    """Counted together: a message to Redis for each would cost more than the refusal."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._untold: dict[tuple[str, str], int] = {}
-
-    def count(self, route: str, tenant: str) -> None:
-        with self._lock:
-            is_first = not self._untold
-            self._untold[route, tenant] = self._untold.get((route, tenant), 0) + 1
-        if is_first:
-            timer = threading.Timer(TELL_SECONDS, self.tell)
-            timer.daemon = True
-            timer.start()
-
-    def tell(self) -> None:
-        with self._lock:
-            told, self._untold = self._untold, {}
-        for (route, tenant), number in told.items():
-            recorder.refuse(version="", route=route, tenant=tenant, number=number)
-
-
 door = Door(settings.MAX_ASKING)
-refusals = Refusals()
 
 
 class DoorMiddleware:
@@ -118,7 +93,7 @@ def _until_the_end(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _refusal(request: HttpRequest, route: str) -> HttpResponse:
-    refusals.count(route, "token" if "Authorization" in request.headers else "user")
+    recorder.refuse(version="", route=route, tenant="token" if "Authorization" in request.headers else "user")
     with translation.override(translation.get_language_from_request(request)):
         seconds = door.wait_seconds()
         busy = Busy(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from apps.monitoring import buckets, names
+from apps.monitoring.tally import tally
 from apps.redis import connection
 from apps.serving import door as doors
 from apps.serving.answer_log import answers as logged
@@ -30,7 +31,7 @@ def full(monkeypatch) -> Iterator[Door]:
     assert door.enter()
     monkeypatch.setattr(doors, "door", door)
     yield door
-    doors.refusals.tell()  # now, and not in the middle of another test
+    tally.write()  # now, and not in the middle of another test
 
 
 def ask(client, path: str = PATHS[0]):
@@ -89,7 +90,7 @@ def test_the_time_to_come_back_is_what_those_inside_take_at_the_pace_of_late():
 def test_refusals_are_counted_apart_from_requests_and_from_errors(as_viewer, live, full):
     ask(as_viewer)
     ask(as_viewer)
-    doors.refusals.tell()
+    tally.write()
     full.leave()
     ask(as_viewer)
 
@@ -104,6 +105,7 @@ def test_a_full_queue_is_a_refusal_and_no_error(as_viewer, live, monkeypatch):
 
     assert ask(as_viewer).status_code == 429
 
+    tally.write()
     now = int(time.time())
     seen = buckets.read_by_version(now - 60, now)[live.pk]
     assert (seen.refused, seen.requests, seen.errors) == (1, 0, 0)
