@@ -7,7 +7,6 @@ the gauges of a dead process from Prometheus's folder. Here each child is told b
 import ctypes
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -22,6 +21,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from dsportal import embedded_redis
+from dsportal.metrics_folder import bury_dead
 
 BASE = Path(__file__).resolve().parent.parent
 CORES = os.cpu_count() or 1
@@ -31,6 +31,7 @@ MIN_FREE_BYTES = 500 * 1024**2
 STARTUP_SECONDS = 60.0
 STOP_SECONDS = 20.0
 DRAIN_SECONDS = 70.0  # for an inference worker that is no longer needed: longer than an answer may take
+BURY_SECONDS = 5.0  # granian starts its own workers again, and tells nobody
 CALM_SECONDS = 20.0  # a process that lived so long starts anew at once; one that did not waits longer each time
 MAX_DELAY_SECONDS = 15.0
 PR_SET_PDEATHSIG = 1
@@ -85,6 +86,7 @@ class Supervisor:
         self.inference_threads = int(os.environ.get("DSPORTAL_INFERENCE_THREADS") or max(1, CORES // 2))
         self.most_replicas = int(os.environ.get("DSPORTAL_MAX_REPLICAS") or max(1, CORES // self.inference_threads))
         self.replicas_started = 0
+        self._buried = 0.0  # when it was last looked for counts of the dead
         self.env = {
             **os.environ,
             "DSPORTAL_HOME": str(home),
@@ -232,6 +234,8 @@ class Supervisor:
         while not self.stopping.wait(0.25):
             self._follow_load()
             self._keep_running()
+            if time.monotonic() - self._buried > BURY_SECONDS:
+                self._bury_counts()
 
     def _keep_running(self) -> None:
         now = time.monotonic()
@@ -248,7 +252,7 @@ class Supervisor:
                 delay = min(MAX_DELAY_SECONDS, 2.0 ** (service.failures - 1)) if service.failures > 1 else 0.0
                 say(f"{service.name} ended ({_how(code)}); it is started again{f' in {delay:.0f} s' if delay else ''}.")
                 service.process, service.due = None, now + delay
-                self._forget_dead_gauges()
+                self._bury_counts()
             if now >= service.due:
                 self._start(service)
 
@@ -261,14 +265,11 @@ class Supervisor:
         if service.process is not None:
             _end_group(service.process.pid)
         self.services.remove(service)
-        self._forget_dead_gauges()
+        self._bury_counts()
 
-    def _forget_dead_gauges(self) -> None:
-        from prometheus_client import multiprocess
-
-        for pid in {int(m[1]) for f in self.metrics_folder.glob("gauge_live*.db") if (m := re.search(r"_(\d+)\.db$", f.name))}:
-            if not Path(f"/proc/{pid}").exists():
-                multiprocess.mark_process_dead(pid, str(self.metrics_folder))
+    def _bury_counts(self) -> None:
+        self._buried = time.monotonic()
+        bury_dead(self.metrics_folder)
 
     def stop(self) -> None:
         """Web first, so that nothing new comes in; Redis last, so that workers can give back what they hold."""

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from contextlib import nullcontext
+from pathlib import Path
 
 import redis
 from django.conf import settings
@@ -21,6 +23,7 @@ from apps.monitoring.selectors import workers
 from apps.redis import connection as redis_connection
 from apps.registry.models import ModelVersion
 from apps.serving.models import Deployment
+from dsportal.metrics_folder import held_still
 
 
 class Shared:
@@ -72,12 +75,14 @@ def metrics(request: HttpRequest) -> HttpResponse:
     """Prometheus text of all processes of this machine, where they share PROMETHEUS_MULTIPROC_DIR; else of this one."""
     shared = CollectorRegistry()
     shared.register(Shared())
-    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        registry = CollectorRegistry()
+    if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        registry, still = CollectorRegistry(), held_still(Path(folder))
         multiprocess.MultiProcessCollector(registry)
     else:
-        registry = REGISTRY
-    return HttpResponse(generate_latest(registry) + generate_latest(shared), content_type=CONTENT_TYPE_LATEST)
+        registry, still = REGISTRY, nullcontext()
+    with still:
+        counted = generate_latest(registry)
+    return HttpResponse(counted + generate_latest(shared), content_type=CONTENT_TYPE_LATEST)
 
 
 @require_safe
