@@ -133,6 +133,10 @@ SAYINGS = (
     _("The teacher is too small to have a student of a fifth of its size: the smallest would have %(n)s parameters. Quantize it to INT8."),
     # what a policy says of its steps
     _("Wanted: %(wanted)s."),
+    _("Plan: INT8, with mixed precision where only quality lacks; then pruning, then distillation, each in INT8 too; until one is good enough."),
+    _("Plan: an INT8 graph; then pruning, then distillation, each in INT8 too; until one is good enough."),
+    _("It takes at most %(n)s minutes."),
+    _("Half of its hidden units, in INT8, would be larger than is allowed."),
     _("at least %(bleu)s BLEU"),
     _("%(wanted)s and at most %(n)s bytes"),
     _("It keeps %(wanted)s; nothing dearer need be tried."),

@@ -21,7 +21,7 @@ FIELDS = {
     "prune": ("threshold", "sparsity", "structure", "importance", "recovery_minutes"),
     "distill": ("student", "minutes"),
     "onnx": ("weights",),
-    "policy": ("max_bleu_loss", "max_megabytes", "min_speed_ratio", "max_p99_ms", "target"),
+    "policy": ("max_bleu_loss", "max_megabytes", "min_speed_ratio", "max_p99_ms", "target", "minutes"),
 }
 
 

@@ -1,10 +1,11 @@
 """Distillation: a small student learns what its teacher would say (Hinton et al. 2015), and the right answers beside it.
 
-Loss: α · T² · KL(teacher ‖ student) of logits divided by the temperature T, plus (1 - α) · cross-entropy, over the answers' tokens. The answers are
-the dataset's and, at sequence level (Kim & Rush 2016), those that the teacher itself gives to questions which the dataset does not ask
+Loss: α · KL(teacher ‖ student) plus (1 - α) · cross-entropy, over the answers' tokens, each answer as a whole counting as much as any other: a
+verdict on a claim is a few tokens, and would be drowned by the long answers beside it. The answers are the dataset's and, at sequence level (Kim & Rush 2016), those that the teacher itself gives to questions which the dataset does not ask
 (`workers.compression.questions`).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,16 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workers.compression.folders import describe_result, load_parent, model_card
+from workers.compression.goal import Goal
 from workers.compression.learning import Length, Objective, Rates, learn, read_examples
 from workers.compression.measure import compare, sample_prompts
 from workers.compression.questions import taught_by
 from workers.compression.spec import CompressSpec
 from workers.compression.students import new_student, student_config
+from workers.compression.teacher import Teacher
 from workers.compression.telling import tell
 from workers.moe import Decoder, count_parameters, save_model
 from workers.training import MOST_TURNS, Batch, pack
 
-TEMPERATURE = 2.0
 ALPHA = 0.5
 RATES = Rates(lr=5e-3, matrix_lr=0.02)
 DEFAULT_MINUTES = 4.0
@@ -36,11 +38,12 @@ def run_distill(spec: CompressSpec) -> dict[str, Any]:
     probe = pack(examples[:HELD_BACK])
     tell(0.01, "The teacher answers questions that the dataset does not ask", eta_seconds=20.0)
     taught = taught_by(spec, tokenizer, config.max_seq_len)
-    student = new_student(teacher, config, spec.seed)
+    student = new_student(teacher, config, examples, spec.seed)
     before = divergence(teacher, student.eval(), probe)
+    every = [*examples, *taught]
     learnt = learn(
-        student, [*examples, *taught], distillation(teacher, student), length=Length.of(spec, DEFAULT_MINUTES), rates=RATES, seed=spec.seed,
-        share=(0.05, 0.9), message="The student learns", work_folder=spec.work_folder,
+        student, every, distillation(Teacher(teacher, every), student), length=Length.of(spec, DEFAULT_MINUTES), rates=RATES, seed=spec.seed,
+        share=(0.05, 0.9), message="The student learns", work_folder=spec.work_folder, goal=Goal.of(spec, tokenizer),
     )  # fmt: skip
     card = model_card(spec.model_folder, "Distilled", "A smaller model that learnt its teacher's answers.")
     save_model(spec.output_folder, student, tokenizer, card)
@@ -48,26 +51,33 @@ def run_distill(spec: CompressSpec) -> dict[str, Any]:
     measured = compare(spec.model_folder, spec.output_folder, sample_prompts(spec.dataset_folder, tokenizer, spec.seed))
     parameters = count_parameters(config)[0] / count_parameters(teacher.config)[0]
     details = {
-        **measured, "parameter_ratio": parameters, "temperature": TEMPERATURE, "alpha": ALPHA, "steps": learnt.steps, "seconds": learnt.seconds,
-        "questions_answered_by_teacher": len(taught), "loss": learnt.figures, "curve": learnt.curve, "divergence_before": before,
+        **measured, "parameter_ratio": parameters, "alpha": ALPHA, "steps": learnt.steps, "seconds": learnt.seconds,
+        "questions_answered_by_teacher": len(taught), "loss": learnt.figures, "curve": learnt.curve, "trials": learnt.trials, "divergence_before": before,
         "divergence_after": divergence(teacher, student, probe), "turns": MOST_TURNS,
     }  # fmt: skip
     return describe_result("distilled", config, details)
 
 
-def distillation(teacher: Decoder, student: Decoder, alpha: float = ALPHA) -> Objective:
+def distillation(teacher: Teacher, student: Decoder, alpha: float = ALPHA) -> Objective:
     """The objective of `learn`."""
 
-    def objective(batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        with torch.no_grad():
-            wanted = _logits(teacher, batch)
-        found = _logits(student, batch)
-        kl = _divergence(wanted[: batch.learnt_count] / TEMPERATURE, found[: batch.learnt_count] / TEMPERATURE)  # padding lies at the end
-        hard = F.cross_entropy(found, batch.targets)
-        loss = alpha * TEMPERATURE**2 * kl + (1 - alpha) * hard
+    def objective(batch: Batch, chosen: Sequence[int]) -> tuple[Tensor, dict[str, float]]:
+        count = batch.learnt_count  # padding lies at the end
+        log_q = F.log_softmax(_logits(student, batch)[:count], -1)
+        share = _shares(batch)
+        kl = (share * teacher.wanted(batch, chosen).divergence(log_q)).sum()
+        hard = (share * F.nll_loss(log_q, batch.targets[:count], reduction="none")).sum()
+        loss = alpha * kl + (1 - alpha) * hard
         return loss, {"loss": float(loss.detach()), "kl": float(kl.detach()), "cross_entropy": float(hard.detach())}
 
     return objective
+
+
+def _shares(batch: Batch) -> Tensor:
+    """What each learnt token counts: every example as much as any other. (learnt,), summing to 1."""
+    owner = batch.example.view(-1)[batch.select[: batch.learnt_count]]
+    share = owner.bincount()[owner].float().reciprocal()
+    return share / share.sum()
 
 
 @torch.no_grad()

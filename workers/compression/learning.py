@@ -1,6 +1,7 @@
 """A short run of learning: a student's, or a pruned model's recovery, by the recipe of `workers.training` (Muon for matrices, AdamW beside it).
 
-It keeps checkpoints in the job's work folder and goes on from the newest one: the same spec again ends with the same model.
+What it ends with is a moving average of the weights: that is good before the learning rate has fallen, so that a run may end as soon as it has
+learnt enough. It keeps checkpoints in the job's work folder and goes on from the newest one: the same spec again ends with the same model.
 """
 
 import time
@@ -12,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workers.compression.goal import Goal
 from workers.compression.spec import CompressSpec
 from workers.compression.telling import tell
 from workers.moe import ChatTokenizer, Decoder, ModelConfig
 from workers.protocol import JobError, emit
 from workers.training import (
+    Average,
     Batch,
     Checkpoints,
     Example,
@@ -44,8 +47,11 @@ CONVERSATIONS = 0.25  # share of the questions that follow another one: as the t
 REPORT_SECONDS = 1.0
 CHECKPOINT_SECONDS = 15.0
 CURVE_POINTS = 60  # most that are kept of a run's losses
+AVERAGE_DECAY = 0.98  # of the weights: about the last fifty steps
+TRIALS = 12  # how often, in a whole run, it is asked whether enough is learnt
 
-Objective = Callable[[Batch], tuple[Tensor, dict[str, float]]]
+# A batch, and the examples that it is made of, by their places among all → the loss, and figures to tell.
+Objective = Callable[[Batch, Sequence[int]], tuple[Tensor, dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class Learnt:
     seconds: float
     figures: dict[str, float]  # the last step's
     curve: list[tuple[int, float, float]] = field(default_factory=list)  # step, seconds, loss: means between two points
+    trials: list[tuple[int, float, float]] = field(default_factory=list)  # step, seconds, BLEU of held-out questions
 
 
 @dataclass(frozen=True)
@@ -92,12 +99,12 @@ def read_examples(dataset_folder: Path | None, tokenizer: ChatTokenizer, config:
 
 def learn(
     model: Decoder, examples: Sequence[Example], objective: Objective, *, length: Length, rates: Rates, seed: int, share: tuple[float, float],
-    message: str, work_folder: Path | None = None, after_step: Callable[[], None] | None = None,
+    message: str, work_folder: Path | None = None, after_step: Callable[[], None] | None = None, goal: Goal | None = None,
 ) -> Learnt:  # fmt: skip
     """Train all of `model` on `objective`, which gives a loss and figures to tell. `share`: the part of the job's progress that this is.
 
     `work_folder` keeps the checkpoints, and one that lies there is gone on from. `after_step` runs after each step: to hold pruned weights at
-    zero. Raises JobError where the loss is not finite.
+    zero. With a `goal` it ends as soon as that is reached. Raises JobError where the loss is not finite.
     """
     run = _Run(model, examples, rates, seed, work_folder)
     model.train()
@@ -105,11 +112,14 @@ def learn(
     figures: dict[str, float] = {}
     recent: list[float] = []
     curve: list[tuple[int, float, float]] = []
+    trials: list[tuple[int, float, float]] = []
     points = int(length.done(run.progress.step, run.progress.elapsed) * CURVE_POINTS)  # a run that is taken up has some behind it
+    tried = int(length.done(run.progress.step, run.progress.elapsed) * TRIALS)
     while (done := length.done(run.progress.step, run.progress.elapsed)) < 1:
         figures = run.step(objective, done)
         if after_step:
             after_step()
+        run.average.update(run.progress.step - 1)
         recent.append(figures["loss"])
         progress = run.progress
         if (reached := int(length.done(progress.step, progress.elapsed) * CURVE_POINTS)) > points:
@@ -120,10 +130,19 @@ def learn(
             told = now
             _tell(figures, progress, length, share, message)
         run.keep()
+        if goal and (reached := int(length.done(progress.step, progress.elapsed) * TRIALS)) > tried:
+            tried = reached
+            with run.average.in_place():
+                bleu = goal.bleu(model.eval())
+            model.train()
+            trials.append((progress.step, round(progress.elapsed, 2), bleu))
+            if bleu >= goal.least:
+                break
+    run.average.put_in()
     if not all(value - value == 0 for value in figures.values()):
         raise JobError(f"{message} diverged: its loss is not finite. Try again with fewer steps, or from another version.")
     model.eval()
-    return Learnt(run.progress.step, run.progress.elapsed, figures, curve)
+    return Learnt(run.progress.step, run.progress.elapsed, figures, curve, trials)
 
 
 class _Run:
@@ -138,7 +157,9 @@ class _Run:
         self._precision = Precision("bf16", device)
         self._optimizer = Muon(muon_groups(model.named_parameters(), lr=rates.lr, matrix_lr=rates.matrix_lr))
         self._sampler = Sampler(sampling_weights(examples, {}), seed)
-        self._checkpoints = Checkpoints(work_folder, Ranks(0, 1, 1, device), 0, CHECKPOINT_SECONDS) if work_folder else None
+        self.average = Average(model, AVERAGE_DECAY)
+        ranks = Ranks(0, 1, 1, device)
+        self._checkpoints = Checkpoints(work_folder, ranks, 0, CHECKPOINT_SECONDS, self.average.parts) if work_folder else None
         self.progress = Progress()
         if self._checkpoints and (found := self._checkpoints.load(model, self._optimizer, self._precision)):
             self.progress = found
@@ -148,11 +169,11 @@ class _Run:
     def step(self, objective: Objective, done: float) -> dict[str, float]:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(group["peak_lr"], done, WARMUP, "linear")
-        chosen = [self._examples[i] for i in self._sampler.take(BATCH)]
+        chosen = self._sampler.take(BATCH)
         generator = np.random.default_rng((self._seed, self.progress.step))
-        batch = pack(as_conversations(chosen, CONVERSATIONS, generator, self._max_length))
+        batch = pack(as_conversations([self._examples[i] for i in chosen], CONVERSATIONS, generator, self._max_length))
         with self._precision.autocast():
-            loss, figures = objective(batch)
+            loss, figures = objective(batch, chosen)
         balance = [AUX_LOSS * router.aux_loss for router in self._model.routers() if router.aux_loss is not None]
         torch.stack([loss, *balance]).sum().backward()
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), CLIP_NORM)

@@ -2,11 +2,13 @@
 
 1. INT8: seconds, and a quarter of the bytes.
 2. Mixed precision: where INT8 loses too much of the quality only, its most sensitive matrices stay FP32.
-3. Distillation, and the student's INT8: minutes, and the least bytes.
-4. Pruning of neurons with recovery, and its INT8: minutes.
+3. Pruning of neurons with recovery, and its INT8: what is left knows nearly all, and is mended in a minute.
+4. Distillation, and the student's INT8: minutes, and the least bytes.
 
 Good enough: every constraint holds (BLEU, bytes, P99, speed). Each attempt leaves a row in the trail with its measured figures and why it was kept
 or not. Where none is good enough, the one that keeps most of the quality is handed on, and the trail says so: the gate then decides.
+
+All of it keeps to one number of minutes: what learns ends when it has learnt enough, or when its part of what is left is used up.
 
 What is finished is written down in the work folder: a policy that is cut off goes on after its last finished attempt, and a distillation within it
 from its own checkpoint.
@@ -14,7 +16,8 @@ from its own checkpoint.
 
 import json
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -29,13 +32,17 @@ from workers.compression.prune import run_prune
 from workers.compression.quality import evaluate, held_out
 from workers.compression.sensitivity import run_mixed
 from workers.compression.spec import CompressSpec
+from workers.compression.structure import narrowed
 from workers.compression.telling import span
 from workers.evaluation.questions import HeldOut
-from workers.moe import load_tokenizer
+from workers.moe import count_parameters, load_tokenizer, read_config
 from workers.moe.checkpoint import publish_folder
 
 SPARSITY = 0.5  # of the hidden units
-DISTILL_MINUTES, RECOVERY_MINUTES = 3.0, 1.0
+MINUTES = 4.5  # of the whole policy
+RECOVERY_SHARE, DISTILL_SHARE = 0.3, 0.85  # of the minutes that are left; what then remains is for measuring
+LEAST_MINUTES = 0.1  # of learning: what was measured slowly should not leave a student that has learnt nothing
+NARROWER = (("sparsity", SPARSITY), ("structure", "neuron"))
 BASELINE = "baseline"
 
 Row = dict[str, Any]
@@ -51,6 +58,7 @@ class Variant:
     result: Result
     above: list[Result]
     figures: Figures
+    seconds: float  # that it took
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,7 @@ class Attempt:
     share: float  # of the job's progress
     of: str | None = None
     options: tuple[tuple[str, Any], ...] = ()
+    learns: float = 0.0  # for at most this share of the minutes that are left
     only_for_quality: bool = False  # it makes INT8 larger and no faster: worth trying only where quality is all that lacks
 
 
@@ -74,16 +83,13 @@ def attempts(spec: CompressSpec) -> list[Attempt]:
     else:
         small = {"method": "int8", "make": run_int8}
     name = "INT8 ONNX" if spec.target == "onnx" else "INT8"
-    learning = (("steps", spec.steps), ("minutes", None if spec.steps else spec.minutes or DISTILL_MINUTES), ("student", spec.student))
-    mending = (("steps", spec.steps), ("minutes", None if spec.steps else min(spec.minutes or RECOVERY_MINUTES, RECOVERY_MINUTES)))
-    removing = (("sparsity", SPARSITY), ("structure", "neuron"))
     every = [
         Attempt(name, share=0.1, **small),
         Attempt("mixed precision", "int8", run_mixed, 0.1, only_for_quality=True),
-        Attempt("distillation", "distill", run_distill, 0.4, options=learning),
-        Attempt(f"distillation and {name}", of="distillation", share=0.1, **small),
-        Attempt("pruning", "prune", partial(run_prune, draws_curve=False), 0.2, options=(*removing, *mending)),
+        Attempt("pruning", "prune", partial(run_prune, draws_curve=False), 0.2, options=NARROWER, learns=RECOVERY_SHARE),
         Attempt(f"pruning and {name}", of="pruning", share=0.05, **small),
+        Attempt("distillation", "distill", run_distill, 0.4, options=(("student", spec.student),), learns=DISTILL_SHARE),
+        Attempt(f"distillation and {name}", of="distillation", share=0.1, **small),
     ]
     return [attempt for attempt in every if spec.target != "onnx" or attempt.make is not run_mixed]
 
@@ -93,14 +99,15 @@ def run_policy(spec: CompressSpec) -> Result:
     with span(0.0, 0.05, "Parent: "):
         parent = policy.baseline()
     limits = Constraints.of(spec, parent.bleu)
-    trail: list[Row] = [_row(BASELINE, "measured", parent, [f"Wanted: {limits.wanted}."], parent)]
+    trail: list[Row] = [_row(BASELINE, "measured", parent, [f"Wanted: {limits.wanted}.", *_plan(spec)], parent)]
     begin, chosen = 0.05, None
-    for attempt in attempts(spec):
+    planned = attempts(spec)
+    for number, attempt in enumerate(planned):
         if why := policy.hopeless(attempt, limits):
             trail.append({"step": attempt.step, "decision": "skipped", "figures": {}, "reasons": [why], "reason": why})
             begin += attempt.share
             continue
-        with span(begin, begin + attempt.share, f"{attempt.step}: "):
+        with span(begin, begin + attempt.share, f"{attempt.step}: ", seconds_after=policy.seconds_of(planned[number + 1 :])):
             variant = policy.try_out(attempt)
         begin += attempt.share
         short = limits.shortfalls(variant.figures, servable=_is_servable(attempt, spec))
@@ -111,6 +118,13 @@ def run_policy(spec: CompressSpec) -> Result:
             break
     chosen = chosen or _least_bad(policy.variants, trail, spec)
     return policy.hand_on(chosen, trail, parent)
+
+
+def _plan(spec: CompressSpec) -> list[str]:
+    """What is about to be done, in sentences."""
+    first = "an INT8 graph" if spec.target == "onnx" else "INT8, with mixed precision where only quality lacks"
+    order = f"Plan: {first}; then pruning, then distillation, each in INT8 too; until one is good enough."
+    return [order] if spec.steps else [order, f"It takes at most {spec.minutes or MINUTES:g} minutes."]
 
 
 def _is_servable(attempt: Attempt, spec: CompressSpec) -> bool:
@@ -126,6 +140,12 @@ def _least_bad(variants: list[Variant], trail: list[Row], spec: CompressSpec) ->
     row["reasons"].append("It is handed on because the others lose more; the gate will say whether it may go live.")
     row["reason"] = " ".join(row["reasons"])
     return best
+
+
+def _narrowed(spec: CompressSpec) -> float:
+    """The share of the parent's parameters that pruning leaves."""
+    config = read_config(spec.model_folder)
+    return count_parameters(narrowed(config, SPARSITY))[0] / count_parameters(config)[0]
 
 
 def _sentence(what: str) -> str:
@@ -147,9 +167,12 @@ class _Policy:
         self.spec, self.rows = spec, rows
         self.variants: list[Variant] = []
         self._parent_bytes = weight_bytes(spec.model_folder)
+        self._began, self._spent_before, self._measuring = time.monotonic(), 0.0, 0.0
 
     def baseline(self) -> Figures:
+        began = time.monotonic()
         measured = evaluate(self.spec.model_folder, self.rows, self.spec)
+        self._measuring = time.monotonic() - began
         return Figures(**measured, bytes=self._parent_bytes, speed_ratio=1.0)
 
     def hopeless(self, attempt: Attempt, limits: Constraints) -> str | None:
@@ -158,23 +181,46 @@ class _Policy:
             last = self.variants[-1].figures
             if limits.shortfalls(last) != limits.shortfalls_of_quality(last):
                 return "INT8 with some matrices left FP32 is larger than INT8 and no faster, and quality is not all that lacked."
+        if attempt.step == "pruning" and limits.bytes is not None and self.variants[0].figures.bytes * _narrowed(self.spec) > limits.bytes:
+            return "Half of its hidden units, in INT8, would be larger than is allowed."
         if attempt.of and not any(variant.step == attempt.of for variant in self.variants):
             return f"There is no model from {attempt.of} to go on from."
         return None
 
     def try_out(self, attempt: Attempt) -> Variant:
         folder = self.spec.work_folder / f"policy-{attempt.step.replace(' ', '-').lower()}"
-        variant = self._remembered(folder) or self._make(attempt, folder)
+        if variant := self._remembered(folder):
+            self._spent_before += variant.seconds
+        else:
+            variant = self._make(attempt, folder)
         self.variants.append(variant)
         return variant
 
+    def _length(self, attempt: Attempt) -> dict[str, Any]:
+        """How long an attempt learns at most."""
+        if self.spec.steps or not attempt.learns:
+            return {"steps": self.spec.steps if attempt.learns else None, "minutes": None}
+        return {"steps": None, "minutes": max(LEAST_MINUTES, self._seconds_left / 60 * attempt.learns)}
+
+    @property
+    def _seconds_left(self) -> float:
+        return 60 * (self.spec.minutes or MINUTES) - (time.monotonic() - self._began + self._spent_before)
+
+    def seconds_of(self, planned: Sequence[Attempt]) -> float:
+        """That these take, if none of them is good enough."""
+        left = begun = max(0.0, self._seconds_left)
+        for attempt in planned:
+            left -= left * attempt.learns + 2 * self._measuring
+        return begun - left if planned else 0.0
+
     def _make(self, attempt: Attempt, folder: Path) -> Variant:
         origin = next((variant for variant in self.variants if variant.step == attempt.of), None)
+        began = time.monotonic()
         part = self.spec.model_copy(
             update={
                 "method": attempt.method, "model_folder": origin.folder if origin else self.spec.model_folder, "output_folder": folder,
-                "work_folder": folder.with_name(f"{folder.name}-work"), "threshold": None, "sparsity": None, "steps": None, "minutes": None,
-                **dict(attempt.options),
+                "work_folder": folder.with_name(f"{folder.name}-work"), "threshold": None, "sparsity": None, "until_good": True,
+                **self._length(attempt), **dict(attempt.options),
             }
         )  # fmt: skip
         with span(0.0, 0.8):
@@ -185,7 +231,7 @@ class _Policy:
         against = result["details"] if measured_already else self._against_parent(folder)  # the first parent, not the model between
         figures = Figures(**measured, bytes=weight_bytes(folder), speed_ratio=against["speed_ratio"]["batch_8"])
         above = [*origin.above, origin.result | {"folder": origin.folder.name}] if origin else []
-        variant = Variant(attempt.step, folder, result | {"details": result["details"] | against}, above, figures)
+        variant = Variant(attempt.step, folder, result | {"details": result["details"] | against}, above, figures, time.monotonic() - began)
         kept = folder.with_suffix(".json")
         temporary = kept.with_suffix(".tmp")
         temporary.write_text(json.dumps({**asdict(variant), "folder": folder.name}))

@@ -7,11 +7,13 @@ from typing import Any
 from workers.compression import magnitude, sparse, structure
 from workers.compression.distill import distillation
 from workers.compression.folders import describe_result, load_parent, model_card
+from workers.compression.goal import Goal
 from workers.compression.learning import Learnt, Length, Rates, learn, read_examples
 from workers.compression.measure import compare, sample_prompts
 from workers.compression.pruning_curve import draw
 from workers.compression.quality import evaluate, held_out_if_any
 from workers.compression.spec import NARROWING, CompressSpec
+from workers.compression.teacher import Teacher
 from workers.compression.telling import span, tell
 from workers.moe import ChatTokenizer, Decoder, count_parameters, describe, export_tensors, save_tensors, vision_of
 from workers.protocol import JobError
@@ -148,8 +150,9 @@ def _recover(parent: Decoder, model: Decoder, masks: magnitude.Masks, tokenizer:
         return None
     examples = read_examples(spec.dataset_folder, tokenizer, model.config)
     return learn(
-        model, examples, distillation(parent, model), length=Length.of(spec, RECOVERY_MINUTES), rates=RECOVERY_RATES, seed=spec.seed,
+        model, examples, distillation(Teacher(parent, examples), model), length=Length.of(spec, RECOVERY_MINUTES), rates=RECOVERY_RATES, seed=spec.seed,
         share=(0.25, 0.8), message="Recovering", work_folder=spec.work_folder, after_step=lambda: magnitude.apply(model, masks),
+        goal=Goal.of(spec, tokenizer),
     )  # fmt: skip
 
 

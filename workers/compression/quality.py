@@ -11,11 +11,13 @@ import numpy as np
 from workers.compression.spec import CompressSpec
 from workers.compression.telling import tell
 from workers.engine import open_engine
+from workers.evaluation.bleu import corpus_bleu, statistics
 from workers.evaluation.evaluate import ask, figures
 from workers.evaluation.questions import QUESTION, HeldOut, read_held_out, sample
 from workers.protocol import JobError
 
 ANSWER_TOKENS = 64
+WATCHED = 100
 TIMED_ALONE = 100  # answers timed one after the other, for the percentiles
 
 
@@ -23,13 +25,29 @@ def held_out(spec: CompressSpec) -> list[HeldOut]:
     """At most `spec.max_questions` of the dataset's held-out questions. JobError where there are none."""
     if spec.dataset_folder is None:
         raise JobError("The policy compares answers with held-out ones, and this model was not trained here. Choose a method yourself.")
-    try:
-        rows = [row for row in sample(read_held_out(spec.dataset_folder / "eval.jsonl"), spec.max_questions, spec.seed) if row.kind == QUESTION]
-    except (OSError, ValueError, KeyError) as error:
-        raise JobError(f"The dataset's held-out questions cannot be read ({error}). Process it again.") from error
+    rows = [row for row in _asked(spec) if row.kind == QUESTION]
     if not rows:
         raise JobError("The dataset holds no held-out question, so that quality cannot be measured. Process one with questions or knowledge entries.")
     return rows
+
+
+def _asked(spec: CompressSpec) -> list[HeldOut]:
+    return sample(_all_held_out(spec), spec.max_questions, spec.seed)
+
+
+def _all_held_out(spec: CompressSpec) -> list[HeldOut]:
+    assert spec.dataset_folder is not None
+    try:
+        return read_held_out(spec.dataset_folder / "eval.jsonl")
+    except (OSError, ValueError, KeyError) as error:
+        raise JobError(f"The dataset's held-out questions cannot be read ({error}). Process it again.") from error
+
+
+def watched(spec: CompressSpec) -> list[HeldOut]:
+    """At most WATCHED of the dataset's held-out questions that `held_out` leaves over: by these a model that learns may be judged meanwhile."""
+    asked = set(_asked(spec))
+    left = [row for row in _all_held_out(spec) if row.kind == QUESTION and row not in asked]
+    return sample(left, WATCHED, spec.seed)
 
 
 def held_out_if_any(spec: CompressSpec) -> list[HeldOut]:
@@ -38,6 +56,12 @@ def held_out_if_any(spec: CompressSpec) -> list[HeldOut]:
         return held_out(spec)
     except JobError:
         return []
+
+
+def bleu_of(folder: Path, rows: Sequence[HeldOut], spec: CompressSpec) -> float:
+    with closing(open_engine(folder, threads=spec.threads)) as engine:
+        answers = ask(engine, list(rows), ANSWER_TOKENS, time.monotonic, lambda done, seconds: None).answers
+    return corpus_bleu(statistics(answers, [row.reference for row in rows], [row.lang for row in rows]))
 
 
 def evaluate(folder: Path, rows: Sequence[HeldOut], spec: CompressSpec) -> dict[str, Any]:

@@ -33,7 +33,8 @@ class CompressSpec(BaseModel):
     # distill: the student's preset, else a shape derived from the teacher's; how long it learns
     student: str | None = None
     steps: int | None = Field(None, ge=1)
-    minutes: float | None = Field(None, gt=0)
+    minutes: float | None = Field(None, gt=0)  # the policy's: of all of it
+    until_good: bool = False  # distill, prune: learn no longer than held-out questions need to be answered well enough for the limits of BLEU below
 
     # onnx
     weights: Literal["fp32", "int8"] = "fp32"

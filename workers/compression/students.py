@@ -1,16 +1,20 @@
 """The shape of a student: a preset, or the teacher's made smaller until it has at most a fifth of the parameters; and with what it begins."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 
 import torch
 
+from workers.compression.inheritance import inherit
 from workers.moe import PRESETS, Decoder, ModelConfig, count_parameters
 from workers.moe.families import OPTIONAL
 from workers.protocol import JobError
+from workers.training import Example, pack
 
 # A student need not have what its teacher's family is peculiar for: all methods then apply to it.
 _PLAIN = {f.name: f.default for f in fields(ModelConfig) if f.name in OPTIONAL}
 
+SEEN, SEEN_AT_ONCE = 512, 64  # examples by which it is decided what of the teacher to take over
 MOST_PARAMETERS = 0.2  # of the teacher's, for a shape derived from it
 
 # Tried in this order, each a share of the teacher's: width, layers, experts, an expert's width next to the model's. Width goes first, since it
@@ -80,14 +84,10 @@ def _multiple(width: float, of: int = 16) -> int:
     return max(of, round(width / of) * of) if width else 0
 
 
-def new_student(teacher: Decoder, config: ModelConfig, seed: int) -> Decoder:
-    """Random blocks, and the teacher's embeddings along their principal directions: what is alike to the teacher is alike to the student from the
-    first step on (the best approximation of their products in so few dimensions, Eckart & Young 1936)."""
+def new_student(teacher: Decoder, config: ModelConfig, examples: Sequence[Example], seed: int) -> Decoder:
+    """With what it can take over from its teacher, seen by some of the examples; the rest is random."""
     student = Decoder(config)
     student.initialise(torch.Generator().manual_seed(seed))
-    known = teacher.embedding.weight.detach().float()
-    if config.vocab_size == len(known) and config.d_model <= known.shape[1]:
-        directions = torch.linalg.svd(known, full_matrices=False).Vh[: config.d_model]  # d_model, the teacher's
-        with torch.no_grad():
-            student.embedding.weight.copy_(known @ directions.T)
+    spread = examples[:: max(1, len(examples) // SEEN)][:SEEN]  # over the file: neighbours are of one entry
+    inherit(teacher, student, [pack(spread[start : start + SEEN_AT_ONCE]) for start in range(0, len(spread), SEEN_AT_ONCE)])
     return student

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from workers.training.average import Average
     from workers.training.batches import MOST_TURNS, Batch, Sampler, as_conversations, pack, sampling_weights
     from workers.training.examples import Example, as_question, encode, read_records, texts_of
     from workers.training.muon import Muon, muon_groups
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
     from workers.training.state import Checkpoints, Progress
 
 __all__ = [
-    "MOST_TURNS", "Batch", "Checkpoints", "Example", "Muon", "Precision", "Progress", "Ranks", "Sampler", "TrainSpec", "as_conversations",
+    "MOST_TURNS", "Average", "Batch", "Checkpoints", "Example", "Muon", "Precision", "Progress", "Ranks", "Sampler", "TrainSpec", "as_conversations",
     "as_question", "encode", "learning_rate", "muon_groups", "pack", "progress_of", "read_records", "sampling_weights", "texts_of",
 ]  # fmt: skip
 
 _HOMES = {
+    "Average": "average",
     **dict.fromkeys(("MOST_TURNS", "Batch", "Sampler", "as_conversations", "pack", "sampling_weights"), "batches"),
     **dict.fromkeys(("Example", "as_question", "encode", "read_records", "texts_of"), "examples"),
     **dict.fromkeys(("Muon", "muon_groups"), "muon"),

@@ -1,17 +1,22 @@
 import json
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 
 from workers.compression import learning
 from workers.compression import questions as questions_module
 from workers.compression.distill import distillation, divergence, run_distill
+from workers.compression.goal import Goal
 from workers.compression.learning import Length, Rates, learn
+from workers.compression.quality import held_out
 from workers.compression.questions import mentioned, rephrased
-from workers.compression.students import MOST_PARAMETERS, student_config
+from workers.compression.students import MOST_PARAMETERS, new_student, student_config
+from workers.compression.teacher import Teacher
 from workers.moe import PRESETS, Decoder, count_parameters, load_model
 from workers.protocol import JobError
-from workers.training import encode, pack
+from workers.training import as_conversations, encode, pack
 
 RATES = Rates(lr=5e-3, matrix_lr=0.02)
 
@@ -19,13 +24,15 @@ RATES = Rates(lr=5e-3, matrix_lr=0.02)
 def test_a_student_comes_to_speak_like_its_teacher(make_model, tokenizer, pairs):
     examples, _ = encode([{"question": q, "answer": a} for q, a in pairs], tokenizer, 96)
     teacher, length = make_model(), Length(25, None)
-    told = distillation(teacher, teacher, alpha=0.0)  # the right answers only
+    told = distillation(Teacher(teacher, examples), teacher, alpha=0.0)  # the right answers only
     learn(teacher, examples, told, length=length, rates=RATES, seed=0, share=(0.0, 1.0), message="learns")
     student = Decoder(teacher.config.with_(n_layers=1, n_experts=2))
     student.initialise(torch.Generator().manual_seed(1))
     probe = pack(examples)
     before = divergence(teacher, student.eval(), probe)
-    learn(student, examples, distillation(teacher, student), length=length, rates=RATES, seed=0, share=(0.0, 1.0), message="learns")
+    learn(
+        student, examples, distillation(Teacher(teacher, examples), student), length=length, rates=RATES, seed=0, share=(0.0, 1.0), message="learns"
+    )
     assert divergence(teacher, student, probe) < 0.5 * before
 
 
@@ -119,7 +126,7 @@ def test_a_student_that_was_cut_off_ends_as_if_it_had_not_been(make_model, token
                 raise KeyboardInterrupt
 
         learn(
-            student, examples, distillation(teacher, student), length=Length(6, None), rates=RATES, seed=0, share=(0.0, 1.0), message="learns",
+            student, examples, distillation(Teacher(teacher, examples), student), length=Length(6, None), rates=RATES, seed=0, share=(0.0, 1.0), message="learns",
             work_folder=folder, after_step=after_step,
         )  # fmt: skip
         return student.state_dict(), len(steps)
@@ -131,3 +138,96 @@ def test_a_student_that_was_cut_off_ends_as_if_it_had_not_been(make_model, token
     assert steps == 3
     for name, tensor in whole.items():
         torch.testing.assert_close(resumed[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_a_teacher_is_asked_once_about_each_example_and_says_the_same_in_a_conversation(make_model, tokenizer, pairs, monkeypatch):
+    examples, _ = encode([{"question": q, "answer": a} for q, a in pairs], tokenizer, 96)
+    teacher = make_model()
+    asked = []
+    remembered = Teacher(teacher, examples)
+    monkeypatch.setattr(remembered, "_ask", lambda numbers, ask=remembered._ask: asked.extend(numbers) or ask(numbers))
+    chosen = [5, 2, 7, 2]
+    for share in (0.0, 1.0):  # alone, then each behind the other
+        batch = pack(as_conversations([examples[i] for i in chosen], share, np.random.default_rng(0), 96))
+        with torch.no_grad():
+            log_q = make_model(1)(batch.tokens, **batch.inputs)[: batch.learnt_count].log_softmax(-1)
+            wanted = remembered.wanted(batch, chosen)
+        token_of = {number: list(examples[number].ids[examples[number].learnt]) for number in chosen}
+        owner = batch.example.view(-1)[batch.select[: batch.learnt_count]]
+        assert sorted(batch.targets[: batch.learnt_count].tolist()) == sorted(t for number in chosen for t in token_of[number])
+        assert len(wanted.ids) == len(owner) == len(log_q)
+        if not share:
+            truth = teacher(batch.tokens, **batch.inputs)[: batch.learnt_count].log_softmax(-1)
+            torch.testing.assert_close(wanted.log_p[:, 0], truth.max(-1).values, rtol=1e-4, atol=1e-4)
+        alone = wanted if not share else alone
+        together = wanted
+    assert sorted(asked) == [2, 5, 7]
+    assert sorted(alone.log_p.flatten().tolist()) == sorted(together.log_p.flatten().tolist())
+
+
+def test_the_remembered_divergence_is_the_whole_one_where_the_teacher_is_sure(make_model, tokenizer, pairs):
+    examples, _ = encode([{"question": q, "answer": a} for q, a in pairs[:4]], tokenizer, 96)
+    teacher, student = make_model(0), make_model(1)
+    with torch.no_grad():
+        teacher.norm.weight.mul_(20)  # nearly all of its probability on a few tokens
+        batch = pack(examples)
+        log_p, log_q = (m(batch.tokens, **batch.inputs)[: batch.learnt_count].log_softmax(-1) for m in (teacher, student))
+        found = Teacher(teacher, examples).wanted(batch, range(4)).divergence(log_q)
+    torch.testing.assert_close(found, (log_p.exp() * (log_p - log_q)).sum(-1), rtol=1e-3, atol=1e-3)
+
+
+def test_a_short_answer_counts_as_much_as_a_long_one(make_model, tokenizer):
+    long = {"question": "What is it?", "answer": "Thing number 1 is red. Thing number 2 is blue. Thing number 3 is green."}
+    short = {"question": "Is it?", "answer": "No."}
+    examples, _ = encode([long, short], tokenizer, 96)
+    model = make_model()
+    objective = distillation(Teacher(model, examples), model, alpha=0.0)
+    with torch.no_grad():
+        each = [float(objective(pack([examples[i]]), [i])[0]) for i in (0, 1)]
+        both = float(objective(pack(examples), [0, 1])[0])
+    assert both == pytest.approx(sum(each) / 2, rel=1e-3)
+
+
+def test_a_student_begins_nearer_to_its_teacher_than_by_chance(make_model, tokenizer, pairs):
+    examples, _ = encode([{"question": q, "answer": a} for q, a in pairs], tokenizer, 96)
+    teacher = make_model(d_model=96, head_dim=24)
+    same = new_student(teacher, teacher.config, examples, seed=1)
+    torch.testing.assert_close(divergence(teacher, same.eval(), pack(examples)), 0.0, atol=0.02, rtol=0.0)
+
+
+def test_a_student_of_another_kind_keeps_what_it_was_initialised_with_where_nothing_fits(make_model, tokenizer, pairs):
+    examples, _ = encode([{"question": q, "answer": a} for q, a in pairs], tokenizer, 96)
+    teacher = make_model(n_experts=0, top_k=0, d_expert=0, d_dense=56)
+    student = new_student(teacher, teacher.config.with_(n_experts=4, top_k=2, d_expert=24, d_dense=0, d_model=24, head_dim=6), examples, seed=1)
+    assert all(parameter.isfinite().all() for parameter in student.parameters())
+    assert not student.embedding.weight.equal(teacher.embedding.weight[:, :24])
+
+
+def test_learning_ends_when_it_has_learnt_enough(make_model, tokenizer, pairs):
+    examples, _ = encode([{"question": q, "answer": a} for q, a in pairs], tokenizer, 96)
+
+    class Rising:
+        least = 30.0
+        asked: ClassVar[list[float]] = []
+
+        def bleu(self, model):
+            self.asked.append(10.0 * (len(self.asked) + 1))
+            return self.asked[-1]
+
+    model = make_model()
+    objective = distillation(Teacher(make_model(), examples), model)
+    learnt = learn(model, examples, objective, length=Length(24, None), rates=RATES, seed=0, share=(0.0, 1.0), message="learns", goal=Rising())
+    assert [bleu for _, _, bleu in learnt.trials] == [10.0, 20.0, 30.0]
+    assert learnt.steps == 6  # of 24, tried twelve times
+
+
+def test_what_a_run_is_ended_by_is_not_what_its_result_is_judged_by(tmp_path, make_model, save, spec, dataset, tokenizer):
+    rows = [{"kind": "question", "question": f"What is {i}?", "answer": "A number."} for i in range(60)]
+    (dataset / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = spec("distill", save(make_model()), dataset_folder=dataset, max_questions=30, until_good=True)
+    goal = Goal.of(made, tokenizer)
+    judged = {row.question for row in held_out(made)}
+    assert len(goal.rows) == 30
+    assert not judged & {row.question for row in goal.rows}
+    assert Goal.of(made.model_copy(update={"max_questions": 50}), tokenizer) is None  # ten are too few to go by
+    assert Goal.of(made.model_copy(update={"until_good": False}), tokenizer) is None
