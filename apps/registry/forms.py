@@ -21,7 +21,7 @@ FIELDS = {
     "prune": ("threshold", "sparsity", "structure", "importance", "recovery_minutes"),
     "distill": ("student", "minutes"),
     "onnx": ("weights",),
-    "policy": ("max_bleu_loss", "max_megabytes", "min_speed_ratio", "max_p99_ms", "target", "minutes"),
+    "policy": ("max_bleu_loss", "max_megabytes", "min_speed_ratio", "max_p99_ms", "target", "most_minutes"),
 }
 
 
@@ -119,6 +119,9 @@ class CompressForm(forms.Form):
     weights = forms.ChoiceField(label=_("Weights"), choices=WEIGHTS, required=False, initial="fp32")
     student = forms.ChoiceField(label=_("Student"), required=False, help_text=_("A preset, or a shape derived from the teacher's."))
     minutes = forms.FloatField(label=_("Minutes"), required=False, min_value=0.05, max_value=10080)
+    most_minutes = forms.FloatField(
+        label=_("Minutes at most"), required=False, min_value=0.05, max_value=10080, help_text=_("Of all of it; a few where empty.")
+    )
     max_bleu_loss = forms.FloatField(label=_("BLEU it may lose"), required=False, min_value=0, initial=1.0)
     max_megabytes = forms.FloatField(label=_("At most, in MB"), required=False, min_value=0.01, help_text=_("Size of the weights file."))
 
@@ -134,7 +137,17 @@ class CompressForm(forms.Form):
         self.fields["version"].queryset = rows
         self.fields["version"].choices = [(v.pk, f"{v.name} ({v.get_kind_display()})") for v in newest_and(rows, self["version"].value())]
         self.fields["student"].choices = [("", _("derived from the teacher")), *((p["name"], p["name"]) for p in presets())]
-        for name in ("threshold", "sparsity", "minutes", "recovery_minutes", "max_bleu_loss", "max_megabytes", "min_speed_ratio", "max_p99_ms"):
+        for name in (
+            "threshold",
+            "sparsity",
+            "minutes",
+            "recovery_minutes",
+            "most_minutes",
+            "max_bleu_loss",
+            "max_megabytes",
+            "min_speed_ratio",
+            "max_p99_ms",
+        ):
             self.fields[name].widget.attrs["step"] = "any"
 
     def clean(self):
@@ -151,8 +164,9 @@ class CompressForm(forms.Form):
             found = {name: value for name, value in found.items() if name not in ("threshold", "sparsity")}
         if found.get("structure") not in ("neuron", "expert"):
             found.pop("importance", None)
-        if (minutes := found.pop("recovery_minutes", None)) is not None:
-            found["minutes"] = minutes
+        for name in ("recovery_minutes", "most_minutes"):
+            if (minutes := found.pop(name, None)) is not None:
+                found["minutes"] = minutes
         if (megabytes := found.pop("max_megabytes", None)) is not None:
             found["max_bytes"] = int(megabytes * 1_000_000)
         return found

@@ -269,6 +269,11 @@ def test_recovery_and_importance_are_given_where_they_belong(page, live):
     assert CompressionJob.objects.get().options == {"structure": "2:4", "minutes": 2.0}
 
 
+def test_the_policys_minutes_are_of_all_of_it(page, live):
+    page.post("/compression/", {"version": live.pk, "method": "policy", "minutes": "9", "most_minutes": "2"})
+    assert CompressionJob.objects.get().options["minutes"] == 2.0
+
+
 def test_an_old_version_can_still_be_chosen_by_its_link(page, live):
     ModelVersion.objects.bulk_create(ModelVersion(number=10 + n, name=f"x{n}", kind="moe", folder="x") for n in range(80))
     assert f'value="{live.pk}" selected' in text(page.get(f"/compression/?version={live.pk}"))

@@ -140,29 +140,32 @@ def test_a_student_that_was_cut_off_ends_as_if_it_had_not_been(make_model, token
         torch.testing.assert_close(resumed[name], tensor, rtol=1e-4, atol=1e-5)
 
 
-def test_a_teacher_is_asked_once_about_each_example_and_says_the_same_in_a_conversation(make_model, tokenizer, pairs, monkeypatch):
+def test_a_teacher_is_asked_once_about_each_example(make_model, tokenizer, pairs, monkeypatch):
     examples, _ = encode([{"question": q, "answer": a} for q, a in pairs], tokenizer, 96)
-    teacher = make_model()
     asked = []
-    remembered = Teacher(teacher, examples)
+    remembered = Teacher(make_model(), examples)
     monkeypatch.setattr(remembered, "_ask", lambda numbers, ask=remembered._ask: asked.extend(numbers) or ask(numbers))
-    chosen = [5, 2, 7, 2]
-    for share in (0.0, 1.0):  # alone, then each behind the other
-        batch = pack(as_conversations([examples[i] for i in chosen], share, np.random.default_rng(0), 96))
-        with torch.no_grad():
-            log_q = make_model(1)(batch.tokens, **batch.inputs)[: batch.learnt_count].log_softmax(-1)
-            wanted = remembered.wanted(batch, chosen)
-        token_of = {number: list(examples[number].ids[examples[number].learnt]) for number in chosen}
-        owner = batch.example.view(-1)[batch.select[: batch.learnt_count]]
-        assert sorted(batch.targets[: batch.learnt_count].tolist()) == sorted(t for number in chosen for t in token_of[number])
-        assert len(wanted.ids) == len(owner) == len(log_q)
-        if not share:
-            truth = teacher(batch.tokens, **batch.inputs)[: batch.learnt_count].log_softmax(-1)
-            torch.testing.assert_close(wanted.log_p[:, 0], truth.max(-1).values, rtol=1e-4, atol=1e-4)
-        alone = wanted if not share else alone
-        together = wanted
+    for chosen in ([5, 2], [2, 7, 5]):
+        remembered.wanted(pack([examples[i] for i in chosen]), chosen)
     assert sorted(asked) == [2, 5, 7]
-    assert sorted(alone.log_p.flatten().tolist()) == sorted(together.log_p.flatten().tolist())
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0], ids=["alone", "in a conversation"])
+def test_what_the_teacher_says_stands_at_the_tokens_that_it_says_it_of(make_model, tokenizer, pairs, share):
+    examples, _ = encode([{"question": q, "answer": a * times} for times, (q, a) in enumerate(pairs[:6], 1)], tokenizer, 96)
+    teacher, chosen = make_model(), [5, 2, 0, 2]
+    batch = pack(as_conversations([examples[i] for i in chosen], share, np.random.default_rng(0), 96))
+    found = Teacher(teacher, examples).wanted(batch, chosen)
+    said = {}  # the likeliest tokens' logarithms, of each example alone
+    for number in set(chosen):
+        alone = pack([examples[number]])
+        with torch.no_grad():
+            said[number] = teacher(alone.tokens, **alone.inputs)[: alone.learnt_count].log_softmax(-1).max(-1).values
+    owner = batch.example.view(-1)[batch.select[: batch.learnt_count]]
+    turns = [[number] for number in chosen] if not share else [chosen[:3], chosen[3:]]
+    for place, numbers in enumerate(turns):
+        wanted = torch.cat([said[number] for number in numbers])
+        torch.testing.assert_close(found.log_p[owner == place, 0], wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_the_remembered_divergence_is_the_whole_one_where_the_teacher_is_sure(make_model, tokenizer, pairs):
