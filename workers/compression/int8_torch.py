@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from workers.compression.int8_folder import DamagedWeights
 from workers.compression.quantization import LARGEST, quantize, read_one
-from workers.engine.torch_runner import TorchRunner
+from workers.engine.torch_runner import TorchRunner, runner_of
 from workers.moe import Decoder, ModelConfig, UnsupportedModel, import_each, layout_named
 from workers.moe.experts import DenseNetwork, Experts, gated, gated_within
 from workers.moe.shards import Shards
@@ -149,4 +149,4 @@ def _place(model: Decoder, name: str, tensor: Tensor) -> None:
 def open_int8_torch_runner(folder: Path, device: str, *, threads: int, max_batch: int, max_seq_len: int) -> TorchRunner:
     """DamagedWeights."""
     torch.set_num_threads(threads)
-    return TorchRunner(build(folder).to(device), max_batch, max_seq_len)
+    return runner_of(build(folder).to(device), max_batch, max_seq_len)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from workers.engine import Chunk, Logits, UnusableModel
+from workers.engine import Chunk, KeysAndValues, Logits, UnusableModel
 
 
 def open_onnx_runner(folder: Path, *, threads: int, max_batch: int, max_seq_len: int) -> "OnnxRunner":
@@ -37,22 +37,30 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
+LEAST_PAST = 64  # tokens; shorter pasts are padded to one length without much ado
+COPIES = 2  # of what a slot holds: the graph takes its past as a tensor of its own, and gives it back with what is new
+
+
 class OnnxRunner:
-    """Chunks of one length share a call; shorter pasts are padded at their end, and masked."""
+    """Chunks of one length, with pasts of about the same, share a call; shorter pasts are padded at their end, and masked.
+
+    Slots take memory as they fill. What a call copies counts with them: padding makes it at most twice what the slots hold.
+    """
 
     def __init__(self, session: Any, shape: tuple[int, int, int], vocab_size: int, max_batch: int, max_seq_len: int):
         self.max_batch, self.max_seq_len, self.vocab_size = max_batch, max_seq_len, vocab_size
         self._session = session
         layers, kv_heads, head_dim = shape
-        # 0 keys, 1 values
-        self._past = np.zeros((layers, 2, max_batch, kv_heads, max_seq_len, head_dim), np.float32)
-        self._names = [(f"past_key_values.{layer}.{part}", layer, number) for layer in range(layers) for number, part in enumerate(("key", "value"))]
+        self._token_bytes = 4 * 2 * layers * kv_heads * head_dim
+        self._slots = KeysAndValues(layers, max_batch, kv_heads, head_dim, max_seq_len, 1)
+        parts = {"key": self._slots.keys[..., 0], "value": self._slots.values}  # layers, slots, kv_heads, tokens, head_dim
+        self._past = [(f"past_key_values.{layer}.{part}", array[layer]) for layer in range(layers) for part, array in parts.items()]
 
     def forward(self, chunks: Sequence[Chunk]) -> Logits:
         logits = np.empty((len(chunks), self.vocab_size), np.float32)
-        groups: dict[int, list[int]] = defaultdict(list)
+        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for number, chunk in enumerate(chunks):
-            groups[len(chunk.tokens)].append(number)
+            groups[len(chunk.tokens), _padded(chunk.start)].append(number)
         for numbers in groups.values():
             logits[numbers] = self._run([chunks[n] for n in numbers])
         return logits
@@ -64,14 +72,25 @@ class OnnxRunner:
         starts = np.array([c.start for c in chunks])[:, None]
         mask = np.ones((len(chunks), past + length), np.int64)
         mask[:, :past] = np.arange(past) < starts
-        inputs: dict[str, Any] = {name: self._past[layer, number, slots, :, :past] for name, layer, number in self._names}
+        inputs: dict[str, Any] = {name: held[slots, :, :past] for name, held in self._past}
         inputs |= {"input_ids": np.array([c.tokens for c in chunks], np.int64), "position_ids": starts + np.arange(length), "attention_mask": mask}
         logits, *present = self._session.run(None, inputs)
-        for (_, layer, number), whole in zip(self._names, present, strict=True):
+        for (_, held), whole in zip(self._past, present, strict=True):
             for row, chunk in enumerate(chunks):
-                self._past[layer, number, chunk.slot, :, chunk.start : chunk.start + length] = whole[row, :, past:]
+                held[chunk.slot, :, chunk.start : chunk.start + length] = whole[row, :, past:]
         last: Logits = logits[:, -1]
         return last
 
+    def bytes_of(self, tokens: int) -> int:
+        return self._slots.bytes_of(tokens) + COPIES * self._token_bytes * min(_padded(tokens), self.max_seq_len) if tokens else 0
+
+    def empty(self, slot: int) -> None:
+        self._slots.empty(slot)
+
     def close(self) -> None:
-        del self._session, self._past
+        del self._session, self._past, self._slots
+
+
+def _padded(tokens: int) -> int:
+    """The next power of two: the longest past that shares a call with this one."""
+    return max(LEAST_PAST, 1 << (tokens - 1).bit_length()) if tokens else LEAST_PAST

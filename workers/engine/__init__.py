@@ -21,12 +21,13 @@ from workers.engine.errors import (
     PromptTooLong,
     UnusableModel,
 )  # fmt: skip
+from workers.engine.memory import KeysAndValues
 from workers.engine.opening import open_engine
 from workers.engine.runner import Chunk, Logits, Runner
 from workers.engine.sampling import SamplingParams, TokenLogprob
 from workers.engine.sequence import Completion, Ticket
 
 __all__ = [
-    "CacheTooSmall", "Chunk", "Completion", "Engine", "EngineClosed", "EngineError", "EngineFull", "EngineStats", "Logits", "ParameterRefused",
-    "PictureRefused", "PromptTooLong", "Runner", "SamplingParams", "Ticket", "TokenLogprob", "UnusableModel", "open_engine",
+    "CacheTooSmall", "Chunk", "Completion", "Engine", "EngineClosed", "EngineError", "EngineFull", "EngineStats", "KeysAndValues", "Logits",
+    "ParameterRefused", "PictureRefused", "PromptTooLong", "Runner", "SamplingParams", "Ticket", "TokenLogprob", "UnusableModel", "open_engine",
 ]  # fmt: skip

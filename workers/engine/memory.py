@@ -16,11 +16,12 @@ PAGE = mmap.PAGESIZE
 
 
 class SlotArray:
-    """Float32 zeros of `shape`: (layers, slots, …)."""
+    """Float32 zeros of `shape`: (layers, slots, heads, parts, …), where a slot fills its heads part by part: tokens, or panels of them."""
 
     def __init__(self, *shape: int):
-        self._layers, self._slots = shape[:2]
-        self._slot_bytes = 4 * prod(shape[2:])
+        self._layers, self._slots, self._heads, self._parts = shape[:4]
+        self._part_bytes = 4 * prod(shape[4:])
+        self._slot_bytes = self._heads * self._parts * self._part_bytes
         # Private, so that pages can be given back; in pages of the usual size, as one of 2 MB would be that of many slots. A page more than
         # there are numbers: compiled code reads whole panels, also where the last head is narrower.
         self._memory = mmap.mmap(-1, 4 * prod(shape) + PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -35,6 +36,10 @@ class SlotArray:
             first, last = -(-begin // PAGE) * PAGE, (begin + self._slot_bytes) // PAGE * PAGE
             if last > first:
                 self._memory.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+    def bytes_of(self, parts: int) -> int:
+        """The most memory that a slot takes which has filled so many parts, in whole pages."""
+        return self._layers * _touched(self._heads, self._parts * self._part_bytes, parts * self._part_bytes)
 
 
 class KeysAndValues:
@@ -52,10 +57,7 @@ class KeysAndValues:
 
     def bytes_of(self, tokens: int) -> int:
         """The most memory that a slot takes which has held so many tokens, in whole pages."""
-        layers, _, kv_heads, capacity, head_dim = self.values.shape
-        panels, panel = self.keys.shape[3], self.keys.shape[5]
-        keys = _touched(kv_heads, 4 * panels * panel * head_dim, 4 * -(-tokens // panel) * panel * head_dim)
-        return layers * (keys + _touched(kv_heads, 4 * capacity * head_dim, 4 * tokens * head_dim))
+        return self._keys.bytes_of(-(-tokens // self.keys.shape[5])) + self._values.bytes_of(tokens)
 
 
 def _touched(rows: int, row_bytes: int, bytes_of_a_row: int) -> int:

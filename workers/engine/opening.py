@@ -29,8 +29,9 @@ def open_engine(
 ) -> Engine:  # fmt: skip
     """Load any kind of model folder. `threads`: cores it may use. UnusableModel where the folder is damaged or of no known kind.
 
-    `max_seq_len` cuts a longer context. `cache_bytes`: what keys and values may take. Compiled runners have `max_batch` slots that take memory
-    as they fill (`memory.py`); the others have fewer, where all of them full would take more. `device`: "cpu", or another of PyTorch's ("cuda").
+    `max_seq_len` cuts a longer context. `cache_bytes`: what keys and values may take. On a CPU there are `max_batch` slots that take memory as they
+    fill (`memory.py`); on another device all have theirs from the beginning: fewer, or shorter where not even one of the whole length fits.
+    `device`: "cpu", or another of PyTorch's ("cuda").
     A folder that only says where another server holds the model needs none of these: its engine is `workers.upstream`'s.
     `draft`: the folder of a smaller model of the same tokenizer, which guesses ahead (`drafter.py`); one that cannot is left out, and the log says why.
     """
@@ -42,9 +43,12 @@ def open_engine(
     config = _understand(folder, described)
     length = min(max_seq_len, config.max_seq_len)
     drafting = _drafting(folder, draft) if draft else None
-    slot_bytes = length * config.cached_numbers_a_token * 4
-    full_bytes = slot_bytes + (length * drafting.cached_numbers_a_token * 4 if drafting else 0)
-    slots = max_batch if _is_compiled(folder, config, device) else max(1, min(max_batch, cache_bytes // full_bytes))
+    token_bytes = 4 * config.cached_numbers_a_token
+    full_bytes = token_bytes + (4 * drafting.cached_numbers_a_token if drafting else 0)
+    slots = max_batch
+    if not _fills_slots(folder, device):
+        length = max(1, min(length, cache_bytes // full_bytes))
+        slots = max(1, min(max_batch, cache_bytes // (length * full_bytes)))
     runner = _open_runner(folder, described, config, device, threads=threads, max_batch=slots, max_seq_len=length)
     _warm_up(runner)
     if tokenizer.vocab_size > runner.vocab_size:  # compiled code looks ids up without asking
@@ -53,17 +57,18 @@ def open_engine(
     # An ONNX runner takes tokens only: what it serves is a model of text.
     front_end = read_front_end(folder, described["hidden_size"]) if getattr(runner, "takes_rows", False) else None
     guesser = _open_draft(draft, drafting, runner, device, threads) if draft and drafting else None
-    memory = _memory(runner, guesser, cache_bytes, slot_bytes, full_bytes)
+    memory = _memory(runner, guesser, cache_bytes, token_bytes, full_bytes)
     return Engine(runner, tokenizer, max_waiting=max_waiting, front_end=front_end, memory=memory, draft=guesser)
 
 
-def _is_compiled(folder: Path, config: ModelConfig, device: str) -> bool:
-    return device == "cpu" and not config.special_features and not (folder / ONNX_FILE).exists()
+def _fills_slots(folder: Path, device: str) -> bool:
+    """Its slots take memory as they fill: all that run in the machine's own."""
+    return device == "cpu" or (folder / ONNX_FILE).exists()
 
 
-def _memory(runner: Runner, draft: Runner | None, cache_bytes: int, slot_bytes: int, full_bytes: int) -> CacheMemory:
-    """Of a runner whose slots have all their memory from the beginning, what they have is the budget. `full_bytes`: of a slot, with its draft's."""
-    own, drafts = _bytes_of(runner, slot_bytes), _bytes_of(draft, full_bytes - slot_bytes) if draft else None
+def _memory(runner: Runner, draft: Runner | None, cache_bytes: int, token_bytes: int, full_bytes: int) -> CacheMemory:
+    """Of a runner whose slots have all their memory from the beginning, what they have is the budget. `full_bytes`: of a token, with its draft's."""
+    own, drafts = _bytes_of(runner, token_bytes), _bytes_of(draft, full_bytes - token_bytes) if draft else None
 
     def bytes_of(tokens: int) -> int:
         """Guesses lie in the slots too, before it is known whether they are right."""
@@ -74,13 +79,12 @@ def _memory(runner: Runner, draft: Runner | None, cache_bytes: int, slot_bytes: 
     if hasattr(runner, "bytes_of"):
         total = min(cache_bytes, runner.max_batch * bytes_of(runner.max_seq_len))
     else:
-        total = runner.max_batch * full_bytes
+        total = runner.max_batch * runner.max_seq_len * full_bytes
     return CacheMemory(total, bytes_of, runner.max_batch, runner.max_seq_len)
 
 
-def _bytes_of(runner: Runner, slot_bytes: int) -> Callable[[int], int]:
-    a_token = slot_bytes // runner.max_seq_len
-    given: Callable[[int], int] = getattr(runner, "bytes_of", lambda tokens: tokens * a_token)
+def _bytes_of(runner: Runner, token_bytes: int) -> Callable[[int], int]:
+    given: Callable[[int], int] = getattr(runner, "bytes_of", lambda tokens: tokens * token_bytes)
     return given
 
 

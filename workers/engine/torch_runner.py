@@ -1,4 +1,5 @@
-"""The model as PyTorch modules over a static cache: for GPUs, and on a CPU for what the compiled decoder does not express.
+"""The model as PyTorch modules over a static cache: for GPUs, and on a CPU, where its slots take memory as they fill, for what the compiled decoder does
+not express.
 
 There `fused_runner.py`, where it can be used, is three to twenty times as quick.
 """
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 
 from workers.engine.errors import UnusableModel
+from workers.engine.memory import SlotArray
 from workers.engine.runner import Chunk, Logits
-from workers.moe import BrokenModel, Decoder, KVCache, LayerCache, Seen, UnsupportedModel, load_model
+from workers.moe import BrokenModel, Decoder, KVCache, LayerCache, ModelConfig, Seen, UnsupportedModel, load_model
 
 
 def open_torch_runner(folder: Path, device: str = "cpu", *, threads: int, max_batch: int, max_seq_len: int) -> "TorchRunner":
@@ -22,7 +24,13 @@ def open_torch_runner(folder: Path, device: str = "cpu", *, threads: int, max_ba
         model, _ = load_model(folder)
     except (BrokenModel, UnsupportedModel) as error:
         raise UnusableModel(str(error)) from error
-    return TorchRunner(model.to(device), max_batch, max_seq_len)
+    return runner_of(model.to(device), max_batch, max_seq_len)
+
+
+def runner_of(model: Decoder, max_batch: int, max_seq_len: int) -> "TorchRunner":
+    """For the device that the model is on."""
+    kind = FillingTorchRunner if model.embedding.weight.device.type == "cpu" else TorchRunner
+    return kind(model, max_batch, max_seq_len)
 
 
 class TorchRunner:
@@ -40,8 +48,11 @@ class TorchRunner:
         self._tables: list[Any] = [model.cos, model.sin]
         self._blocks: list[Any] = list(model.blocks)
         self._device = model.embedding.weight.device
-        self._cache = KVCache(model.config, max_batch, self.max_seq_len, device=self._device)
+        self._layers = self._make_layers(model.config)
         self._window = model.config.sliding_window if model.config.sliding_layers else 0
+
+    def _make_layers(self, config: ModelConfig) -> list[LayerCache]:
+        return KVCache(config, self.max_batch, self.max_seq_len, device=self._device).layers
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> Logits:
@@ -52,7 +63,7 @@ class TorchRunner:
 
     @torch.inference_mode()
     def copy_prefix(self, source: int, target: int, tokens: int) -> None:
-        for layer in self._cache.layers:
+        for layer in self._layers:
             for cached in (layer.keys, layer.values):
                 cached[target, :, :tokens] = cached[source, :, :tokens]
 
@@ -71,7 +82,7 @@ class TorchRunner:
         cos, sin = (table[batch.positions][:, None, None] for table in self._tables)  # rows, 1, 1, rotary_width / 2
         for layer, block in enumerate(self._blocks):
             q, k, v = block.attention.project(block.attention_norm(x).unsqueeze(1), cos, sin)
-            heads = self._attend(block.attention, self._cache.layers[layer], batch, q.squeeze(2), k.squeeze(2), v.squeeze(2))
+            heads = self._attend(block.attention, self._layers[layer], batch, q.squeeze(2), k.squeeze(2), v.squeeze(2))
             x = x + block.attention.finish(heads)
             x = x + block.feed_forward(block.feed_forward_norm(x), None)
         return x
@@ -95,7 +106,30 @@ class TorchRunner:
         return out
 
     def close(self) -> None:
-        del self._model, self._blocks, self._cache
+        del self._model, self._blocks, self._layers
+
+
+class FillingTorchRunner(TorchRunner):
+    """In the machine's own memory, which slots take page by page, and give back."""
+
+    def _make_layers(self, config: ModelConfig) -> list[LayerCache]:
+        def array() -> SlotArray:
+            return SlotArray(config.n_layers, self.max_batch, config.cached_heads, self.max_seq_len, config.cached_width)
+
+        self._arrays = [array()] if config.kv_rank else [array(), array()]  # a latent's values are a part of its keys
+        keys, *values = (torch.from_numpy(array.array) for array in self._arrays)
+        return [LayerCache(own, values[0][n] if values else own[..., : config.kv_rank]) for n, own in enumerate(keys)]
+
+    def bytes_of(self, tokens: int) -> int:
+        return sum(array.bytes_of(tokens) for array in self._arrays)
+
+    def empty(self, slot: int) -> None:
+        for array in self._arrays:
+            array.empty(slot)
+
+    def close(self) -> None:
+        super().close()
+        del self._arrays
 
 
 class _Masks:

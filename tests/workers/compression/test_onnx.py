@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -40,6 +41,40 @@ def test_greedy_answers_through_the_engine_are_the_parents(make_model, save, spe
             texts.append([c.text for c in engine.generate_all(prompts, max_tokens=16)])
     assert texts[0] == texts[1]
     assert result["details"]["greedy_agreement"] == 1.0
+
+
+def test_slots_share_a_budget_and_answers_are_the_same(make_model, save, spec, prompts):
+    run_onnx(made := spec("onnx", save(make_model(max_seq_len=2048, head_dim=32))))
+    with closing(open_engine(made.output_folder, max_batch=8)) as engine:
+        assert engine.stats().slots == 8
+        wanted = [a.text for a in engine.generate_all(prompts, max_tokens=70)]
+        budget_bytes = 2 * engine._runner.bytes_of(100)
+        assert budget_bytes > 3 * engine._runner.bytes_of(20)  # more begin than can go on
+
+    with closing(open_engine(made.output_folder, max_batch=8, cache_bytes=budget_bytes)) as engine:
+        assert [a.text for a in engine.generate_all(prompts, max_tokens=70)] == wanted
+        stats = engine.stats()
+        assert stats.preemptions
+        assert 0 < stats.cache_used_bytes <= stats.cache_total_bytes == budget_bytes
+
+
+def test_what_a_call_copies_counts_with_what_its_slots_hold(make_model, save, spec, monkeypatch):
+    """However different the pasts are that decode together."""
+    run_onnx(made := spec("onnx", save(make_model(max_seq_len=2048, head_dim=32))))
+    starts = [1, 3, 60, 70, 120, 500, 513, 1500]
+    with closing(open_runner(made.output_folder, threads=1, max_batch=8, max_seq_len=2048)) as runner:
+        copied, run = [], runner._session.run
+
+        def counting(names, inputs):
+            out = run(names, inputs)
+            copied.append(sum(array.nbytes for name, array in inputs.items() if name.startswith("past")) + sum(array.nbytes for array in out[1:]))
+            return out
+
+        monkeypatch.setattr(runner, "_session", SimpleNamespace(run=counting))
+        runner.forward([Chunk(slot, start, [5]) for slot, start in enumerate(starts)])
+        held = [runner._slots.bytes_of(start + 1) for start in starts]
+        assert 1 < len(copied) < len(starts)
+        assert sum(copied) + sum(held) <= sum(runner.bytes_of(start + 1) for start in starts)
 
 
 def test_int8_is_a_quarter_of_the_bytes_and_nearly_the_same_logits(any_model, save, spec):

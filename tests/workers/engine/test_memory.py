@@ -1,11 +1,13 @@
 """A budget for keys and values: who waits, who leaves, and that nobody's answer is another for it."""
 
 import math
+from contextlib import closing
 
 import numpy as np
 import pytest
 
 from tests.workers.engine.test_engine import ask, questions
+from tests.workers.engine.test_opening import SPECIAL
 from workers.engine import CacheTooSmall, Engine, SamplingParams, open_engine
 from workers.engine.memory import PAGE, CacheMemory, KeysAndValues
 from workers.engine.scheduler import Scheduler
@@ -145,6 +147,24 @@ def test_one_that_talks_takes_a_batchs_place(tokenizer):
 
     assert step(scheduler) == ["chat"]
     assert scheduler.waiting.next().name == "batch"
+
+
+@pytest.mark.parametrize("special", [{}, {**SPECIAL, "sliding_layers": (0,)}], ids=["compiled", "modules"])
+def test_a_runners_slots_share_a_budget_and_answers_are_the_same(make_folder, special):
+    """Each runner counts its own slots, as pages; a token is 128 bytes in each head, so that a slot grows with every 32."""
+    folder = make_folder(max_seq_len=2048, head_dim=32, **special)
+    asked = [ask(q) for q in questions(12, seed=5)]
+    with closing(open_engine(folder, max_batch=8)) as engine:
+        wanted = [a.text for a in engine.generate_all(asked, 70)]
+        runner = engine._runner
+        budget_bytes = 3 * runner.bytes_of(100) + PAGE
+        assert 5 * runner.bytes_of(20) < budget_bytes < 8 * runner.bytes_of(60)
+
+    with closing(open_engine(folder, max_batch=8, cache_bytes=budget_bytes)) as engine:
+        assert [a.text for a in engine.generate_all(asked, 70)] == wanted
+        stats = engine.stats()
+        assert stats.preemptions > 1
+        assert 0 < stats.cache_used_bytes <= stats.cache_total_bytes == budget_bytes
 
 
 def test_a_slot_takes_no_more_memory_of_the_system_than_is_counted_and_gives_it_back():

@@ -1,12 +1,13 @@
 import json
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from workers.engine import SamplingParams, UnusableModel, open_engine
+from workers.engine import PromptTooLong, SamplingParams, UnusableModel, open_engine, opening, torch_runner
 from workers.moe import ChatTokenizer, generate, load_model
 
 SPECIAL = {
@@ -63,20 +64,38 @@ def test_an_architecture_of_another_kind_is_refused_with_those_that_are_known(fo
         open_engine(other)
 
 
-def test_fewer_slots_are_made_where_keys_and_values_would_take_too_much(make_folder):
-    folder = make_folder(**SPECIAL, sliding_layers=(0,))  # for the modules, whose slots are there from the beginning
-    three = 3 * 96 * 2 * 2 * 2 * 8 * 4  # sequences of 96 tokens, 2 layers, 2 heads of 8, FP32
-    engine = open_engine(folder, max_batch=32, cache_bytes=three + 100)
-    stats = engine.stats()
-    engine.close()
+A_TOKEN = 2 * 2 * 2 * 8 * 4  # keys and values, 2 layers, 2 heads of 8, FP32
+
+
+@pytest.fixture
+def full_slots(make_folder, monkeypatch):
+    """A folder that is served as on a GPU: by the modules, all slots with their memory from the beginning."""
+    monkeypatch.setattr(opening, "_fills_slots", lambda folder, device: False)
+    monkeypatch.setattr(torch_runner, "runner_of", torch_runner.TorchRunner)
+    return make_folder(**SPECIAL, sliding_layers=(0,))
+
+
+def test_fewer_slots_are_made_where_keys_and_values_would_take_too_much(full_slots):
+    three = 3 * 96 * A_TOKEN
+    with closing(open_engine(full_slots, max_batch=32, cache_bytes=three + 100)) as engine:
+        stats = engine.stats()
     assert (stats.slots, stats.cache_total_bytes) == (3, three)
+
+
+def test_a_slot_is_shorter_where_not_even_one_of_the_whole_length_fits_and_what_is_longer_is_refused(full_slots):
+    with closing(open_engine(full_slots, max_batch=32, cache_bytes=40 * A_TOKEN + 100)) as engine:
+        stats = engine.stats()
+        assert (stats.slots, stats.cache_total_bytes) == (1, 40 * A_TOKEN)
+        with pytest.raises(PromptTooLong, match=r"reads at most 39,"):
+            engine.submit([{"role": "user", "content": "zq" * 30}], SamplingParams(max_tokens=1))
+        assert engine.submit([{"role": "user", "content": "What?"}], SamplingParams(max_tokens=90)).result(30).finish_reason == "length"
 
 
 def test_what_the_compiled_decoder_does_not_express_is_served_by_the_modules_with_the_same_answers(make_folder):
     folder = make_folder(**SPECIAL, sliding_layers=(0,))
     model, tokenizer = load_model(folder)
     engine = open_engine(folder, max_batch=2)
-    assert type(engine._runner).__name__ == "TorchRunner"
+    assert type(engine._runner).__name__ == "FillingTorchRunner"
     question = "What is photosynthesis?"
     try:
         answer = engine.submit([{"role": "user", "content": question}], SamplingParams(max_tokens=20, temperature=0.0)).result().text
