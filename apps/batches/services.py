@@ -24,16 +24,19 @@ from apps.ids import new_id
 from apps.jobs import services as jobs
 from apps.jobs.models import Job
 from apps.jobs.runs import Command, Run, register
+from apps.monitoring.advisor.memory import size
 from apps.portal.retelling import retold
 from apps.registry.models import ModelVersion
 from apps.registry.upstream_access import require_allowed, spec_of
 from apps.serving.questions import MAX_CHARACTERS, MAX_TOKENS
 from workers.batch.prompts import read_prompts
+from workers.planning import USABLE_SHARE, free_bytes, machine_bytes
 
 ROWS_LOOKED_AT = 200  # before it is queued: a wrong file is told at once, single bad rows in their answers
 ANSWERS_FILE = "answers.jsonl"
 # After all that somebody waits for, and interrupted by it: a batch takes what is left.
 PRIORITY = -1
+PROCESS_BYTES = 300 * 1024**2  # of the child without a model: Python, the compiled decoder, its buffers
 
 
 def start(
@@ -51,6 +54,12 @@ def start(
         raise Problem(_("At most %(most)s characters can be read.") % {"most": f"{MAX_CHARACTERS:,}"}, field="system")
     if version.kind == ModelVersion.Kind.UPSTREAM:
         require_allowed(spec_of(version))
+    elif (needed := memory_bytes(version)) > (room := USABLE_SHARE * machine_bytes()):
+        raise Problem(
+            _("A batch has an engine of its own: for %(version)s it takes %(needed)s, and this machine has %(room)s to give. Choose a smaller version, its INT8 child say.")
+            % {"version": version.name, "needed": size(needed), "room": size(room)},
+            field="model_version",
+        )  # fmt: skip
     options = {"max_tokens": max_tokens, "temperature": temperature, "system": system.strip(), "seed": seed}
     job = BatchJob(id=new_id(), model_version=version, dataset=dataset, options=options, created_by=actor, priority=PRIORITY)
     if dataset is not None:
@@ -66,6 +75,11 @@ def start(
         record(actor, "batch.start", job, after={"version": version.name, "prompts": job.prompts_name, **options}, source=source)
         jobs.nudge()
     return job
+
+
+def memory_bytes(version: ModelVersion) -> int:
+    """What its engine takes at most."""
+    return version.artifact_bytes + settings.ENGINE_CACHE_BYTES + PROCESS_BYTES
 
 
 def _files_of(dataset: Dataset) -> list[Path]:
@@ -117,10 +131,15 @@ def _prepare(job: BatchJob, work: Path) -> Command:
     version = job.model_version
     if version.kind == ModelVersion.Kind.UPSTREAM:
         require_allowed(spec_of(version))
+    elif (needed := memory_bytes(version)) > (free := free_bytes()):  # those who answer people keep what they have
+        raise Problem(
+            f"The batch's engine takes up to {size(needed)}, and only {size(free)} of this machine's memory is free; resume the job when there is more."
+        )
     inputs = [artifacts.local_path(job.prompts)] if job.prompts else _files_of(job.dataset)
     spec = {
         "version": 1, "model_folder": str(artifacts.verify(version.folder, version.files)), "inputs": [str(path) for path in inputs],
-        "output_folder": str(work / "answers"), "work_folder": str(work), "threads": settings.JOB_THREADS, **job.options,
+        "output_folder": str(work / "answers"), "work_folder": str(work), "threads": settings.JOB_THREADS,
+        "cache_bytes": settings.ENGINE_CACHE_BYTES, **job.options,
     }  # fmt: skip
     return Command([sys.executable, "-m", "workers.batch"], spec)
 

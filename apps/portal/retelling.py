@@ -31,6 +31,7 @@ SAYINGS = (
     _("The machine ran out of memory. Use a smaller model, batch or dataset, or a machine with more of it."),
     _("A file could not be read or written (%(file)s): %(error)s. Check the disk, then resume the job."),
     _("A file could not be read or written: %(error)s. Check the disk, then resume the job."),
+    _("The batch's engine takes up to %(needed)s, and only %(free)s of this machine's memory is free; resume the job when there is more."),
     _("Only %(n)s MB are free on the disk of %(folder)s; make room and resume the job."),
     # alerts
     _("P99 latency is %(value)s ms, above %(threshold)s ms. Start another inference worker or promote an INT8 version."),

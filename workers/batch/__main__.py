@@ -28,7 +28,7 @@ def main(spec: BatchSpec) -> dict[str, Any]:
         left = (prompt for prompt in read_prompts(spec.inputs, spec.system) if prompt.row not in journal.done)
         try:
             if before < total:
-                with closing(open_engine(spec.model_folder, threads=spec.threads)) as engine:
+                with closing(open_engine(spec.model_folder, threads=spec.threads, cache_bytes=spec.cache_bytes)) as engine:
                     answers = answer_all(engine, left, max_tokens=spec.max_tokens, temperature=spec.temperature, seed=spec.seed)
                     for entry in answers:
                         journal.write(entry)

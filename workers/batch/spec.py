@@ -18,4 +18,5 @@ class BatchSpec(BaseModel):
     temperature: float = Field(default=0.0, ge=0.0)
     system: str = Field(default="", description="said before each prompt that brings no system message")
     threads: int = Field(default=1, ge=1)
+    cache_bytes: int = Field(default=512 * 1024**2, ge=1, description="what keys and values may take")
     seed: int = Field(default=0, description="where the temperature is not 0; each row has its own")

@@ -1,7 +1,7 @@
 """Planning, before anything is started: memory of a rank, the nearest configuration that fits, speed. Counting only, without torch."""
 
 from workers.planning.fit import Configuration, Planned, nearest, planned
-from workers.planning.machine import USABLE_SHARE, machine_bytes
+from workers.planning.machine import USABLE_SHARE, free_bytes, machine_bytes
 from workers.planning.memory import (
     BYTES,
     PAPER,
@@ -26,6 +26,6 @@ from workers.planning.speed import TRAINING_EFFICIENCY, devices_for, tokens_per_
 
 __all__ = [
     "BYTES", "PAPER", "PORTAL", "RECIPES", "TRAINING_EFFICIENCY", "USABLE_SHARE", "Configuration", "GiB", "Kind", "Moment", "Part", "Planned", "Recipe",
-    "Rows", "Setting", "Shape", "devices_for", "fewest_groups", "machine_bytes", "model_states", "nearest", "peak", "planned", "rank_bytes", "recipe_of", "rows_of",
+    "Rows", "Setting", "Shape", "devices_for", "fewest_groups", "free_bytes", "machine_bytes", "model_states", "nearest", "peak", "planned", "rank_bytes", "recipe_of", "rows_of",
     "serving_parts", "tokens_per_second", "total", "training_flops_per_token", "waiting_seconds",
 ]  # fmt: skip

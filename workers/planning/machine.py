@@ -1,4 +1,4 @@
-"""The memory of the machine that this process runs on."""
+"""The memory of the machine that this process runs on: what there is, and what is free."""
 
 import os
 from pathlib import Path
@@ -11,6 +11,14 @@ def machine_bytes() -> int:
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [_limit(Path(path)) for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")]
     return min([physical, *(limit for limit in limits if limit)])
+
+
+def free_bytes() -> int:
+    """What a new process can take without anybody being moved out: of the machine, or of the container where that has less."""
+    with Path("/proc/meminfo").open() as lines:
+        machine = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    limit, used = _limit(Path("/sys/fs/cgroup/memory.max")), _limit(Path("/sys/fs/cgroup/memory.current"))
+    return min(machine, max(0, limit - used)) if limit and used else machine
 
 
 def _limit(path: Path) -> int | None:

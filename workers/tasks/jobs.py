@@ -34,6 +34,7 @@ job_seconds = Histogram(names.JOB_SECONDS, "From claim to end", ["kind"], bucket
 
 WORKER = f"jobs@{socket.gethostname()}:{os.getpid()}"
 TERM_GRACE_SECONDS = 8.0
+FIRST_TO_GO = 500  # of 1000: as if a job held half of the machine's memory more than it does, for the kernel that looks for whom to kill
 LOG_TAIL_BYTES = 2000
 # Two heavy children on two cores fall to a tenth of their speed: one at a time, unless the machine is told otherwise.
 _slots = threading.BoundedSemaphore(settings.JOB_SLOTS)
@@ -111,11 +112,13 @@ def _follow(job: Job, row: Job, command: Command, work: Path) -> dict | None:
 
 def _lower_priority(pid: int) -> None:
     """Below web and inference. Linux groups processes by session and weighs the groups, so that the niceness of a process alone
-    moves nothing between sessions; where there are no such groups, it is what counts."""
+    moves nothing between sessions; where there are no such groups, it is what counts. Where memory runs out it is the job that goes."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.setpriority(os.PRIO_PROCESS, pid, settings.JOB_NICENESS)
     with contextlib.suppress(OSError):
         Path(f"/proc/{pid}/autogroup").write_text(str(settings.JOB_NICENESS))
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(FIRST_TO_GO))
 
 
 class _Heard:

@@ -1,12 +1,16 @@
 """Batches: queued with what can be asked, run by the jobs worker, their answers a file to download."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 from django.core.files.uploadedfile import SimpleUploadedFile
 
 from apps.accounts.models import AuditEntry
+from apps.batches import services
 from apps.batches.models import BatchJob
 from apps.datasets.services import create_from_records
 from apps.jobs.models import Job
@@ -58,7 +62,7 @@ def test_records_become_a_queued_job_after_all_others_and_its_answers_a_download
     assert job.priority < 0
     spec = run_of("batch").prepare(job, work_folder(job)).spec
     assert [json.loads(line) for line in Path(spec["inputs"][0]).read_text().splitlines()] == RECORDS
-    assert (spec["max_tokens"], spec["temperature"]) == (32, 0)
+    assert (spec["max_tokens"], spec["temperature"], spec["cache_bytes"]) == (32, 0, settings.ENGINE_CACHE_BYTES)
     assert as_operator.get(f"/api/v1/batch-jobs/{job.pk}/answers/").status_code == 409
     answered(job)
     done = as_operator.get(f"/api/v1/batch-jobs/{job.pk}/").json()
@@ -66,6 +70,26 @@ def test_records_become_a_queued_job_after_all_others_and_its_answers_a_download
     lines = b"".join(as_operator.get(done["answers_url"]).streaming_content).splitlines()
     assert [json.loads(line)["row"] for line in lines] == [0, 1]
     assert AuditEntry.objects.filter(action="batch.start", object_id=job.pk).exists()
+
+
+def test_a_batch_whose_engine_this_machine_cannot_hold_is_refused(as_operator, version, monkeypatch):
+    needed = services.memory_bytes(version)
+    monkeypatch.setattr(services, "machine_bytes", lambda: needed)  # of which the rest of the portal needs a part
+    refused = as_operator.post("/api/v1/batch-jobs/", {"model_version": version.pk, "records": RECORDS})
+    assert refused.status_code == 400
+    assert "an engine of its own" in refused.json()["detail"]
+    assert not BatchJob.objects.exists()
+
+
+def test_a_batch_takes_no_memory_that_is_not_free(as_operator, version, monkeypatch):
+    job = BatchJob.objects.get(pk=as_operator.post("/api/v1/batch-jobs/", {"model_version": version.pk, "records": RECORDS}).json()["id"])
+    monkeypatch.setattr(services, "free_bytes", lambda: services.memory_bytes(version) - 1)
+    worker._run(claim_next(worker="here"))
+    job.refresh_from_db()
+    assert job.status == "failed"
+    assert "memory is free; resume the job" in job.error
+    monkeypatch.setattr(services, "free_bytes", lambda: services.memory_bytes(version))
+    assert run_of("batch").prepare(job, work_folder(job)).argv
 
 
 def test_a_file_or_the_questions_of_a_dataset_are_answered_too(as_operator, operator, version):
@@ -140,3 +164,16 @@ def test_the_page_starts_one_keeps_what_was_typed_and_shows_its_answers(client, 
     assert "the line is no JSON" in page
     assert b"mine.jsonl" in client.get("/batches/?fragment=rows").content
     assert b'href="/batches/"' in client.get("/models/").content
+
+
+def test_a_jobs_child_stands_behind_those_who_answer_people():
+    """In the order of the processor, and of those that the kernel ends where memory runs out."""
+    child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    try:
+        worker._lower_priority(child.pid)
+        assert os.getpriority(os.PRIO_PROCESS, child.pid) > os.getpriority(os.PRIO_PROCESS, 0)
+        of_child, mine = (int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (child.pid, "self"))
+        assert of_child > mine
+    finally:
+        child.kill()
+        child.wait()
