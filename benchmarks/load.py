@@ -27,16 +27,16 @@ QUICK = bool(os.environ.get("BENCH_QUICK"))
 QUESTIONS = 10_000  # of the replay
 SHARE = 0.7  # of the capacity, of the replay
 P99_MS = 500.0
-RAMP_FIRST, RAMP_GROWTH, RAMP_SECONDS, RAMP_STAGES = 30.0, 1.25, 2.0 if QUICK else 4.0, 16
-OVERLOAD_SECONDS, CALM_SECONDS = (6.0, 6.0) if QUICK else (120.0, 15.0)
+RAMP_FIRST, RAMP_GROWTH, RAMP_SECONDS, RAMP_STAGES = (40.0, 1.5, 1.5, 8) if QUICK else (40.0, 1.25, 4.0, 12)
+OVERLOAD_SECONDS, CALM_SECONDS = (5.0, 5.0) if QUICK else (120.0, 15.0)
 CALM_SHARE = 0.5
 LATE_SECONDS = 10.0  # an answer that takes longer counts as one of a pile of late ones
 RECOVERY_SECONDS = 5.0
 CHART_SECONDS, CHART_STEP = (14.0, 5) if QUICK else (70.0, 10)
 UNREADABLE = 0.05  # of the questions of the charts' row, so that there is an error rate
 AGREE = 0.02
-SWAPS, SWAP_SECONDS = (1, 3.0) if QUICK else (3, 4.0)
-CALM_DOWN_SECONDS = 3.0  # between two rows
+SWAPS, SWAP_SECONDS = (1, 2.0) if QUICK else (3, 4.0)
+CALM_DOWN_SECONDS = 1.0 if QUICK else 3.0  # between two rows
 FRESH = 1_000_000  # numbers of questions that no earlier row has asked, a row's so far from the next one's
 
 Row = tuple[str, str, str]  # what, measured, wanted
@@ -190,7 +190,7 @@ def main() -> None:
     rows = ("replay", "overload", "charts", "swaps")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", choices=[[], *rows], help="all where none is given")
-    parser.add_argument("--minutes", type=float, default=0.15 if QUICK else 10.0, help="of the replay")
+    parser.add_argument("--minutes", type=float, default=0.1 if QUICK else 10.0, help="of the replay")
     parser.add_argument("--home", type=Path)
     given = parser.parse_args()
     with trained_portal(given.home) as portal:

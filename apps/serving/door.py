@@ -19,7 +19,7 @@ from apps.accounts.problems import Busy, body_of
 from apps.monitoring import recorder
 from apps.serving.openai import error_body
 
-RECENT, RECENT_SECONDS = 64, 10.0  # answers, and how old: their pace tells how long a place takes
+RECENT = 32  # questions that have left: how long they were inside tells when those who are now will have
 _ROUTES = {
     "/api/v1/generate/": "generate",
     "/api/v1/chat/": "chat",
@@ -35,27 +35,26 @@ class Door:
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic):
         self.most, self.inside = most, 0
         self._clock, self._lock = clock, threading.Lock()
-        self._left: deque[float] = deque(maxlen=RECENT)
+        self._stays: deque[float] = deque(maxlen=RECENT)  # seconds
 
-    def enter(self) -> bool:
+    def enter(self) -> float | None:
+        """When it came in, to be told when it leaves. None where there is no room."""
         with self._lock:
             if self.inside >= self.most:
-                return False
+                return None
             self.inside += 1
-            return True
+            return self._clock()
 
-    def leave(self) -> None:
+    def leave(self, came: float) -> None:
         with self._lock:
             self.inside -= 1
-            self._left.append(self._clock())
+            self._stays.append(self._clock() - came)
 
     def wait_seconds(self) -> int:
-        """Until those who are inside now have left, at the pace of late; at least a second, and no longer than an answer may take."""
+        """Until those who are inside now have left, if they stay as long as the last ones did. At least a second, and no longer than an answer may take."""
         with self._lock:
-            now, inside = self._clock(), self.inside
-            left = [at for at in self._left if at > now - RECENT_SECONDS]
-        longest = math.ceil(settings.ANSWER_TIMEOUT_SECONDS)
-        return max(1, min(math.ceil(inside * (now - left[0]) / len(left)), longest)) if left else longest
+            stay = sum(self._stays) / len(self._stays) if self._stays else math.inf
+        return max(1, math.ceil(min(stay, settings.ANSWER_TIMEOUT_SECONDS)))
 
 
 door = Door(settings.MAX_ASKING)
@@ -71,7 +70,7 @@ class DoorMiddleware:
         route = _ROUTES.get(request.path) if request.method == "POST" else None
         if route is None:
             return self.get_response(request)
-        if not door.enter():
+        if (came := door.enter()) is None:
             return _refusal(request, route)
         streams = False
         try:
@@ -79,17 +78,17 @@ class DoorMiddleware:
             streams = response.streaming
         finally:
             if not streams:
-                door.leave()
+                door.leave(came)
         if streams:
-            response.streaming_content = _until_the_end(response.streaming_content)
+            response.streaming_content = _until_the_end(response.streaming_content, came)
         return response
 
 
-def _until_the_end(pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _until_the_end(pieces: Iterator[bytes], came: float) -> Iterator[bytes]:
     try:
         yield from pieces
     finally:
-        door.leave()
+        door.leave(came)
 
 
 def _refusal(request: HttpRequest, route: str) -> HttpResponse:

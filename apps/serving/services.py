@@ -78,7 +78,7 @@ class Pending:
     conversation: Conversation | None = None
     quota: Quota | None = None
     id: str = field(default_factory=new_id)
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=lambda: current().came)  # with its request, of `time.monotonic`
     text: str = ""
     cached: bool = False
     prompt_tokens: int = 0

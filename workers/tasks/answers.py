@@ -23,7 +23,7 @@ from apps.registry.models import ModelVersion
 from dsportal.celery import app
 from workers.tasks.cancelling import cancellations
 from workers.tasks.engines import Engines, NoRoom
-from workers.tasks.following import follow
+from workers.tasks.following import follow, load_first
 from workers.tasks.phases import Phases
 
 log = logging.getLogger(__name__)
@@ -179,6 +179,12 @@ def _keep_claims() -> None:
         except RedisError as error:
             log.warning("the claims of answers cannot be renewed: %s", error)
         time.sleep(RENEW_SECONDS)
+
+
+@signals.worker_init.connect
+def _begin(sender, **_):
+    if "inference" in sender.hostname:
+        load_first(engines)
 
 
 @signals.worker_ready.connect

@@ -8,6 +8,7 @@ from django.db import DatabaseError, close_old_connections
 from redis import RedisError
 
 from apps.monitoring import names
+from apps.monitoring.selectors import workers
 from apps.redis import connection
 from apps.serving import warming
 from workers.tasks.engines import Engines
@@ -16,6 +17,15 @@ log = logging.getLogger(__name__)
 
 FOLLOW_SECONDS = 2.0
 RECONNECT_SECONDS = 0.5
+
+
+def load_first(engines: Engines) -> None:
+    """As long as others answer, a worker takes no question before it holds what is asked: those that it took would wait for the loading."""
+    try:
+        if workers("inference"):
+            engines.prepare(warming.wanted())
+    except (RedisError, DatabaseError) as error:
+        log.warning("nothing is loaded ahead: %s", error)
 
 
 def follow(engines: Engines, worker: str) -> None:

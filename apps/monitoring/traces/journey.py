@@ -33,7 +33,7 @@ class Journey:
 
     def __init__(self, request: HttpRequest | None = None):
         self.request = request
-        self.began = time.time_ns()
+        self.began, self.came = time.time_ns(), time.monotonic()
         self.phases: list[Phase] = []
         self.answers: list[str] = []  # ids of rows
         self.version = self.version_id = self.route = ""

@@ -11,13 +11,14 @@ from django.db import connections
 
 from apps.accounts.problems import Conflict
 from apps.experiments import services as experiments
+from apps.monitoring.presence import be_present
 from apps.registry import services as registry
 from apps.registry.models import ModelVersion
 from apps.serving import warming
 from tests.apps import making
 from workers.engine import EngineStats
 from workers.tasks.engines import Engines, NeverFits, NoRoom
-from workers.tasks.following import look
+from workers.tasks.following import load_first, look
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -121,6 +122,16 @@ def until(condition):
     while not condition():
         assert time.monotonic() < ends
         time.sleep(0.01)
+
+
+def test_one_that_joins_others_loads_what_is_live_before_it_takes_a_question(holds, log, redis_server):
+    version("asked", state="live")
+    load_first(holds(3))
+    assert log == []  # nobody else answers: who asks it waits as long either way, and hears that a worker is there
+
+    be_present("inference", "another", seconds=60)
+    load_first(holds(3))
+    assert log == ["+asked"]
 
 
 @pytest.fixture
