@@ -2,14 +2,15 @@
 
     python -m benchmarks.int8 [--preset base] [--quick]
 
-The demonstration's model, and a random one of the preset. All go through the engine's runner interface: the same sequences, the same batches, one
-thread. Seconds are of the processor's work, taken in turns, and each counts by its best round: other work on the machine only slows one down.
+The demonstration's model, one of 64 M parameters that has learnt the same (once, in some minutes), and with `--preset` a random one of that preset.
+All go through the engine's runner interface: the same sequences, the same batches, one thread. Seconds are of the processor's work, taken in turns, and each counts by its best round: other work on the machine only slows one down.
 """
 
 import argparse
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import closing, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks._demonstration import QUICK_STEPS, STEPS, trained
+from benchmarks._demonstration import QUICK_STEPS, STEPS, WIDE, WIDE_QUICK_STEPS, WIDE_STEPS, trained
 from benchmarks._int8_peers import PEERS, open_peer
 from benchmarks.compression import make_parent
 from workers.compression.int8 import run_int8
@@ -27,12 +28,13 @@ from workers.compression.quality import ANSWER_TOKENS, held_out
 from workers.compression.spec import CompressSpec
 from workers.engine import Chunk, Engine, open_engine
 from workers.evaluation.evaluate import ask, figures
-from workers.moe import ModelConfig, count_parameters, load_model, load_tokenizer
+from workers.moe import ModelConfig, count_parameters, load_model, load_tokenizer, read_config
 
 BATCHES = (1, 8, 32)
 STEPS_OF = {1: 24, 8: 8, 32: 4}  # of one round
 READ, BEFORE, ROUNDS = 128, 40, 4  # tokens of a prompt that is read; tokens already in the slots while decoding
 LENGTH = 256
+SLOW_ONES_LEFT_OUT = ("PyTorch, FP32", "`quantize_dynamic`")  # of a model with hundreds of experts
 
 
 def decode_rate(runner: Any, batch: int, random: np.random.Generator) -> float:
@@ -105,7 +107,9 @@ def bleu(runner: Any, folder: Path, spec: CompressSpec) -> float:
     return float(answered["bleu"])
 
 
-def table(title: str, parent: Path, data: Path | None, work: Path, macs: float, bytes_a_second: float, questions: int) -> None:
+def table(
+    title: str, parent: Path, data: Path | None, work: Path, macs: float, bytes_a_second: float, questions: int, peers: Sequence[str] = tuple(PEERS)
+) -> None:
     spec = CompressSpec(
         method="int8", model_folder=parent, output_folder=work / "child", work_folder=work, dataset_folder=data, max_questions=questions
     )
@@ -115,7 +119,7 @@ def table(title: str, parent: Path, data: Path | None, work: Path, macs: float, 
     engines = {"ours, FP32": open_engine(parent, max_seq_len=LENGTH), "ours, INT8": open_engine(spec.output_folder, max_seq_len=LENGTH)}
     runners: dict[str, Any] = {name: engine._runner for name, engine in engines.items()}
     sizes = {"ours, FP32": weight_bytes(parent), "ours, INT8": weight_bytes(spec.output_folder)}
-    for name in PEERS:
+    for name in peers:
         runners[name], sizes[name] = open_peer(model, name, LENGTH)
     found = rates(runners)
 
@@ -136,9 +140,14 @@ def table(title: str, parent: Path, data: Path | None, work: Path, macs: float, 
             engine.close()
 
 
+def _sizes(folder: Path) -> str:
+    total, active = (n / 1e6 for n in count_parameters(read_config(folder)))
+    return f"{total:.1f} M parameters, {active:.1f} M for a token"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="base")
+    parser.add_argument("--preset", help="measure a random model of it, too")
     parser.add_argument("--quick", action="store_true", help="a barely trained model, few questions")
     given = parser.parse_args()
     quick = given.quick or bool(os.environ.get("BENCH_QUICK"))
@@ -150,20 +159,14 @@ def main() -> None:
         f"The limit: weights of the experts that are needed ÷ bandwidth (where they do not stay in the cache), or multiply-adds ÷ the kernel's rate."
     )
     with tempfile.TemporaryDirectory() as name:
-        work = Path(name)
-        table("The demonstration's model", demonstration, data, work / "a", macs, bytes_a_second, 60 if quick else 658)
-        (work / "b").mkdir()
-        parent = make_parent(given.preset, work / "b")
-        total, active = (n / 1e6 for n in count_parameters(load_model(parent)[0].config))
-        table(
-            f"`{given.preset}`, {total:.1f} M parameters, {active:.1f} M for a token, random weights",
-            parent,
-            None,
-            work / "b",
-            macs,
-            bytes_a_second,
-            1,
-        )
+        questions = 60 if quick else 658
+        table("The demonstration's model", demonstration, data, Path(name) / "a", macs, bytes_a_second, questions)
+        wide, data = trained(WIDE_QUICK_STEPS if quick else WIDE_STEPS, 2, WIDE)
+        table(f"{_sizes(wide)}, trained", wide, data, Path(name) / "b", macs, bytes_a_second, questions, SLOW_ONES_LEFT_OUT)
+        if given.preset:
+            (Path(name) / "c").mkdir()
+            parent = make_parent(given.preset, Path(name) / "c")
+            table(f"`{given.preset}`, {_sizes(parent)}, random weights", parent, None, Path(name) / "c", macs, bytes_a_second, 1)
 
 
 if __name__ == "__main__":
