@@ -301,7 +301,8 @@ def _complete_compression(job: CompressionJob, result: dict, work: Path) -> dict
             kind=made["kind"], folder=work / made["folder"], parent=version, run=job.model_version.run, compression_job=job, result=made,
             actor=job.created_by,
         )  # fmt: skip
-        evaluate(version=version, actor=job.created_by)
+        if newest_set():  # without held-out questions, as on a portal that only imported a model, there is nothing to evaluate it on
+            evaluate(version=version, actor=job.created_by)
     if trail := result.get("details", {}).get("trail"):
         CompressionJob.objects.filter(pk=job.pk).update(trail=trail)
     return {**result, "folder": version.folder, "model_version": version.pk}

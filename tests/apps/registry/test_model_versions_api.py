@@ -303,6 +303,17 @@ def test_a_damaged_artifact_is_found_by_its_hash_and_named(live, tmp_path, damag
         run_of(job.kind).prepare(job, tmp_path)
 
 
+def test_a_portal_without_held_out_questions_compresses_what_it_imported(as_operator, tmp_path):
+    job = services.compress(version=making.version("imported"), method="int8", options={}, actor=None)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"s")
+
+    run_of(job.kind).complete(job, {"kind": "int8", "total_parameters": 10, "active_parameters": 5, "config": {}, "details": {}}, tmp_path)
+
+    assert job.versions.get().name == "imported-int8"
+    assert not Evaluation.objects.exists()
+
+
 def test_a_student_that_became_int8_leaves_both_versions_in_its_line(live, tmp_path):
     """Completing again, after a crash, makes no third one."""
     job = services.compress(version=live, method="policy", options={}, actor=None)
