@@ -27,6 +27,7 @@ class Asked(NamedTuple):
     cached: bool
     retry_after: int | None  # seconds
     version: str | None
+    latency_ms: float | None  # as the answer itself says
 
     @property
     def ms(self) -> float:

@@ -51,9 +51,9 @@ class Measuring:
     def replay(self) -> list[Row]:
         zipf = {"distinct": QUESTIONS, "first": self._first()}
         capacity = self._ramp(**zipf)
-        before = self._memory()
+        before, processes = self._memory()
         asked = self._load.press([(SHARE * capacity, self._replay_seconds)], **zipf, seed=1)
-        after = self._memory()
+        after, processes_after = self._memory()
         hits = sum(one.cached for one in asked) / len(asked)
         failed, refused = sum(one.is_failed for one in asked), sum(one.status == 429 for one in asked)
         what = f"{len(asked):,} of {QUESTIONS:,} questions by Zipf's law, {SHARE:.0%} of {capacity:.0f}/s for {self._replay_seconds / 60:.1f} min"
@@ -61,7 +61,11 @@ class Measuring:
             (f"{what}: from the cache", f"{hits:.0%}", "≥ 40%"),
             ("P50, P99", f"{percentile_ms(asked, 0.5):.0f} ms, {percentile_ms(asked, 0.99):.0f} ms", f"P99 < {P99_MS:.0f} ms"),
             ("failed; refused", f"{failed}; {refused}", "0; 0"),
-            ("memory of all processes (PSS) before and after", f"{before / 2**20:.0f} → {after / 2**20:.0f} MB ({after / before - 1:+.1%})", "flat"),
+            (
+                f"memory (PSS) of {processes} processes before, of {processes_after} after",
+                f"{before / 2**20:.0f} → {after / 2**20:.0f} MB ({after / before - 1:+.1%})",
+                "flat",
+            ),
         ]
 
     def overload(self) -> list[Row]:
@@ -93,11 +97,19 @@ class Measuring:
         counted, sent = sum(p["requests"] for p, _ in seen), sum(map(len, (mine for _, mine in seen)))
         errors, failed = sum(p["requests"] * p["error_rate"] for p, _ in seen), sum(one.is_failed for _, mine in seen for one in mine)
         charted = sum(p["p99_ms"] for p, _ in seen) / len(seen)
-        waited = sum(_p99_as_sent(mine) for _, mine in seen) / len(seen)
+        waited = sum(_p99([_as_sent_ms(one) for one in mine]) for _, mine in seen) / len(seen)
+        told = sum(_p99([one.latency_ms or _as_sent_ms(one) for one in mine]) for _, mine in seen) / len(seen)
+        outside = sorted(_as_sent_ms(one) - one.latency_ms for _, mine in seen for one in mine if one.latency_ms)
         seconds = len(seen) * CHART_STEP
         return [
             (f"QPS over {seconds} s: chart, Locust", *_both(counted / seconds, sent / seconds, "{:.1f}")),
             (f"P99, mean of {len(seen)} spans of {CHART_STEP} s: chart, Locust", *_both(charted, waited, "{:.1f} ms")),
+            ("the same: chart, what the answers said of themselves (`latency_ms`)", *_both(charted, told, "{:.1f} ms")),
+            (
+                "between the portal's clock and Locust's (HTTP, threads and cores waited for): P50, P99",
+                f"{outside[len(outside) // 2]:.1f} ms, {_p99(outside):.1f} ms",
+                "",
+            ),
             (f"errors where {UNREADABLE:.0%} of the questions cannot be read: chart, Locust", *_both(errors / counted, failed / sent, "{:.2%}")),
         ]
 
@@ -140,13 +152,13 @@ class Measuring:
         time.sleep(CALM_DOWN_SECONDS)
         return max(sum(int(at // RAMP_SECONDS) == stage for at in ended) for stage in stages_run) / RAMP_SECONDS
 
-    def _memory(self) -> int:
-        """Bytes of all processes; what they share counts once (PSS)."""
-        total = 0
+    def _memory(self) -> tuple[int, int]:
+        """Bytes of all processes, what they share counted once (PSS), and how many they are: the autoscaler starts and ends some."""
+        found = []
         for process in self._portal.processes():
             with suppress(psutil.Error):
-                total += process.memory_full_info().pss
-        return total
+                found.append(process.memory_full_info().pss)
+        return sum(found), len(found)
 
 
 def _recovery(asked: Sequence[Asked], ends: float) -> float:
@@ -162,10 +174,13 @@ def _within(asked: Sequence[Asked], start: float) -> list[Asked]:
     return [one for one in asked if whole and start <= one.ended < start + CHART_STEP]
 
 
-def _p99_as_sent(asked: Sequence[Asked]) -> float:
-    """In ms, from when a question was sent, whatever came back: what Locust calls the response time."""
-    found = sorted((one.ended - one.sent) * 1000 for one in asked)
-    return found[-(-len(found) * 99 // 100) - 1]
+def _as_sent_ms(one: Asked) -> float:
+    """From when a question was sent, whatever came back: what Locust calls the response time."""
+    return (one.ended - one.sent) * 1000
+
+
+def _p99(found: Sequence[float]) -> float:
+    return sorted(found)[-(-len(found) * 99 // 100) - 1]
 
 
 def _both(charted: float, own: float, form: str) -> tuple[str, str]:
