@@ -22,7 +22,7 @@ def notify(alert: Alert, already: list[str]) -> list[str]:
             try:
                 httpx.post(url, json=_payload(alert), timeout=TIMEOUT_SECONDS).raise_for_status()
                 told.append(name)
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
                 failed.append(f"{name} ({type(error).__name__})")
     if settings.ALERT_EMAILS and "e-mail" not in told:
         try:

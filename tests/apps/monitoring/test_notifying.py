@@ -76,6 +76,14 @@ def test_a_webhook_and_an_address_are_told_what_and_where(firing, hook, settings
     assert mail.outbox[0].to == ["ops@example.com"]
 
 
+def test_a_mistyped_address_keeps_nobody_else_from_being_told(firing, hook, settings):
+    settings.ALERT_WEBHOOKS, settings.ALERT_EMAILS = ["http://hooks:eighty/", hook.url], ["ops@example.com"]
+    with pytest.raises(NotTold, match=r"webhook 1 \(InvalidURL\)") as failed:
+        notify(firing, [])
+    assert failed.value.args[1] == ["webhook 2", "e-mail"]
+    assert len(hook.received) == len(mail.outbox) == 1
+
+
 def test_who_was_not_reached_is_tried_again_and_nobody_else(firing, hook, settings):
     settings.ALERT_WEBHOOKS, settings.ALERT_EMAILS = [hook.url], ["ops@example.com"]
     hook.failures = 1
