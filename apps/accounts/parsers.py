@@ -21,6 +21,9 @@ def _no_constant(name: str):
     raise ValueError(f"{name} is not JSON")
 
 
+_decoder = json.JSONDecoder(parse_int=_whole_number, parse_constant=_no_constant)  # `json.loads` would make one for each request
+
+
 class BodyTooLarge(APIException):
     status_code = 413
 
@@ -35,7 +38,7 @@ class BoundedJSONParser(JSONParser):
             )
         try:
             text = codecs.decode(raw, encoding)
-            found = json.loads(text, parse_int=_whole_number, parse_constant=_no_constant)
+            found = _decoder.decode(text)
             if "\\ud" in text or "\\uD" in text:  # half of a surrogate pair, written as an escape, is no text and can be stored nowhere
                 json.dumps(found, ensure_ascii=False).encode()
             return found

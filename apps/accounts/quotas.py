@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from django.conf import settings
 from django.utils.translation import gettext as _
-from redis.client import Pipeline
 
 from apps.accounts.models import ApiToken
 from apps.accounts.problems import QUEUE_OUTAGES, Busy
-from apps.redis import connection
+from apps.monitoring import names
+from apps.redis import Ledger, connection
 
 REQUESTS, TOKENS = "requests", "tokens"
 
@@ -24,9 +24,9 @@ REQUESTS, TOKENS = "requests", "tokens"
 MINUTE = 60.0
 
 # A sliding window as a counter of this minute and the share of the last one's that the window still covers (as Cloudflare counts).
-# KEYS: the two minutes' hashes. ARGV: that share; the limit of requests and of tokens, 0 for none; requests to take, 0 to look only; how
+# KEYS: the two minutes' hashes, the epoch. ARGV: that share; the limit of requests and of tokens, 0 for none; requests to take, 0 to look only; how
 # long a minute is kept.
-# Which limit is reached ('' for none), then this minute's and the last one's requests and tokens.
+# Which limit is reached ('' for none), then this minute's and the last one's requests and tokens, then the epoch.
 _TAKE = """
 local share, count = tonumber(ARGV[1]), {}
 local now = redis.call('HMGET', KEYS[1], 'requests', 'tokens')
@@ -41,7 +41,7 @@ if full == '' and tonumber(ARGV[4]) > 0 then
   now[1] = redis.call('HINCRBY', KEYS[1], 'requests', ARGV[4])
   redis.call('EXPIRE', KEYS[1], ARGV[5])
 end
-return {full, now[1], before[1], now[2], before[2]}
+return {full, now[1], before[1], now[2], before[2], redis.call('GET', KEYS[3])}
 """
 KEPT_SECONDS = 150  # two minutes, and a little
 
@@ -70,7 +70,8 @@ class Window:
 
 
 class Quota:
-    """Of one API token. Without limits it asks Redis nothing; with some, once a request."""
+    """Of one API token. Without limits it asks Redis nothing; with some, once a request, and hears by the way in which `epoch` that came
+    (`apps.serving.epoch`)."""
 
     def __init__(self, token: ApiToken | None, clock: Callable[[], float] = time.time):
         limits = {
@@ -80,6 +81,7 @@ class Quota:
         self._owner = token.pk if token else ""
         self._clock = clock
         self._asked = False
+        self.epoch: str | None = None
         self.windows = {kind: Window(kind, limit) for kind, limit in limits.items() if limit}
 
     def take_request(self) -> None:
@@ -87,13 +89,11 @@ class Quota:
         if self.windows and (full := self._ask(requests=1)):
             self._refuse(self.windows[full])
 
-    def spend_tokens(self, count: int, pipe: Pipeline) -> None:
-        """Count them with what else `pipe` does."""
+    def spend_tokens(self, count: int, ledger: Ledger) -> None:
+        """Count them when `ledger` is written."""
         if TOKENS in self.windows and count > 0:
             self.windows[TOKENS].now += count
-            key = self._key(0)
-            pipe.hincrby(key, TOKENS, count)
-            pipe.expire(key, KEPT_SECONDS)
+            ledger.add(self._key(0), {TOKENS: count}, kept_seconds=KEPT_SECONDS)
 
     def headers(self) -> dict[str, str]:
         if self.windows and not self._asked:
@@ -110,8 +110,8 @@ class Quota:
     def _ask(self, requests: int) -> str:
         """Which limit is reached; none counts then."""
         limits = [self.windows[kind].limit if kind in self.windows else 0 for kind in (REQUESTS, TOKENS)]
-        full, *used = connection().register_script(_TAKE)(
-            keys=[self._key(0), self._key(-1)], args=[1 - self._elapsed() / MINUTE, *limits, requests, KEPT_SECONDS]
+        full, *used, self.epoch = connection().register_script(_TAKE)(
+            keys=[self._key(0), self._key(-1), names.SERVING_EPOCH], args=[1 - self._elapsed() / MINUTE, *limits, requests, KEPT_SECONDS]
         )  # fmt: skip
         self._asked = True
         for kind, now, before in ((REQUESTS, *used[:2]), (TOKENS, *used[2:])):

@@ -7,7 +7,7 @@ from django.utils import timezone
 from apps.accounts.models import ApiToken, AuditEntry, User
 
 # A revoked token may work this much longer in another web process: the price of not asking the database at every request.
-TOKEN_CACHE_SECONDS = 5
+TOKEN_CACHE_SECONDS = 1
 _USED_AT_GRANULARITY_SECONDS = 60
 _token_cache: dict[str, tuple[float, tuple[User, ApiToken] | None]] = {}
 

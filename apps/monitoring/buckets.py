@@ -10,10 +10,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from redis.client import Pipeline
-
 from apps.monitoring import names
-from apps.redis import connection, counting
+from apps.redis import Ledger, connection
 
 GAUGES = ("queue_depth", "replicas", "memory_bytes")  # the last one seen counts
 COUNTS = {"n": "requests", "e": "errors", "c": "cached", "b": "refused", "s": "steps", "t": "written_tokens", "p": "read_tokens"}
@@ -59,15 +57,13 @@ class Bucket:
                 setattr(self, name, value)
 
 
-def count(version: str, counts: Mapping[str, int], *, at: float | None = None, pipe: Pipeline | None = None) -> None:
-    """Add to the bucket of this second. Raises RedisError. With `pipe`, one of `counting()`: when that is executed."""
+def count(version: str, counts: Mapping[str, int], *, at: float | None = None, ledger: Ledger | None = None) -> None:
+    """Add to the bucket of this second. Raises RedisError. With `ledger`: when that is written."""
     key = names.SECOND.format(second=int(at or time.time()))
-    adding = counting().pipeline(transaction=False) if pipe is None else pipe
-    for what, number in counts.items():
-        adding.hincrby(key, f"{version}|{what}", number)
-    adding.expire(key, names.SECONDS_KEPT)
-    if pipe is None:
-        adding.execute()
+    adding = Ledger() if ledger is None else ledger
+    adding.add(key, {f"{version}|{what}": number for what, number in counts.items()}, kept_seconds=names.SECONDS_KEPT)
+    if ledger is None:
+        adding.write()
 
 
 def set_gauges(second: int, values: Mapping[str, float]) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 import redis
 from prometheus_client import Counter, Histogram
-from redis.client import Pipeline
 
 from apps.monitoring import buckets, names
 from apps.monitoring.histogram import bin_of
 from apps.monitoring.tally import tally
+from apps.redis import Ledger
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +33,10 @@ cache_lookups_total = Counter(names.CACHE_LOOKUPS_TOTAL, "Looks into the answer 
 
 def observe(
     *, version: str, route: str, latency_ms: float, tenant: str = "none", outcome: str = "ok", cached: bool = False, prompt_tokens: int = 0,
-    completion_tokens: int = 0, first_token_ms: float | None = None, pipe: Pipeline | None = None,
+    completion_tokens: int = 0, first_token_ms: float | None = None, ledger: Ledger | None = None,
 ) -> None:  # fmt: skip
     """Count one request. `outcome`: ok, error, cancelled or busy; only `error` counts as a failure in the charts, and one that was refused, `busy`, is
-    no request there: it is counted apart. With `pipe`, one of `counting()`, the buckets are counted when that is executed."""
+    no request there: it is counted apart. With `ledger` the buckets are counted when that is written."""
     if outcome == BUSY:
         refuse(version=version, route=route, tenant=tenant)
         return
@@ -53,7 +53,7 @@ def observe(
     if cached:
         counts["c"] = 1
     try:
-        buckets.count(version, counts, pipe=pipe)
+        buckets.count(version, counts, ledger=ledger)
     except redis.RedisError as error:  # an answer is worth more than its dot in a chart
         log.warning("a request is missing from the charts: %s", error)
 

@@ -5,23 +5,22 @@ the stream once its row is committed, whoever committed it, and one that is writ
 `answers()`, which first writes down what waits, so that one's own is there at once.
 """
 
-import json
 import logging
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
+import orjson
 import redis
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
 from apps.experiments.models import Experiment
 from apps.monitoring import names
-from apps.redis import connection
+from apps.redis import Ledger, connection
 from apps.serving.models import Answer
 from apps.serving.redaction import redacted
 
@@ -30,10 +29,10 @@ log = logging.getLogger(__name__)
 BATCH = 1000  # rows in one transaction
 
 
-def append(row: Answer, pipe: redis.client.Pipeline) -> None:
-    """Write an answer down with what else `pipe` does."""
+def append(row: Answer, ledger: Ledger) -> None:
+    """Write an answer down when `ledger` is written."""
     values = {field.attname: getattr(row, field.attname) for field in _fields()}
-    pipe.xadd(names.ANSWER_LOG, {"row": json.dumps(values, cls=DjangoJSONEncoder, ensure_ascii=False)})
+    ledger.append(names.ANSWER_LOG, {"row": orjson.dumps(values)})
 
 
 def answers() -> QuerySet[Answer]:
@@ -93,7 +92,7 @@ def _fields() -> list[models.Field]:
 def _read(text: str) -> Answer | None:
     """None for an entry that is no answer's: of another release, say. It must not hold up those behind it."""
     try:
-        values = json.loads(text)
+        values = orjson.loads(text)
         return Answer(**{field.attname: field.to_python(values[field.attname]) for field in _fields() if field.attname in values})
     except (ValueError, TypeError, ValidationError):
         log.exception("an entry of the answers' log cannot be read: %s", text[:1000])

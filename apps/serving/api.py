@@ -78,6 +78,7 @@ class GenerateOutput(FixedSerializer):
 
 class GenerateView(Metered, APIView):
     permission_classes = [SignedIn]
+    content_negotiation_class = AlwaysJSON
 
     @extend_schema(request=GenerateInput, responses=GenerateOutput, tags=["serving"], operation_id="generate")
     def post(self, request):

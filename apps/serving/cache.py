@@ -5,9 +5,9 @@ model's answer can come out of it. Only deterministic requests (temperature 0) a
 """
 
 import hashlib
-import json
 import time
 
+import orjson
 from django.conf import settings
 from prometheus_client import Gauge
 
@@ -43,8 +43,7 @@ return bytes
 
 
 def key_of(*, version: str, messages: list[dict], parameters: dict) -> str:
-    text = json.dumps([version, messages, parameters], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(orjson.dumps([version, messages, parameters], option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def get(key: str, epoch: str | None) -> dict | None:
@@ -53,11 +52,11 @@ def get(key: str, epoch: str | None) -> dict | None:
     if value is None and (value := connection().register_script(_GET)(keys=_KEYS, args=[key, time.time()])):
         near.put(key, value, epoch)
     cache_lookups_total.labels("hit" if value else "miss").inc()
-    return json.loads(value) if value else None
+    return orjson.loads(value) if value else None
 
 
 def put(key: str, answer: dict, epoch: str | None) -> None:
-    text = json.dumps(answer, ensure_ascii=False)
+    text = orjson.dumps(answer).decode()
     near.put(key, text, epoch)
     cache_bytes.set(connection().register_script(_PUT)(keys=_KEYS, args=[key, time.time(), text, settings.CACHE_BYTES]))
 

@@ -16,7 +16,7 @@ from apps.accounts.quotas import Quota
 from apps.ids import new_id
 from apps.monitoring import names, recorder
 from apps.monitoring.traces.journey import current
-from apps.redis import connection, counting
+from apps.redis import Ledger, connection
 from apps.registry.models import ModelVersion
 from apps.serving.routing import route
 from apps.serving.services import admit, sent_with
@@ -53,9 +53,9 @@ def embed(*, texts: list[str], user: User, version: str, quota: Quota | None = N
             version=model.pk, route=CHANNEL, tenant=journey.tenant, latency_ms=(time.monotonic() - began) * 1000, outcome=outcome, prompt_tokens=tokens
         )  # fmt: skip
     if quota:
-        pipe = counting().pipeline(transaction=False)
-        quota.spend_tokens(tokens, pipe)
-        pipe.execute()
+        ledger = Ledger()
+        quota.spend_tokens(tokens, ledger)
+        ledger.write()
     return Embeddings(model, [_floats(text) for text in found["vectors"]], tokens)
 
 

@@ -51,11 +51,11 @@ def find_version(name: str) -> ModelVersion:
     return version
 
 
-def route(*, asked: str | None, subject: str) -> Route:
-    """`subject` is what an experiment keeps together: the conversation, or the user where there is none."""
+def route(*, asked: str | None, subject: str, epoch: str | None = None) -> Route:
+    """`subject` is what an experiment keeps together: the conversation, or the user where there is none. `epoch`: where this request knows it already."""
     if asked and asked not in LIVE_NAMES:
-        return Route(find_version(asked), epoch=current_epoch())
-    now = serving_now()
+        return Route(find_version(asked), epoch=epoch or current_epoch())
+    now = serving_now(epoch or current_epoch())
     if now.experiment:
         arm = arm_of(now.experiment, subject)
         return Route(getattr(now.experiment, arm), now.experiment, arm, now.epoch)
@@ -64,10 +64,10 @@ def route(*, asked: str | None, subject: str) -> Route:
     return Route(now.live, epoch=now.epoch)
 
 
-def serving_now() -> Serving:
+def serving_now(epoch: str | None) -> Serving:
     """From this process's memory as long as the epoch is the same, and no longer than a moment: rows may change by other ways too."""
     global _serving  # noqa: PLW0603 — one thing, replaced whole
-    epoch, known = current_epoch(), _serving
+    known = _serving
     if epoch is None or known.epoch != epoch or known.until < time.monotonic() or known.live is None:
         experiment = Experiment.objects.select_related("control", "treatment").filter(status=Experiment.Status.RUNNING).first()
         live = ModelVersion.objects.filter(state=ModelVersion.State.LIVE).first()

@@ -19,7 +19,7 @@ from apps.monitoring import names, recorder
 from apps.monitoring.recorder import cache_lookups_total
 from apps.monitoring.selectors import workers
 from apps.monitoring.traces.journey import Journey, current
-from apps.redis import connection, counting
+from apps.redis import Ledger, connection
 from apps.serving import answer_log, cache, flight
 from apps.serving.context import fitted
 from apps.serving.models import Answer, Conversation
@@ -259,17 +259,17 @@ class Pending:
             cached=self.cached, prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, latency_ms=latency_ms,
             first_token_ms=self.first_token_ms,
         )  # fmt: skip
-        pipe = counting().pipeline(transaction=False)  # one way to Redis and back for all that is remembered of an answer
-        answer_log.append(self.row, pipe)
+        ledger = Ledger()  # one way to Redis and back for all that is remembered of an answer
+        answer_log.append(self.row, ledger)
         recorder.observe(
             version=self.route.version.pk, route=self.channel, tenant=self.journey.tenant, latency_ms=latency_ms,
             outcome=recorder.BUSY if self._refused else status, cached=self.cached,
-            prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, first_token_ms=self.first_token_ms, pipe=pipe,
+            prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, first_token_ms=self.first_token_ms, ledger=ledger,
         )  # fmt: skip
         if self.quota:
-            self.quota.spend_tokens(self.prompt_tokens + self.completion_tokens, pipe)
+            self.quota.spend_tokens(self.prompt_tokens + self.completion_tokens, ledger)
         try:
-            pipe.execute()
+            ledger.write()
         except QUEUE_OUTAGES as lost:  # the answer is there; it may be missing from charts and quotas, but not from the log
             log.warning("answer %s is written to the database at once: %s", self.id, lost)
             answer_log.write([self.row])
@@ -282,7 +282,7 @@ def ask(
     """Route the question. The work begins when the answer's pieces are read. `trim`: leave out the oldest turns that do not fit."""
     who = subject or (conversation.pk if conversation else "") or (str(user.pk) if user and user.pk else new_id())
     with current().phase("database", what="version"):
-        way = route(asked=version, subject=who)
+        way = route(asked=version, subject=who, epoch=quota.epoch if quota else None)
     messages = for_version(question.messages, way.version, forgiving=trim)
     if trim:
         messages = fitted(messages, way.version, question.max_tokens)
