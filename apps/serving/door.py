@@ -18,6 +18,7 @@ from django.utils.translation import gettext as _
 from apps.accounts.problems import Busy, body_of
 from apps.monitoring import recorder
 from apps.serving.openai import error_body
+from apps.serving.turns import turns
 
 RECENT = 32  # questions that have left: how long they were inside tells when those who are now will have
 _ROUTES = {
@@ -74,7 +75,8 @@ class DoorMiddleware:
             return _refusal(request, route)
         streams = False
         try:
-            response = self.get_response(request)
+            with turns.taken():
+                response = self.get_response(request)
             streams = response.streaming
         finally:
             if not streams:

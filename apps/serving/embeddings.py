@@ -20,6 +20,7 @@ from apps.redis import Ledger, connection
 from apps.registry.models import ModelVersion
 from apps.serving.routing import route
 from apps.serving.services import admit, sent_with
+from apps.serving.turns import turns
 from dsportal.celery import app as celery
 
 CHANNEL = "embeddings"
@@ -60,6 +61,7 @@ def embed(*, texts: list[str], user: User, version: str, quota: Quota | None = N
 
 
 def _ask(request: str, texts: list[str], model: ModelVersion, tenant: str) -> dict:
+    turns.give_up()
     now, seconds = time.time(), settings.ANSWER_TIMEOUT_SECONDS
     admit(request, now)
     try:

@@ -26,6 +26,7 @@ from apps.serving.models import Answer, Conversation
 from apps.serving.pictures import for_version, picture_of
 from apps.serving.questions import Question, prompt_key
 from apps.serving.routing import Route, route
+from apps.serving.turns import turns
 from dsportal.celery import app as celery
 
 log = logging.getLogger(__name__)
@@ -140,6 +141,7 @@ class Pending:
 
     def _from_engine(self) -> Iterator[str]:
         """One computation for all who ask the same at the same time: the first one's, whose stream the others read too."""
+        turns.give_up()
         while self._key and (leader := flight.join(self._key, self.id)) != self.id:
             try:
                 with self.journey.phase("shared", answer=leader):
