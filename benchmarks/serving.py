@@ -1,36 +1,59 @@
-"""S14: tokens a second at concurrency 1, 8 and 32, our engine beside transformers' `generate` on the same weights, in one run.
+"""S14: tokens a second at concurrency 1, 8 and 32: our engine beside transformers' `generate` and llama.cpp on the same weights, and the limit.
 
-    python -m benchmarks.serving [--preset small] [--folder MODEL] [--threads 1] [--tokens 64]
+    python -m benchmarks.serving [--threads 1] [--tokens 64] [--quick]
 
-Without a folder, a random model of the preset is made: speed does not depend on what the weights say. Prompts are of about 25 tokens,
-answers of `--tokens`, greedy. The best of three rounds counts: other work on the machine only ever slows one down.
+Random models of 12.7 M parameters (`small` with an output layer of its own) and of the preset `nano`: speed does not depend on what weights say.
+Peers get them as Mixtral, whose formula is ours where the router's bias is zero, as it is here. Prompts of 25 tokens, greedy answers of `--tokens`; rates are of decoding alone, what the prompts took is taken off. All take turns and each counts by its best round: other work on the
+machine only ever slows one down. The greedy answers are compared first, token by token.
+
+llama.cpp is measured where `LLAMA_CPP_PYTHON` names a Python that has llama-cpp-python (`_llama_cpp.py` says how it is asked).
 """
 
 import argparse
+import os
 import tempfile
 import time
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
 from pathlib import Path
+from random import Random
 
+import numpy as np
 import torch
-from transformers import AutoModelForCausalLM
 
-from workers.engine import Engine, open_engine
-from workers.engine.torch_runner import open_torch_runner
-from workers.moe import PRESETS, ChatTokenizer, Decoder, load_tokenizer, save_model
+from benchmarks._serving_peers import INSTALL, LlamaCpp, Ours, Peer, Transformers, llama_python
+from benchmarks.int8 import int8_peak, limits
+from workers.compression.int8 import run_int8
+from workers.compression.measure import weight_bytes
+from workers.compression.spec import CompressSpec
+from workers.engine import open_engine
+from workers.moe import PRESETS, ChatTokenizer, Decoder, ModelConfig, count_parameters, load_model, load_tokenizer, save_model
 
 CONCURRENCY = (1, 8, 32)
-ROUNDS = 3
+ROUNDS = 5
+OURS, OURS_INT8, TRANSFORMERS, LLAMA, LLAMA_Q8 = "ours, FP32", "ours, INT8", "transformers `generate`, FP32", "llama.cpp, F32", "llama.cpp, Q8_0"
+BESIDE = {TRANSFORMERS: OURS, LLAMA: OURS, LLAMA_Q8: OURS_INT8}  # which of ours stands beside a peer
 
-Ask = Callable[[list[str], int], list[str]]
 
-
-def random_model(preset: str, folder: Path) -> Path:
-    texts = [f"What is entry {n}? It is the {n}th of {chr(0x4E00 + n)}{chr(0x5E00 + n)}." for n in range(4000)]
+def random_model(preset: str, folder: Path, **changes) -> Path:
+    """A model that never ends an answer by itself. `changes`: to the preset's configuration."""
+    drawn = Random(0)
+    words = ["".join(drawn.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(2000)]
+    texts = [f"What is entry {n}, the {words[n % 2000]}? It is the {n}th of {chr(0x4E00 + n)}{chr(0x5E00 + n)}." for n in range(4000)]
     tokenizer = ChatTokenizer.train(texts, PRESETS[preset].vocab_size)
-    model = Decoder(PRESETS[preset].with_(vocab_size=tokenizer.vocab_size))
+    model = Decoder(PRESETS[preset].with_(vocab_size=tokenizer.vocab_size, **changes))
     model.initialise(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.head.weight[tokenizer.end_id] = 0  # its logit is 0: some other one is always greater
     save_model(folder, model, tokenizer, "A random model, to measure speed on.")
+    return folder
+
+
+def as_mixtral(model: Decoder, tokenizer: ChatTokenizer, folder: Path) -> Path:
+    """The same weights, without the router's bias, which is zero."""
+    made = Decoder(model.config.with_(router_bias=False))
+    made.load_state_dict(model.state_dict())
+    save_model(folder, made, tokenizer, "The same model for others.")
     return folder
 
 
@@ -47,69 +70,123 @@ def prompts(tokenizer: ChatTokenizer, count: int) -> list[str]:
     return found
 
 
-def ask_engine(engine: Engine) -> Ask:
-    def ask(questions: list[str], tokens: int) -> list[str]:
-        return [c.text for c in engine.generate_all([[{"role": "user", "content": q}] for q in questions], tokens)]
-
-    return ask
-
-
-def ask_transformers(folder: Path, tokenizer: ChatTokenizer) -> Ask:
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
-
-    def ask(questions: list[str], tokens: int) -> list[str]:
-        ids = torch.tensor([tokenizer.encode_prompt([{"role": "user", "content": q}]) for q in questions])
-        with torch.inference_mode():
-            answers = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False)
-        return [tokenizer.decode(answer[ids.shape[1] :].tolist()).strip() for answer in answers]
-
-    return ask
+def quantized(folder: Path, work: Path) -> Path:
+    work.mkdir()
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        run_int8(CompressSpec(method="int8", model_folder=folder, output_folder=work / "int8", work_folder=work))
+    return work / "int8"
 
 
-def measure(ask: Ask, questions: list[str], tokens: int) -> float:
-    """Tokens a second, the best of some rounds. A random model does not end its answers before their time."""
-    ask(questions[:1], 4)
-    best = float("inf")
-    for _ in range(ROUNDS):
+def bandwidth(size: int, threads: int) -> float:
+    """Bytes/s that so many threads read from an array as large as the model, where such a one lies: in the cache, or in memory."""
+    parts = np.array_split(np.ones(size // 4, np.float32), threads)
+    turns = max(1, 2**28 // size)
+
+    def read(part: np.ndarray) -> None:
+        for _ in range(turns):
+            part.dot(part)
+
+    best = 0.0
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(8):
+            began = time.perf_counter()
+            list(pool.map(read, parts))
+            best = max(best, turns * size / (time.perf_counter() - began))
+    return best
+
+
+def fp32_peak() -> float:
+    """Multiply-adds/s of a large product, on as many threads as PyTorch has."""
+    matrix, best = torch.ones(1024, 1024), 0.0
+    for _ in range(12):
         began = time.perf_counter()
-        ask(questions, tokens)
-        best = min(best, time.perf_counter() - began)
-    return len(questions) * tokens / best
+        matrix @ matrix
+        best = max(best, 1024**3 / (time.perf_counter() - began))
+    return best
 
 
-def table(folder: Path, threads: int, tokens: int) -> str:
+def decode_rates(peers: dict[str, Peer], questions: list[str], tokens: int, rounds: int) -> dict[str, list[float]]:
+    """Tokens/s at each concurrency."""
+    best = {name: np.full((len(CONCURRENCY), 2), np.inf) for name in peers}
+    for _ in range(rounds + 1):  # in the first the prompts are read, which our engine remembers then
+        for at, together in enumerate(CONCURRENCY):
+            for name, peer in peers.items():
+                best[name][at] = np.minimum(best[name][at], peer.seconds(questions[:together], tokens))
+    return {name: [n * (tokens - 1) / (whole - first) for n, (first, whole) in zip(CONCURRENCY, found, strict=True)] for name, found in best.items()}
+
+
+def agreement(peers: dict[str, Peer], questions: list[str], tokens: int) -> list[str]:
+    """Whose greedy answers are ours, and where others part."""
+    ours, told = peers[OURS].tokens(questions, tokens), []
+    for name in (TRANSFORMERS, LLAMA):
+        if name not in peers:
+            continue
+        theirs = peers[name].tokens(questions, tokens)
+        parted = sorted(next(at for at in range(tokens) if a[at] != b[at]) for a, b in zip(ours, theirs, strict=True) if a != b)
+        where = f" (the others part after {', '.join(map(str, parted))} tokens)" if parted else ""
+        told.append(f"{name}: {len(questions) - len(parted)} of {len(questions)} greedy answers are ours, token by token{where}.")
+    return told
+
+
+def limit_row(name: str, config: ModelConfig, bits: int, size: int, peak: float, rates: list[float], threads: int) -> tuple[str, str]:
+    """The row, and what it was reckoned from."""
+    read = bandwidth(size, threads)
+    cells = [f"{most:,.0f} ({rate / most:.0%})" for rate, most in zip(rates, limits(config, bits, read, peak), strict=False)]
+    return f"| limit of {name} (we reach) | " + " | ".join(cells) + " |", f"{name}: {read / 1e9:.0f} GB/s, {2 * peak / 1e9:,.0f} GFLOP/s"
+
+
+def table(title: str, folder: Path, work: Path, threads: int, tokens: int, rounds: int) -> None:
     torch.set_num_threads(threads)
-    tokenizer = load_tokenizer(folder)
+    tokenizer, (model, _) = load_tokenizer(folder), load_model(folder)
     questions = prompts(tokenizer, max(CONCURRENCY))
-    fused = open_engine(folder, threads=threads)
-    plain = Engine(open_torch_runner(folder, threads=threads, max_batch=32, max_seq_len=512), tokenizer)
-    peers = {"transformers `generate`": ask_transformers(folder, tokenizer), "ours, PyTorch": ask_engine(plain), "ours": ask_engine(fused)}
-    figures = {name: [measure(ask, questions[:n], tokens) for n in CONCURRENCY] for name, ask in peers.items()}
-    answers = [ask(questions, tokens) for ask in peers.values()]
-    fused.close()
-    plain.close()
-    same = sum(len(set(texts)) == 1 for texts in zip(*answers, strict=True))
-    base = figures["transformers `generate`"]
-    rows = [
-        f"| {name} | " + " | ".join(f"{rate:,.0f} ({rate / peer:.1f}×)" for rate, peer in zip(rates, base, strict=True)) + " |"
-        for name, rates in figures.items()
-    ]  # fmt: skip
-    head = "| tokens/s | " + " | ".join(f"concurrency {n}" for n in CONCURRENCY) + " |\n|---|" + "---|" * len(CONCURRENCY)
-    return "\n".join(
-        [head, *rows, "", f"{same} of {len(questions)} greedy answers are the same by all three. FP32, {threads} thread(s), {tokens} tokens each."]
-    )
+    int8, mixtral = quantized(folder, work), as_mixtral(model, tokenizer, work / "mixtral")
+    peers: dict[str, Peer] = {OURS: Ours(open_engine(folder, threads)), TRANSFORMERS: Transformers(mixtral)}
+    python = llama_python()
+    if python:
+        peers[LLAMA] = LlamaCpp(mixtral, "F32", threads, python)
+    peers[OURS_INT8] = Ours(open_engine(int8, threads))
+    if python:
+        peers[LLAMA_Q8] = LlamaCpp(mixtral, "Q8_0", threads, python)
+    same = agreement(peers, questions, tokens)
+    found = decode_rates(peers, questions, tokens, rounds)
+    for peer in peers.values():
+        peer.close()
+
+    total, active = (n / 1e6 for n in count_parameters(model.config))
+    print(f"\n**{title}: {total:.1f} M parameters, {active:.1f} M for a token**\n")
+    print("| decode tokens/s | " + " | ".join(f"{n} at once" for n in CONCURRENCY) + " |\n|---|" + "---|" * len(CONCURRENCY))
+    for name, rates in found.items():
+        if name == OURS:
+            beside = [f"{rate:,.0f}" for rate in rates]
+        elif name == OURS_INT8:
+            beside = [f"{rate:,.0f} ({rate / fp32:.2f}× our FP32)" for rate, fp32 in zip(rates, found[OURS], strict=True)]
+        else:
+            beside = [f"{rate:,.0f} (ours is {ours / rate:.2f}×)" for rate, ours in zip(rates, found[BESIDE[name]], strict=True)]
+        print(f"| {name} | " + " | ".join(beside) + " |")
+    fp32 = limit_row("FP32", model.config, 32, weight_bytes(folder), fp32_peak(), found[OURS], threads)
+    of_int8 = limit_row("INT8", model.config, 8, weight_bytes(int8), threads * int8_peak(), found[OURS_INT8], threads)
+    print("\n".join([fp32[0], of_int8[0], "", *same, f"The limits: {fp32[1]}; {of_int8[1]}."]), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="small", choices=PRESETS)
-    parser.add_argument("--folder", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--quick", action="store_true", help="short answers, one round")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = given.folder or random_model(given.preset, Path(temporary) / "model")
-        print(f"Model: {given.folder or given.preset}\n\n{table(folder, given.threads, given.tokens)}")
+    quick = given.quick or bool(os.environ.get("BENCH_QUICK"))
+    tokens, rounds = (16, 1) if quick else (given.tokens, ROUNDS)
+    print(
+        f"{given.threads} thread(s), answers of {tokens} tokens. The limit: weights of the experts that are needed ÷ bandwidth of an array of the "
+        "model's size, or multiply-adds ÷ the peak, whichever is less."
+    )
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        for title, preset, changes in (("`small`, output layer of its own", "small", {"tie_embeddings": False}), ("`nano`", "nano", {})):
+            folder = random_model(preset, work / preset, **changes)
+            table(title, folder, work / f"{preset}-work", given.threads, tokens, rounds)
+    if not llama_python():
+        print(f"\n{INSTALL}")
 
 
 if __name__ == "__main__":
