@@ -5,7 +5,8 @@
 Reads lines of JSON, `{"prompts": [[id, …], …], "tokens": n}`, and answers each with `{"answers": [[id, …], …], "seconds": [first, following]}`: greedy,
 all prompts in one batch, then one `llama_decode` a step for all sequences. The seconds are those until the first tokens, and from there on.
 
-The folder's architecture is Mixtral's, which GGUF calls `llama` with experts: the formula is ours to the last term.
+It keeps its defaults (flash attention, keys and values in FP16), the quickest of what was tried. The folder's architecture is Mixtral's, which
+GGUF calls `llama` with experts: the formula is ours to the last term.
 """
 
 import json

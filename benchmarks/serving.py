@@ -44,6 +44,8 @@ def random_model(preset: str, folder: Path, **changes) -> Path:
     model = Decoder(PRESETS[preset].with_(vocab_size=tokenizer.vocab_size, **changes))
     model.initialise(torch.Generator().manual_seed(0))
     with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3 if parameter.dim() > 1 else 1)  # as spread as trained ones: answers go through many tokens and all experts
         model.head.weight[tokenizer.end_id] = 0  # its logit is 0: some other one is always greater
     save_model(folder, model, tokenizer, "A random model, to measure speed on.")
     return folder
