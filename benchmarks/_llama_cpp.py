@@ -1,11 +1,11 @@
 """llama.cpp as a peer: one of our model folders as GGUF, decoded by its batched API. Run by a Python that has llama-cpp-python; needs nothing of ours.
 
-    python _llama_cpp.py FOLDER F32|Q8_0 THREADS
+    python _llama_cpp.py FOLDER F32|Q8_0 THREADS F16|F32
 
 Reads lines of JSON, `{"prompts": [[id, …], …], "tokens": n}`, and answers each with `{"answers": [[id, …], …], "seconds": [first, following]}`: greedy,
 all prompts in one batch, then one `llama_decode` a step for all sequences. The seconds are those until the first tokens, and from there on.
 
-It keeps its defaults (flash attention, keys and values in FP16), the quickest of what was tried. The folder's architecture is Mixtral's, which
+The last argument is of keys and values: F16, its default and the quickest, or F32, to compare its answers with ours. The folder's architecture is Mixtral's, which
 GGUF calls `llama` with experts: the formula is ours to the last term.
 """
 
@@ -77,11 +77,12 @@ def _in_pairs(weight: np.ndarray, heads: int) -> np.ndarray:
 
 
 class Decoder:
-    def __init__(self, path: Path, threads: int):
+    def __init__(self, path: Path, threads: int, cached: gguf.GGMLQuantizationType):
         llama_cpp.llama_log_set(_silent, None)
         self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_seq_max, params.n_batch, params.n_ubatch = SEQUENCES * LENGTH, SEQUENCES, BATCH, 512
+        params.type_k = params.type_v = int(cached)
         params.n_threads = params.n_threads_batch = threads
         self.context = llama_cpp.llama_init_from_model(self.model, params)
         self.vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
@@ -117,11 +118,12 @@ def _silent(level, text, data):
 
 
 def main() -> None:
-    folder, kind, threads = Path(sys.argv[1]), gguf.GGMLQuantizationType[sys.argv[2]], int(sys.argv[3])
+    folder, threads = Path(sys.argv[1]), int(sys.argv[3])
+    kind, cached = (gguf.GGMLQuantizationType[name] for name in (sys.argv[2], sys.argv[4]))
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "model.gguf"
         write_gguf(folder, path, kind)
-        decoder = Decoder(path, threads)
+        decoder = Decoder(path, threads, cached)
         print(json.dumps({"version": llama_cpp.__version__, "bytes": path.stat().st_size}), flush=True)
     for line in sys.stdin:
         answers, seconds = decoder.answer(**json.loads(line))

@@ -85,12 +85,12 @@ class Transformers:
 
 
 class LlamaCpp:
-    """`kind`: how its matrices are stored, F32 or Q8_0."""
+    """`kind`: how its matrices are stored, F32 or Q8_0; `cached`: keys and values, F16 or F32."""
 
-    def __init__(self, folder: Path, kind: str, threads: int, python: str):
+    def __init__(self, folder: Path, kind: str, threads: int, python: str, cached: str = "F16"):
         self._tokenizer = load_tokenizer(folder)
         self._process = subprocess.Popen(
-            [python, str(LLAMA_CPP), str(folder), kind, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [python, str(LLAMA_CPP), str(folder), kind, str(threads), cached], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         told = self._hear()
         self.version, self.bytes = told["version"], told["bytes"]

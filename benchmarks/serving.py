@@ -4,7 +4,7 @@
 
 Random models of 12.7 M parameters (`small` with an output layer of its own) and of the preset `nano`: speed does not depend on what weights say.
 Peers get them as Mixtral, whose formula is ours where the router's bias is zero, as it is here. Prompts of 25 tokens, greedy answers of `--tokens`; rates are of decoding alone, what the prompts took is taken off. All take turns and each counts by its best round: other work on the
-machine only ever slows one down. The greedy answers are compared first, token by token.
+machine only ever slows one down. The greedy answers of the FP32 rows are compared first, token by token.
 
 llama.cpp is measured where `LLAMA_CPP_PYTHON` names a Python that has llama-cpp-python (`_llama_cpp.py` says how it is asked).
 """
@@ -117,14 +117,12 @@ def decode_rates(peers: dict[str, Peer], questions: list[str], tokens: int, roun
     return {name: [n * (tokens - 1) / (whole - first) for n, (first, whole) in zip(CONCURRENCY, found, strict=True)] for name, found in best.items()}
 
 
-def agreement(peers: dict[str, Peer], questions: list[str], tokens: int) -> list[str]:
+def agreement(ours: Peer, others: dict[str, Peer], questions: list[str], tokens: int) -> list[str]:
     """Whose greedy answers are ours, and where others part."""
-    ours, told = peers[OURS].tokens(questions, tokens), []
-    for name in (TRANSFORMERS, LLAMA):
-        if name not in peers:
-            continue
-        theirs = peers[name].tokens(questions, tokens)
-        parted = sorted(next(at for at in range(tokens) if a[at] != b[at]) for a, b in zip(ours, theirs, strict=True) if a != b)
+    said, told = ours.tokens(questions, tokens), []
+    for name, peer in others.items():
+        theirs = peer.tokens(questions, tokens)
+        parted = sorted(next(at for at in range(tokens) if a[at] != b[at]) for a, b in zip(said, theirs, strict=True) if a != b)
         where = f" (the others part after {', '.join(map(str, parted))} tokens)" if parted else ""
         told.append(f"{name}: {len(questions) - len(parted)} of {len(questions)} greedy answers are ours, token by token{where}.")
     return told
@@ -149,7 +147,12 @@ def table(title: str, folder: Path, work: Path, threads: int, tokens: int, round
     peers[OURS_INT8] = Ours(open_engine(int8, threads))
     if python:
         peers[LLAMA_Q8] = LlamaCpp(mixtral, "Q8_0", threads, python)
-    same = agreement(peers, questions, tokens)
+    others = {TRANSFORMERS: peers[TRANSFORMERS]}
+    if python:
+        others[f"{LLAMA}, keys and values too"] = exact = LlamaCpp(mixtral, "F32", threads, python, "F32")
+    same = agreement(peers[OURS], others, questions, tokens)
+    if python:
+        exact.close()
     found = decode_rates(peers, questions, tokens, rounds)
     for peer in peers.values():
         peer.close()

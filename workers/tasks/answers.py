@@ -5,6 +5,7 @@ import logging
 import os
 import queue
 import socket
+import sys
 import threading
 import time
 import zlib
@@ -32,6 +33,9 @@ WORKER = f"inference@{socket.gethostname()}:{os.getpid()}"
 STREAM_EXPIRES_SECONDS = 120
 CLAIM_SECONDS = 4
 RENEW_SECONDS = 1.0
+MESSAGE_SECONDS = 0.05  # between two messages of an answer: each costs this process, Redis and the web as much as some tokens do
+# For so long a thread may keep the interpreter from others. Python's 5 ms are longer than a forward: the engine would wait as long again after each.
+SWITCH_SECONDS = 0.0005
 LEAST_LOGPROB = -9999.0  # JSON knows no infinity; OpenAI's figure for what is ruled out
 
 engines = Engines(settings.MAX_ENGINES, settings.ENGINES_BYTES)
@@ -150,16 +154,16 @@ def _tell(stream: str, engine, sent: int, text: str, scored: int, logprobs) -> i
 
 
 def _texts(ticket, pieces: queue.SimpleQueue):
-    """Joined pieces as they come, until the answer ends: whatever waits goes out in one message."""
-    ticket.when_done(lambda: pieces.put(None))
-    ended = False
-    while not ended:
+    """Joined pieces as they come, until the answer ends: the first at once, and then whatever came in MESSAGE_SECONDS in one message."""
+    ended = threading.Event()
+    ticket.when_done(lambda: (ended.set(), pieces.put(None)))
+    while not ended.is_set():
         waiting = [pieces.get()]
         while not pieces.empty():
             waiting.append(pieces.get())
-        ended = None in waiting
         if text := "".join(filter(None, waiting)):
             yield text
+            ended.wait(MESSAGE_SECONDS)
 
 
 def _add(stream: str, entry: dict) -> None:
@@ -190,6 +194,7 @@ def _begin(sender, **_):
 @signals.worker_ready.connect
 def _ready(sender, **_):
     if "inference" in sender.hostname:
+        sys.setswitchinterval(SWITCH_SECONDS)
         keep_presence("inference", WORKER)
         threading.Thread(target=_keep_claims, name="claims", daemon=True).start()
         follow(engines, WORKER)
