@@ -1,7 +1,8 @@
 """A small server that speaks OpenAI's API, as a process of its own (`Server`). What the question says is what it does.
 
 It answers with the last question's words, a chunk each. `slow` waits between words, `fall` closes the connection after two, `busy` is
-refused twice with 429 first, `refuse` is refused, `recall` tells the body of the last question before it, and `stopped` how many readers went away.
+refused twice with 429 first, `refuse` is refused, `empty` is a stream of nothing, `fault` an error inside the server, `recall` tells the body
+of the last question before it, and `stopped` how many readers went away.
 """
 
 import json
@@ -37,6 +38,9 @@ class Handler(BaseHTTPRequestHandler):
         if "refuse" in said:
             self.reply(400, {"error": {"message": "max_tokens is too large", "type": "invalid_request_error"}})
             return
+        if "fault" in said:
+            self.reply(500, {"error": {"message": "it failed inside"}})
+            return
         if "busy" in said and seen["busy"] < 2:
             seen["busy"] += 1
             self.reply(429, {"error": {"message": "come back"}}, {"Retry-After": "0.1"})
@@ -69,6 +73,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Connection", "close")
         self.end_headers()
         self.close_connection = True
+        if "empty" in text:
+            return
         words = [f"{word} " for word in text.split(" ")][: body["max_tokens"]]
         for number, word in enumerate(words):
             if "slow" in text:

@@ -72,6 +72,8 @@ SAYINGS = (
     _("%(address)s answers with %(status)s, and not with a list of models. The address usually ends in /v1."),
     _("%(place)s has no model %(model)s; it has: %(names)s."), _("The upstream %(place)s cannot be reached: %(why)s."),
     _("The upstream %(place)s fails (%(status)s): %(why)s."), _("The upstream %(place)s refuses the portal's key (%(status)s): %(why)s."),
+    _("The upstream %(place)s fails at this question (%(status)s): %(why)s."),
+    _("The upstream %(place)s gives no answer to this question, which may be too long for it. %(why)s"),
     _("The upstream %(place)s does not answer (%(why)s). It is tried again every few seconds; ask again in a moment."),
     _("The upstream %(place)s broke off in the middle of its answer. %(why)s"), _("its list of models answers with %(status)s"),
     # why its options cannot work for it, or do not go together

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from workers.engine import Completion, EngineClosed, EngineError, EngineFull, EngineStats, SamplingParams, Ticket, UnusableModel
 from workers.engine.sequence import OnToken
 from workers.engine.waiting import WaitingLine
-from workers.upstream.guard import TIMEOUT, Guard, Health, Unreached
+from workers.upstream.guard import TIMEOUT, Guard, Health, Unanswered, Unreached
 from workers.upstream.spec import UPSTREAM_FILE, UpstreamSpec
 from workers.upstream.wire import Answer, BrokenOff, Spelling, request_of
 
@@ -237,8 +237,8 @@ class UpstreamEngine:
                 with self._guard.watched():
                     completion: Completion = await self._guard.retries()(asked.work, asked)
                     return completion
-            except Unreached:
-                if time.monotonic() >= patience:
+            except Unreached as failure:
+                if isinstance(failure, Unanswered) or time.monotonic() >= patience:
                     raise
                 await asyncio.sleep(PAUSE_SECONDS)
 
@@ -255,6 +255,10 @@ class UpstreamEngine:
         except (httpx.TransportError, BrokenOff) as error:
             if answer.pieces or isinstance(error, httpx.ReadTimeout):
                 raise BrokenOff(f"The upstream {self._spec.place} broke off in the middle of its answer. {error}".rstrip()) from error
+            if isinstance(error, BrokenOff):
+                raise Unanswered(
+                    f"The upstream {self._spec.place} gives no answer to this question, which may be too long for it. {error}"
+                ) from error
             raise Unreached(str(error) or type(error).__name__) from error
         now = time.monotonic()
         return Completion(

@@ -29,7 +29,7 @@ LONGEST_PAUSE_SECONDS = 2.0
 # To connect; between two signs of life; to send. How long the whole may take is the asker's deadline.
 TIMEOUT = httpx.Timeout(connect=5.0, read=30.0, write=10.0, pool=None)
 _BUSY, _REFUSED = 429, (401, 403)
-_NOT_NOW = (500, 502, 503, 504)
+_FAILED, _NOT_NOW = 500, (502, 503, 504)
 
 
 class Unreached(EngineError):
@@ -42,6 +42,10 @@ class Unreached(EngineError):
 
 class Busy(Unreached, EngineFull):
     """It lives, and takes no more at the moment."""
+
+
+class Unanswered(Unreached):
+    """It lives, and gives no answer to this question. That says nothing of the next one: some servers fail where another would refuse."""
 
 
 class LeftAlone(Unreached):
@@ -67,9 +71,12 @@ class Guard:
 
     def __init__(self, spec: UpstreamSpec, client: httpx.AsyncClient):
         self._spec, self._client = spec, client
-        # Neither says anything of the server: a stop by the asker, and a question that is refused.
+        # None says anything of the server: a stop by the asker, and a question that is refused or too much for it.
         self._breaker = CircuitBreaker(
-            FAILURES_UNTIL_OPEN, OPEN_SECONDS, exclude=[asyncio.CancelledError, GeneratorExit, ParameterRefused, Busy], throw_new_error_on_trip=False
+            FAILURES_UNTIL_OPEN,
+            OPEN_SECONDS,
+            exclude=[asyncio.CancelledError, GeneratorExit, ParameterRefused, Busy, Unanswered],
+            throw_new_error_on_trip=False,
         )
         self._checked_at, self._error = 0.0, ""
         self._latency_ms: float | None = None
@@ -89,7 +96,7 @@ class Guard:
             with self._breaker.calling():
                 yield
         except (Unreached, BrokenOff) as failure:
-            if not isinstance(failure, Busy):
+            if not isinstance(failure, Busy | Unanswered):
                 self._error = str(failure)
             raise
 
@@ -130,6 +137,8 @@ class Guard:
         status, place = response.status_code, self._spec.place
         if status == _BUSY:
             raise Busy(f"The upstream {place} is busy: {detail}.", _seconds(response.headers.get("retry-after")))
+        if status == _FAILED:
+            raise Unanswered(f"The upstream {place} fails at this question (500): {detail}.")
         if status in _NOT_NOW:
             raise Unreached(f"The upstream {place} fails ({status}): {detail}.")
         if status in _REFUSED:

@@ -154,6 +154,22 @@ def test_a_dead_upstream_is_left_alone_and_taken_up_again_when_it_is_back(spec, 
         engine.close()
 
 
+@pytest.mark.parametrize(("question", "said"), [("empty", "may be too long for it"), ("fault", "it failed inside")])
+def test_questions_that_fail_alone_do_not_close_the_upstream_to_others(engine, monkeypatch, question, said):
+    monkeypatch.setattr(guard, "ATTEMPTS", 1)
+    for _ in range(guard.FAILURES_UNTIL_OPEN):
+        with pytest.raises(EngineError, match=said):
+            ask(engine, question)
+    assert engine.health().state == "closed"
+    assert ask(engine, "one").text == "one"
+
+
+def test_a_batch_does_not_wait_for_an_answer_that_will_not_come(engine, monkeypatch):
+    monkeypatch.setattr(guard, "ATTEMPTS", 1)
+    with pytest.raises(EngineError, match="may be too long for it"):
+        engine.generate_all([asking("empty")], 5)
+
+
 def test_a_question_that_finds_nobody_is_answered_by_the_server_that_comes(spec, server, monkeypatch):
     monkeypatch.setattr(guard, "ATTEMPTS", 1000)
     monkeypatch.setattr(guard, "FAILURES_UNTIL_OPEN", 1000)
