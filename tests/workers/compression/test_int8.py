@@ -8,10 +8,12 @@ from safetensors.torch import load_file
 
 from workers.compression.int8 import run_int8
 from workers.compression.int8_product import OUTPUTS, QUAD, SHIFT, compile_product, pack, product
+from workers.compression.int8_runner import Int8Runner
 from workers.compression.int8_torch import open_int8_torch_runner
 from workers.compression.measure import weight_bytes
 from workers.compression.runners import open_runner
 from workers.engine import Chunk, UnusableModel, open_engine
+from workers.engine.torch_runner import TorchRunner
 from workers.moe import Decoder, experts, load_model
 
 ROOM = {"threads": 1, "max_batch": 8, "max_seq_len": 96}
@@ -85,20 +87,20 @@ def test_pytorchs_int8_which_gpus_run_says_what_the_compiled_decoder_says(any_mo
 
 
 FAMILIES = {
-    "mixtral": ("Int8Runner", {"router_bias": False}),
-    "gpt_oss": ("TorchRunner", {
+    "mixtral": (Int8Runner, {"router_bias": False}),
+    "gpt_oss": (TorchRunner, {
         "attention_sinks": True, "expert_bias": True, "swiglu_offset": 1.0, "swiglu_alpha": 1.702, "swiglu_limit": 7.0, "attention_bias": True,
         "attention_out_bias": True, "sliding_window": 5, "sliding_layers": (0,),
     }),
-    "qwen3_moe": ("TorchRunner", {"router_bias": False, "qk_norm": "head", "norm_top_k": False, "first_dense_layers": 1, "d_dense": 56}),
-    "olmoe": ("TorchRunner", {"router_bias": False, "qk_norm": "whole", "clip_qkv": 2.0}),
-    "glm4_moe": ("TorchRunner", {
+    "qwen3_moe": (TorchRunner, {"router_bias": False, "qk_norm": "head", "norm_top_k": False, "first_dense_layers": 1, "d_dense": 56}),
+    "olmoe": (TorchRunner, {"router_bias": False, "qk_norm": "whole", "clip_qkv": 2.0}),
+    "glm4_moe": (TorchRunner, {
         "router": "sigmoid", "qk_norm": "head", "rotary_share": 0.5, "router_groups": 2, "router_top_groups": 1, "n_shared_experts": 1,
     }),
-    "deepseek_v3": ("TorchRunner", {
+    "deepseek_v3": (TorchRunner, {
         "router": "sigmoid", "n_kv_heads": 4, "kv_rank": 16, "q_rank": 20, "rope_head_dim": 4, "value_head_dim": 8, "n_shared_experts": 1,
     }),
-    "qwen3": ("TorchRunner", {"n_experts": 0, "top_k": 0, "d_expert": 0, "d_dense": 56, "qk_norm": "head"}),
+    "qwen3": (TorchRunner, {"n_experts": 0, "top_k": 0, "d_expert": 0, "d_dense": 56, "qk_norm": "head"}),
 }  # fmt: skip
 
 
@@ -111,7 +113,7 @@ def test_every_family_that_is_imported_answers_in_int8_nearly_as_before(family, 
     decoded, _ = load_model(made.output_folder)
     sequences = [tokenizer.encode_prompt(prompt) for prompt in prompts]
     with closing(open_engine(made.output_folder)) as engine:
-        assert type(engine._runner).__name__ == runs_in
+        assert isinstance(engine._runner, runs_in)
         found = engine._runner.forward([Chunk(slot, 0, tokens) for slot, tokens in enumerate(sequences)])
         alike = [np.corrcoef(logits, _logits(decoded, tokens))[0, 1] for tokens, logits in zip(sequences, found, strict=True)]
     assert np.median(alike) > 0.99  # one that is rounded to another expert may differ more
