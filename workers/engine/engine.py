@@ -28,7 +28,7 @@ from workers.moe import BadPicture, ChatTokenizer, NoPictures, TemplateRefused
 log = logging.getLogger(__name__)
 
 # Steps that a runner takes by itself (`DecodesAlone`): so many, and for so long, may those wait who come, go away or read along.
-ALONE_STEPS, ALONE_SECONDS = 32, 0.002
+ALONE_STEPS, ALONE_SECONDS = 32, 0.004
 QUEUED_STEPS = 4  # where others wait for a slot that may become free
 NOT_FINITE = "The model gives no finite numbers for this conversation; its weights are damaged."
 

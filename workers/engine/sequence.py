@@ -119,6 +119,11 @@ class Sequence:
         self.prompt_tokens = self.to_read = len(prompt)  # to_read: after so many tokens it decodes, one a step
         self.tokens = list(prompt)
         self.sampling = sampling
+        self._penalises = sampling.penalises
+        # Its next token is the likeliest, whatever was said, and only an end or its room ends it: nobody need look at each.
+        self.is_plain = (
+            not (sampling.temperature or self._penalises or sampling.logit_bias or sampling.stop or constraint) and sampling.logprobs is None
+        )
         self.room = room
         self.ticket = Ticket()
         self.slot = -1  # none yet
@@ -128,7 +133,7 @@ class Sequence:
         self._stream = TextStream(vocabulary, sampling.stop)
         self._random = np.random.default_rng(sampling.seed)
         self._chances: deque[float] = deque()  # of the tokens to come, as far as anyone has asked for them
-        self._seen = set(prompt) if sampling.penalises else set()
+        self._seen = set(prompt) if self._penalises else set()
         self._said: Counter[int] = Counter()
         self._latest: TokenLogprob | None = None
         self._states = np.zeros(0, np.float64)
@@ -209,12 +214,6 @@ class Sequence:
             self.ticket.embedding = (self._states / (length or 1.0)).astype(np.float32)
             self.finish_reason = "stop"
 
-    @property
-    def is_plain(self) -> bool:
-        """Its next token is the likeliest, whatever was said, and only an end or its room ends it: nobody need look at each."""
-        s = self.sampling
-        return not (s.temperature or s.penalises or s.logit_bias or s.stop or self._constraint) and s.logprobs is None
-
     def append(self, tokens: list[int], end_ids: Container[int]) -> str:
         """Take the next tokens of the answer, one where it is not plain; what may be shown of them. Sets `finish_reason` where the last is its last."""
         self._first = self._first or time.monotonic()
@@ -224,7 +223,7 @@ class Sequence:
         if self._constraint:
             for token in said:
                 self._constraint.consume(token)
-        if self.sampling.penalises:
+        if self._penalises:
             self._seen.update(said)
             self._said.update(said)
         if self._latest and said:

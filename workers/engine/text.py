@@ -37,6 +37,8 @@ class TextStream:
     def add(self, tokens: Sequence[int]) -> str:
         """What may be shown now. Where there are stop strings, tokens come one by one: what follows such a string is none of the answer."""
         self._held += self._decoder.decode(b"".join(map(self._vocabulary.bytes_of, tokens)))
+        if not self._stop:
+            return self._give(len(self._held))
         cut = self._first_stop()
         if cut is not None:
             self.stopped = True

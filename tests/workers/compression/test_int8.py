@@ -201,3 +201,18 @@ def test_damaged_weights_are_named(make_model, save, spec):
 def test_config_json_says_what_is_stored(make_model, save, spec):
     run_int8(made := spec("int8", save(make_model())))
     assert json.loads((made.output_folder / "config.json").read_text())["storage"]["format"] == "int8"
+
+
+def test_tokens_that_the_int8_decoder_chooses_alone_are_those_chosen_one_by_one(make_model, save, spec, tokenizer, prompts):
+    run_int8(made := spec("int8", save(make_model())))
+    sequences = [tokenizer.encode_prompt(prompt) for prompt in prompts][:8]
+    with closing(open_runner(made.output_folder, threads=1, max_batch=8, max_seq_len=96)) as runner:
+        first = runner.forward([Chunk(slot, 0, tokens) for slot, tokens in enumerate(sequences)]).argmax(-1).tolist()
+        expected: list[list[int]] = []
+        for slot, tokens in enumerate(sequences):
+            said = [first[slot]]
+            for ahead in range(12):
+                said.append(int(runner.forward([Chunk(slot, len(tokens) + ahead, said[-1:])])[0].argmax()))
+            expected.append(said[1:])
+        chunks = [Chunk(slot, len(tokens), [first[slot]]) for slot, tokens in enumerate(sequences)]
+        assert runner.decode(chunks, [12] * len(chunks), np.zeros(runner.vocab_size, bool)) == expected
