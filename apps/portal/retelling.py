@@ -139,7 +139,9 @@ SAYINGS = (
     _("Plan: INT8, with mixed precision where only quality lacks; then pruning, then distillation, each in INT8 too; until one is good enough."),
     _("Plan: an INT8 graph; then pruning, then distillation, each in INT8 too; until one is good enough."),
     _("It takes at most %(n)s minutes."),
-    _("Half of its hidden units, in INT8, would be larger than is allowed."),
+    _("As small as pruning makes it, in INT8, it would not do: %(lacks)s."),
+    _("%(n)s bytes are more than the %(most)s allowed, and %(value)s times the parent's speed is less than the %(least)s wanted"),
+    _("%(n)s bytes are more than the %(most)s allowed"), _("%(value)s times the parent's speed is less than the %(least)s wanted"),
     _("at least %(bleu)s BLEU"),
     _("%(wanted)s and at most %(n)s bytes"),
     _("It keeps %(wanted)s; nothing dearer need be tried."),
@@ -200,7 +202,7 @@ SAYINGS = (
     _("%(control)s against %(treatment)s"),
     _("%(n)s ratings"),
 )  # fmt: skip
-_SENTENCES = ("formats", "message", "wanted", "reason", "how")  # holes that hold another of the sayings
+_SENTENCES = ("formats", "message", "wanted", "reason", "how", "lacks")  # holes that hold another of the sayings
 _HOLE = re.compile(r"%\((\w+)\)s")
 
 

@@ -47,17 +47,26 @@ class Constraints:
             parts.append("a graph for onnxruntime")
         return " and ".join(parts)
 
+    @property
+    def takes_any_shape(self) -> bool:
+        return self.bytes is None and self.speed_ratio is None
+
     def shortfalls(self, found: Figures, *, servable: bool = True) -> list[str]:
         """What is not good enough, in words."""
-        short = self.shortfalls_of_quality(found)
-        if self.bytes is not None and found.bytes > self.bytes:
-            short.append(f"{found.bytes:,} bytes are more than the {self.bytes:,} allowed")
+        short = self.shortfalls_of_quality(found) + self.shortfalls_of_shape(found.bytes, found.speed_ratio)
         if self.p99_ms is not None and found.p99_ms > self.p99_ms:
             short.append(f"a P99 of {found.p99_ms:.1f} ms is more than the {self.p99_ms:g} ms allowed")
-        if self.speed_ratio is not None and found.speed_ratio < self.speed_ratio:
-            short.append(f"{found.speed_ratio:.2f} times the parent's speed is less than the {self.speed_ratio:g} wanted")
         if not servable:
             short.append("it is no graph for onnxruntime yet")
+        return short
+
+    def shortfalls_of_shape(self, weight_bytes: int, speed_ratio: float) -> list[str]:
+        """Of what does not depend on what the weights say."""
+        short = []
+        if self.bytes is not None and weight_bytes > self.bytes:
+            short.append(f"{weight_bytes:,} bytes are more than the {self.bytes:,} allowed")
+        if self.speed_ratio is not None and speed_ratio < self.speed_ratio:
+            short.append(f"{speed_ratio:.2f} times the parent's speed is less than the {self.speed_ratio:g} wanted")
         return short
 
     def shortfalls_of_quality(self, found: Figures) -> list[str]:

@@ -1,4 +1,4 @@
-"""When a student, or what is left of a pruned model, has learnt enough: its BLEU on held-out questions is as near to its parent's as is wanted.
+"""When a student, or what is left of a pruned model, has learnt enough: its BLEU on held-out questions is its parent's.
 
 The questions are not those by which the finished model is judged (`workers.compression.quality`): to stop when those are well answered would
 flatter it.
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from workers.compression.constraints import Constraints
 from workers.compression.quality import bleu_of, watched
 from workers.compression.spec import CompressSpec
 from workers.evaluation.questions import HeldOut
@@ -32,8 +31,9 @@ class Goal:
 
     @cached_property
     def least(self) -> float:
-        """The BLEU to be reached."""
-        return Constraints.of(self.spec, bleu_of(self.spec.model_folder, self.rows, self.spec)).bleu
+        """The BLEU to be reached: all of its parent's. What may be lost is left to INT8, and to the chance of which questions were asked: a student that
+        was stopped half a point below lost 2.5 on all of them, since a model at a high learning rate scatters from trial to trial."""
+        return bleu_of(self.spec.model_folder, self.rows, self.spec)
 
     def bleu(self, model: Decoder) -> float:
         folder = self.spec.work_folder / "watched"

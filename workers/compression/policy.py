@@ -32,15 +32,14 @@ from workers.compression.prune import run_prune
 from workers.compression.quality import evaluate, held_out
 from workers.compression.sensitivity import run_mixed
 from workers.compression.spec import CompressSpec
-from workers.compression.structure import narrowed
 from workers.compression.telling import span
 from workers.evaluation.questions import HeldOut
-from workers.moe import count_parameters, load_tokenizer, read_config
+from workers.moe import load_tokenizer
 from workers.moe.checkpoint import publish_folder
 
 SPARSITY = 0.5  # of the hidden units
 MINUTES = 4.5  # of the whole policy
-RECOVERY_SHARE, DISTILL_SHARE = 0.3, 0.85  # of the minutes that are left; what then remains is for measuring
+RECOVERY_SHARE, DISTILL_SHARE = 0.2, 0.85  # of the minutes that are left; what then remains is for measuring
 LEAST_MINUTES = 0.1  # of learning: what was measured slowly should not leave a student that has learnt nothing
 NARROWER = (("sparsity", SPARSITY), ("structure", "neuron"))
 BASELINE = "baseline"
@@ -103,7 +102,9 @@ def run_policy(spec: CompressSpec) -> Result:
     begin, chosen = 0.05, None
     planned = attempts(spec)
     for number, attempt in enumerate(planned):
-        if why := policy.hopeless(attempt, limits):
+        with span(begin, begin, f"{attempt.step}: "):
+            why = policy.hopeless(attempt, limits)
+        if why:
             trail.append({"step": attempt.step, "decision": "skipped", "figures": {}, "reasons": [why], "reason": why})
             begin += attempt.share
             continue
@@ -142,12 +143,6 @@ def _least_bad(variants: list[Variant], trail: list[Row], spec: CompressSpec) ->
     return best
 
 
-def _narrowed(spec: CompressSpec) -> float:
-    """The share of the parent's parameters that pruning leaves."""
-    config = read_config(spec.model_folder)
-    return count_parameters(narrowed(config, SPARSITY))[0] / count_parameters(config)[0]
-
-
 def _sentence(what: str) -> str:
     return f"{what[:1].upper()}{what[1:]}."
 
@@ -181,14 +176,31 @@ class _Policy:
             last = self.variants[-1].figures
             if limits.shortfalls(last) != limits.shortfalls_of_quality(last):
                 return "INT8 with some matrices left FP32 is larger than INT8 and no faster, and quality is not all that lacked."
-        if attempt.step == "pruning" and limits.bytes is not None and self.variants[0].figures.bytes * _narrowed(self.spec) > limits.bytes:
-            return "Half of its hidden units, in INT8, would be larger than is allowed."
+        if attempt.step == "pruning" and (lacks := self._lacking_in_shape(attempt, limits)):
+            return f"As small as pruning makes it, in INT8, it would not do: {', and '.join(lacks)}."
         if attempt.of and not any(variant.step == attempt.of for variant in self.variants):
             return f"There is no model from {attempt.of} to go on from."
         return None
 
+    def _lacking_in_shape(self, attempt: Attempt, limits: Constraints) -> list[str]:
+        """What its child lacks in INT8 before it has learnt anything: neither bytes nor speed depend on what weights say, and learning takes a minute."""
+        if limits.takes_any_shape or self._remembered(self._folder(attempt)):
+            return []
+        folder, small = (self.spec.work_folder / name for name in ("policy-shape", "policy-shape-small"))
+        smaller = next(later for later in attempts(self.spec) if later.of == attempt.step)
+        bare = self._part(attempt, self.spec.model_folder, folder, {"steps": None, "minutes": None})
+        attempt.make(bare)
+        smaller.make(self._part(smaller, folder, small, {"steps": None, "minutes": None}))
+        lacks = limits.shortfalls_of_shape(weight_bytes(small), self._against_parent(small)["speed_ratio"]["batch_8"])
+        for made in (folder, small, bare.work_folder):
+            shutil.rmtree(made, ignore_errors=True)
+        return lacks
+
+    def _folder(self, attempt: Attempt) -> Path:
+        return self.spec.work_folder / f"policy-{attempt.step.replace(' ', '-').lower()}"
+
     def try_out(self, attempt: Attempt) -> Variant:
-        folder = self.spec.work_folder / f"policy-{attempt.step.replace(' ', '-').lower()}"
+        folder = self._folder(attempt)
         if variant := self._remembered(folder):
             self._spent_before += variant.seconds
         else:
@@ -213,16 +225,19 @@ class _Policy:
             left -= left * attempt.learns + 2 * self._measuring
         return begun - left if planned else 0.0
 
+    def _part(self, attempt: Attempt, parent: Path, folder: Path, length: dict[str, Any]) -> CompressSpec:
+        """The attempt as a job of its own."""
+        return self.spec.model_copy(
+            update={
+                "method": attempt.method, "model_folder": parent, "output_folder": folder, "work_folder": folder.with_name(f"{folder.name}-work"),
+                "threshold": None, "sparsity": None, "until_good": True, **length, **dict(attempt.options),
+            }
+        )  # fmt: skip
+
     def _make(self, attempt: Attempt, folder: Path) -> Variant:
         origin = next((variant for variant in self.variants if variant.step == attempt.of), None)
         began = time.monotonic()
-        part = self.spec.model_copy(
-            update={
-                "method": attempt.method, "model_folder": origin.folder if origin else self.spec.model_folder, "output_folder": folder,
-                "work_folder": folder.with_name(f"{folder.name}-work"), "threshold": None, "sparsity": None, "until_good": True,
-                **self._length(attempt), **dict(attempt.options),
-            }
-        )  # fmt: skip
+        part = self._part(attempt, origin.folder if origin else self.spec.model_folder, folder, self._length(attempt))
         with span(0.0, 0.8):
             result = attempt.make(part)
         with span(0.8, 1.0):

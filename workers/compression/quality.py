@@ -17,7 +17,7 @@ from workers.evaluation.questions import QUESTION, HeldOut, read_held_out, sampl
 from workers.protocol import JobError
 
 ANSWER_TOKENS = 64
-WATCHED = 100
+WATCHED = 200
 TIMED_ALONE = 100  # answers timed one after the other, for the percentiles
 
 

@@ -34,7 +34,7 @@ class CompressSpec(BaseModel):
     student: str | None = None
     steps: int | None = Field(None, ge=1)
     minutes: float | None = Field(None, gt=0)  # the policy's: of all of it
-    until_good: bool = False  # distill, prune: learn no longer than held-out questions need to be answered well enough for the limits of BLEU below
+    until_good: bool = False  # distill, prune: learn no longer than until held-out questions are answered as well as by the parent
 
     # onnx
     weights: Literal["fp32", "int8"] = "fp32"
@@ -46,7 +46,7 @@ class CompressSpec(BaseModel):
     max_p99_ms: float | None = Field(None, gt=0)  # of one answer on one core
     min_speed_ratio: float | None = Field(None, gt=0)  # tokens a second next to the parent's, answers given eight at a time
     target: Literal["cpu", "onnx"] = "cpu"  # what is to run it: this portal's engine, or onnxruntime on any device
-    max_questions: int = Field(100, ge=1)  # asked of each variant
+    max_questions: int = Field(200, ge=1)  # asked of each variant
 
     @model_validator(mode="after")
     def _consistent(self) -> "CompressSpec":

@@ -86,18 +86,14 @@ def units_below(model: Decoder, threshold: float) -> int:
     return min(int((worth < threshold).sum(-1).min()) for worth in by_weight(model).values())
 
 
-def narrowed(config: ModelConfig, sparsity: float) -> ModelConfig:
-    """The shape that `without_units` leaves."""
-
-    def kept(width: int) -> int:
-        return max(1, round(width * (1 - sparsity))) if width else 0
-
-    return config.with_(d_expert=kept(config.d_expert), d_dense=kept(config.d_dense))
-
-
 def without_units(model: Decoder, sparsity: float, worth: Importance | None = None) -> Decoder:
     """A narrower model: of each network, the least important share of hidden units is gone. Experts keep one width, at least 1."""
-    worth, smaller = worth or by_weight(model), narrowed(model.config, sparsity)
+    config, worth = model.config, worth or by_weight(model)
+
+    def narrowed(width: int) -> int:
+        return max(1, round(width * (1 - sparsity))) if width else 0
+
+    smaller = config.with_(d_expert=narrowed(config.d_expert), d_dense=narrowed(config.d_dense))
 
     def change(state: dict[str, Tensor]) -> None:
         for prefix, (gate_up, down) in networks(model).items():

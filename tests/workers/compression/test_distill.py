@@ -14,6 +14,7 @@ from workers.compression.quality import held_out
 from workers.compression.questions import mentioned, rephrased
 from workers.compression.students import MOST_PARAMETERS, new_student, student_config
 from workers.compression.teacher import Teacher
+from workers.evaluation.questions import HeldOut
 from workers.moe import PRESETS, Decoder, count_parameters, load_model
 from workers.protocol import JobError
 from workers.training import as_conversations, encode, pack
@@ -234,3 +235,9 @@ def test_what_a_run_is_ended_by_is_not_what_its_result_is_judged_by(tmp_path, ma
     assert not judged & {row.question for row in goal.rows}
     assert Goal.of(made.model_copy(update={"max_questions": 50}), tokenizer) is None  # ten are too few to go by
     assert Goal.of(made.model_copy(update={"until_good": False}), tokenizer) is None
+
+
+def test_enough_is_what_the_parent_answers(make_model, save, spec, dataset, tokenizer, pairs):
+    rows = [HeldOut("question", question, answer, "en", None) for question, answer in pairs[:4]]
+    goal = Goal(spec("distill", save(make_model()), dataset_folder=dataset), tokenizer, rows)
+    assert goal.bleu(make_model()) == pytest.approx(goal.least)

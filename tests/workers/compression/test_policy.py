@@ -30,6 +30,7 @@ def test_dearer_methods_are_tried_where_int8_is_too_large_and_each_leaves_its_fi
         ("distillation", "refused"), ("distillation and INT8", "chosen"),
     ]  # fmt: skip
     assert f"more than the {limit:,} allowed" in trail[1]["reason"]
+    assert trail[3]["reason"].startswith("As small as pruning makes it, in INT8, it would not do: ")
     assert all(row["figures"]["bytes"] > 0 and row["figures"]["questions"] == 6 for row in trail if row["decision"] != "skipped")
     assert trail[-1]["figures"]["bytes"] <= limit
     # The lineage: the student lies in the work folder, a model of its own.
@@ -78,7 +79,7 @@ def test_a_matrix_is_as_sensitive_as_answers_change_when_it_alone_is_rounded(mak
 
 def test_a_policy_that_was_cut_off_goes_on_after_what_it_finished(make_model, save, spec, dataset, monkeypatch):
     parent = save(make_model(d_model=96, head_dim=24))
-    made = spec("policy", parent, dataset_folder=dataset, max_questions=4, max_bleu_loss=100.0, min_speed_ratio=1e9, steps=2)
+    made = spec("policy", parent, dataset_folder=dataset, max_questions=4, max_bleu_loss=100.0, max_p99_ms=1e-9, steps=2)
     with monkeypatch.context() as cut:
         cut.setattr(policy, "attempts", lambda spec: _broken(attempts(spec), "distillation"))
         with pytest.raises(KeyboardInterrupt):
@@ -142,9 +143,19 @@ def test_the_policy_measures_each_variant_once_and_draws_no_pruning_curve(make_m
     compared = []
     monkeypatch.setattr(policy, "compare", lambda parent, child, prompts: compared.append(child.name) or measure.compare(parent, child, prompts))
     monkeypatch.setattr(policy, "attempts", lambda spec: [a for a in attempts(spec) if a.step in ("INT8", "pruning", "pruning and INT8")])
-    result = run_policy(
-        spec("policy", save(make_model()), dataset_folder=dataset, max_questions=4, max_bleu_loss=100.0, min_speed_ratio=1e9, steps=2)
-    )
+    result = run_policy(spec("policy", save(make_model()), dataset_folder=dataset, max_questions=4, max_bleu_loss=100.0, max_p99_ms=1e-9, steps=2))
     assert asked[1:] == ["policy-int8", "policy-pruning", "policy-pruning-and-int8"]
     assert compared == ["policy-pruning-and-int8"]  # the others were compared with their parent as they were made
     assert all(row["figures"]["speed_ratio"] > 0 for row in result["details"]["trail"])
+
+
+def test_a_shape_that_is_too_slow_is_not_taught(make_model, save, spec, dataset, monkeypatch):
+    monkeypatch.setattr(prune, "learn", None)  # would fail if it were called
+    monkeypatch.setattr(policy, "attempts", lambda spec: [a for a in attempts(spec) if "distillation" not in a.step])
+    result = run_policy(
+        spec("policy", save(make_model()), dataset_folder=dataset, max_questions=4, max_bleu_loss=100.0, min_speed_ratio=1e9, steps=2)
+    )
+    trail = {row["step"]: row for row in result["details"]["trail"]}
+    assert trail["pruning"]["decision"] == trail["pruning and INT8"]["decision"] == "skipped"
+    assert "times the parent's speed is less than" in trail["pruning"]["reason"]
+    assert trail["INT8"]["decision"] == "chosen"
