@@ -189,7 +189,8 @@ cat > "$spec" <<'SPEC_JSON'
 {_json(wanted)}
 SPEC_JSON
 
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# sed reads to the end: head would leave early, and its pipe would end the job.
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
 # A job that is requeued goes on from its checkpoint.
 srun --kill-on-bad-exit=1 {line}

@@ -8,6 +8,7 @@ import torch
 from apps.registry import services as registry
 from tests.apps.answering import tokenizer
 from workers.engine import SamplingParams
+from workers.engine.torch_runner import TorchRunner
 from workers.moe import Decoder, ModelConfig, save_model
 from workers.tasks.engines import Engines
 
@@ -27,6 +28,6 @@ def test_the_worker_runs_models_on_the_device_of_the_setting(settings):
     version = registry.register_version(kind="moe", folder=folder, parent=None, run=None, result=result, actor=None, name="v1")
     engines = Engines(1, 10**9)
     with engines.lent(version.pk) as engine:
-        assert type(engine._runner).__name__ == "TorchRunner"
+        assert isinstance(engine._runner, TorchRunner)
         assert engine.submit([{"role": "user", "content": "water"}], SamplingParams(max_tokens=3)).result(20).tokens == 3
     engines.close()

@@ -81,4 +81,4 @@ def test_a_student_sees_and_is_taught_with_the_pictures(model, tokenizer, tmp_pa
     config = student_config(model.config, None)
     examples = read_examples(tmp_path, tokenizer, config)
     assert len(examples) == len(ROWS) and all(example.images for example in examples)
-    assert divergence(model, new_student(model, config, 0).eval(), pack(examples[:8])) > 0
+    assert divergence(model, new_student(model, config, examples, 0).eval(), pack(examples[:8])) > 0
