@@ -1,4 +1,4 @@
-"""A process's connections to Redis. Every call has a timeout, and is tried again."""
+"""A process's connections to Redis. Every call has a timeout; what may be done twice is tried again after one."""
 
 from collections.abc import Mapping
 from functools import lru_cache

@@ -75,8 +75,8 @@ def distillation(teacher: Teacher, student: Decoder, alpha: float = ALPHA) -> Ob
 
 def _shares(batch: Batch) -> Tensor:
     """What each learnt token counts: every example as much as any other. (learnt,), summing to 1."""
-    owner = batch.example.view(-1)[batch.select[: batch.learnt_count]]
-    share = owner.bincount()[owner].float().reciprocal()
+    owners = batch.owners
+    share = owners.bincount()[owners].float().reciprocal()
     return share / share.sum()
 
 

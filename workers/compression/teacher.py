@@ -50,15 +50,14 @@ class Teacher:
         ids = torch.cat([self._said[number].ids for number in chosen])
         log_p = torch.cat([self._said[number].log_p for number in chosen])
         # The batch's rows are filled longest first; within an example the order is its own.
-        owner = batch.example.view(-1)[batch.select[: batch.learnt_count]]
-        place = owner.argsort(stable=True).argsort()
+        place = batch.owners.argsort(stable=True).argsort()
         return Wanted(ids[place], log_p[place])
 
     def _ask(self, numbers: Sequence[int]) -> None:
         batch = pack([self._examples[number] for number in numbers])
         logits = self._model(batch.tokens, **batch.inputs).float()[: batch.learnt_count]
         log_p, ids = F.log_softmax(logits, -1).topk(min(LIKELIEST, logits.shape[-1]), dim=-1)
-        owner = batch.example.view(-1)[batch.select[: batch.learnt_count]]
+        owners = batch.owners
         for place, number in enumerate(numbers):
-            mine = owner == place
+            mine = owners == place
             self._said[number] = Wanted(ids[mine], log_p[mine])

@@ -111,6 +111,11 @@ class Batch:
         """What the decoder is given beside the tokens, to say only what is to be learnt."""
         return {name: getattr(self, name) for name in ("positions", "mask", "valid", "select", "images", "image_at")}
 
+    @property
+    def owners(self) -> Tensor:
+        """The example of each learnt token, as `select` has them without its padding: (learnt,)."""
+        return self.example.view(-1)[self.select[: self.learnt_count]]
+
     def to(self, device: torch.device) -> "Batch":
         if device.type == "cpu":
             return self
