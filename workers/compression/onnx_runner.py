@@ -1,6 +1,7 @@
 """An ONNX model as the engine runs it (`workers.engine.runner`), by onnxruntime. Needs no PyTorch."""
 
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +12,14 @@ import onnxruntime
 
 from workers.engine import Chunk, KeysAndValues, Logits, UnusableModel
 
+log = logging.getLogger(__name__)
 
-def open_onnx_runner(folder: Path, *, threads: int, max_batch: int, max_seq_len: int) -> "OnnxRunner":
-    """UnusableModel where the folder is damaged."""
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+LARGEST_DIFFERENCE = 0.1  # of a logit on two devices, as a share of the logits' deviation: more is another model, not rounding
+
+
+def open_onnx_runner(folder: Path, *, threads: int, max_batch: int, max_seq_len: int, device: str = "cpu") -> "OnnxRunner":
+    """UnusableModel where the folder is damaged. `device`: "cuda" (or "cuda:1") runs on that GPU where onnxruntime has CUDA; the log says where not."""
     try:
         described = json.loads((folder / "config.json").read_text())
         shape = described["num_hidden_layers"], described["num_key_value_heads"], described["head_dim"]
@@ -21,10 +27,42 @@ def open_onnx_runner(folder: Path, *, threads: int, max_batch: int, max_seq_len:
     except (OSError, ValueError, KeyError) as error:
         raise UnusableModel(f"The config.json of {folder.name} does not describe a model: {error}.") from error
     try:
-        session = onnxruntime.InferenceSession(str(folder / "model.onnx"), _options(threads), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(folder / "model.onnx"), _options(threads), providers=[CPU])
     except Exception as error:  # onnxruntime has a class for each kind of fault, and no common one
         raise UnusableModel(f"The model.onnx of {folder.name} cannot be opened: {error}") from error
+    if device.startswith("cuda"):
+        session = _on_gpu(folder, session, shape, device, threads) or session
     return OnnxRunner(session, shape, vocab_size, max_batch, max_seq_len)
+
+
+def _on_gpu(folder: Path, on_cpu: Any, shape: tuple[int, int, int], device: str, threads: int) -> Any | None:
+    """A session on the GPU that says what the one on the CPU says; None where there is none, and the log says why."""
+    if CUDA not in onnxruntime.get_available_providers():
+        log.warning("%s runs on the CPU: onnxruntime is here without CUDA. Install onnxruntime-gpu in the place of onnxruntime.", folder.name)
+        return None
+    provider = CUDA, {"device_id": int(device.partition(":")[2] or 0)}
+    try:
+        session = onnxruntime.InferenceSession(str(folder / "model.onnx"), _options(threads), providers=[provider, CPU])
+        found, wanted = (_logits(each, shape) for each in (session, on_cpu))
+    except Exception as error:  # noqa: BLE001 — whatever CUDA does not take, the model answers on the CPU
+        log.warning("%s runs on the CPU: CUDA does not take it: %s", folder.name, error)
+        return None
+    # onnxruntime's own operators have other kernels there, some for other layouts of weights: a model that answers otherwise is not served.
+    if not np.abs(found - wanted).max() < LARGEST_DIFFERENCE * wanted.std():
+        log.warning("%s runs on the CPU: onnxruntime's CUDA kernels give other logits for it.", folder.name)
+        return None
+    return session
+
+
+def _logits(session: Any, shape: tuple[int, int, int]) -> Logits:
+    """Of the first tokens of the vocabulary, read as a text."""
+    layers, kv_heads, head_dim = shape
+    ids = np.arange(8, dtype=np.int64)[None]
+    past = np.zeros((1, kv_heads, 0, head_dim), np.float32)
+    inputs: dict[str, Any] = {"input_ids": ids, "position_ids": ids, "attention_mask": np.ones_like(ids)}
+    inputs |= {f"past_key_values.{layer}.{part}": past for layer in range(layers) for part in ("key", "value")}
+    logits: Logits = session.run(["logits"], inputs)[0]
+    return logits
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:

@@ -13,12 +13,12 @@ ONNX_FILE = "model.onnx"
 def open_runner(folder: Path, *, threads: int, max_batch: int, max_seq_len: int, device: str = "cpu") -> Runner | None:
     """The runner of an INT8 or ONNX folder; None for one whose weights are just stored in another way. UnusableModel.
 
-    `device`: of an INT8 one; onnxruntime knows its own. On a CPU, what the compiled decoder does not express runs in PyTorch.
+    `device`: on a CPU, INT8 that the compiled decoder does not express runs in PyTorch.
     """
     if (folder / ONNX_FILE).exists():
         from workers.compression.onnx_runner import open_onnx_runner
 
-        return open_onnx_runner(folder, threads=threads, max_batch=max_batch, max_seq_len=max_seq_len)
+        return open_onnx_runner(folder, threads=threads, max_batch=max_batch, max_seq_len=max_seq_len, device=device)
     if (storage := _storage(folder)).get("format") == "int8":
         from workers.compression.int8_folder import DamagedWeights
 

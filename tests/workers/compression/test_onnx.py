@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -137,3 +138,35 @@ def test_a_damaged_file_is_named(make_model, save, spec):
     (made.output_folder / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(UnusableModel, match=r"model\.onnx of child"):
         open_runner(made.output_folder, threads=1, max_batch=1, max_seq_len=96)
+
+
+class Sessions:
+    """onnxruntime on a machine with a GPU, which runs the graph on the CPU; `spoilt` adds to the GPU's logits."""
+
+    def __init__(self, monkeypatch, spoilt: float = 0.0):
+        self.spoilt, self.real = spoilt, onnxruntime.InferenceSession
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+        monkeypatch.setattr(onnxruntime, "InferenceSession", self.open)
+
+    def open(self, path, options, providers):
+        session = self.real(path, options, providers=["CPUExecutionProvider"])
+        if providers == ["CPUExecutionProvider"]:
+            return session
+        assert providers == [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]
+        return SimpleNamespace(on_gpu=True, run=lambda names, inputs: [out + self.spoilt for out in session.run(names, inputs)])
+
+
+@pytest.mark.parametrize(("spoilt", "where"), [(0.0, True), (3.0, False)])
+def test_on_a_gpu_it_runs_there_if_it_says_the_same(make_model, save, spec, monkeypatch, caplog, spoilt, where):
+    run_onnx(made := spec("onnx", save(make_model())))
+    Sessions(monkeypatch, spoilt)
+    with closing(open_runner(made.output_folder, threads=1, max_batch=1, max_seq_len=96, device="cuda:1")) as runner:
+        assert hasattr(runner._session, "on_gpu") == where
+    assert ("runs on the CPU" in caplog.text) != where
+
+
+def test_without_cuda_in_onnxruntime_it_says_that_it_runs_on_the_cpu(make_model, save, spec, caplog):
+    run_onnx(made := spec("onnx", save(make_model())))
+    with closing(open_runner(made.output_folder, threads=1, max_batch=1, max_seq_len=96, device="cuda")) as runner:
+        assert np.isfinite(runner.forward([Chunk(0, 0, [3, 4])])).all()
+    assert "child runs on the CPU: onnxruntime is here without CUDA" in caplog.text
