@@ -6,9 +6,10 @@ merger that is killed between two of its steps would leave counts twice, and whe
 """
 
 import fcntl
+import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 DEAD = "dead"  # in place of a process's number
@@ -40,7 +41,9 @@ def held_still(folder: Path, *, to_change: bool = False) -> Iterator[None]:
 
 def bury_dead(folder: Path) -> None:
     """Take over what processes that are gone have counted, and forget what they held (gauges of the living)."""
-    dead = [(path, found["kind"]) for path in folder.iterdir() if (found := _OF_A_PROCESS.fullmatch(path.name)) and not _lives(found["pid"])]
+    counted = [(path, found) for path in folder.resolve().iterdir() if (found := _OF_A_PROCESS.fullmatch(path.name))]
+    held = {pid: _files_of(pid) for pid in {found["pid"] for _path, found in counted}}
+    dead = [(path, found["kind"]) for path, found in counted if str(path) not in held[found["pid"]]]
     if not dead:
         return
     with held_still(folder, to_change=True):
@@ -72,5 +75,11 @@ def _merge(folder: Path, kind: str, paths: list[Path]) -> None:
     written.rename(target)
 
 
-def _lives(pid: str) -> bool:
-    return Path(f"/proc/{pid}").exists()
+def _files_of(pid: str) -> set[str]:
+    """What the process of that number has open: its own counts, for as long as it lives. Another one may have its number by now, and may be anybody's."""
+    found = set()
+    with suppress(OSError):
+        for opened in os.scandir(f"/proc/{pid}/fd"):
+            with suppress(OSError):  # closed in between
+                found.add(os.readlink(opened.path))
+    return found

@@ -80,6 +80,18 @@ def test_counts_of_the_dead_stay_and_their_files_go(tmp_path):
         assert {path.name for path in tmp_path.glob("*.db")} == {"counter_dead.db", "histogram_dead.db", "gauge_mostrecent_dead.db"}
 
 
+def test_who_has_the_number_of_a_dead_process_does_not_keep_its_counts_alive(tmp_path):
+    with process(tmp_path, 3) as gone:
+        pass
+    for path in list(tmp_path.glob("*.db")):
+        path.rename(path.with_name(path.name.replace(str(gone.pid), str(os.getpid()))))  # as if this process had its number now
+
+    bury_dead(tmp_path)
+
+    assert read(tmp_path) == expected(3, here=None, newest=3)
+    assert {path.name for path in tmp_path.glob("*.db")} == {"counter_dead.db", "histogram_dead.db", "gauge_mostrecent_dead.db"}
+
+
 def test_who_reads_while_the_dead_are_buried_never_sees_more_or_less(tmp_path):
     """Counters must not fall, nor leap: for Prometheus a fall is a restart."""
     wrong, stop, begun = [], threading.Event(), threading.Event()
