@@ -123,7 +123,7 @@ class UpstreamEngine:
         try:
             self._loop.call_soon_threadsafe(function, asked)
         except RuntimeError:  # the loop was closed in between
-            asked.ticket.resolve(EngineClosed("The engine was closed before the answer was complete; ask again."))
+            asked.ticket.resolve(_closed())
 
     def spell(self, token: int) -> bytes:
         return self._spelling.bytes_of(token)
@@ -156,20 +156,29 @@ class UpstreamEngine:
         try:
             self._loop.run_forever()
         finally:
-            checking.cancel()
-            self._loop.run_until_complete(self._abandon())
+            self._loop.run_until_complete(self._abandon(checking))
             self._loop.close()
 
-    async def _abandon(self) -> None:
-        for asked in (*self._running, *self._waiting):
-            asked.ticket.resolve(EngineClosed("The engine was closed before the answer was complete; ask again."))
-        tasks = [asked.task for asked in self._running if asked.task]
+    async def _abandon(self, checking: asyncio.Task[None]) -> None:
+        """Nothing is pending when this returns: a task that the loop leaves behind is told as destroyed, sooner or later."""
+        while len(self._waiting):
+            self._shut_out(self._waiting.pop())
+        for asked in self._running:
+            asked.ticket.resolve(_closed())
+        tasks = [checking, *(asked.task for asked in self._running if asked.task)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._client.aclose()
 
+    def _shut_out(self, asked: Asked) -> None:
+        asked.ticket.resolve(_closed())
+        self._leave(asked)
+
     def _enter(self, asked: Asked) -> None:
+        if self._closed:  # since it was asked
+            self._shut_out(asked)
+            return
         if asked.ticket.is_cancelled:
             self._give_up(asked)
             return
@@ -304,6 +313,10 @@ class UpstreamEngine:
             raise BrokenOff(f"The upstream {self._spec.place} sent no embedding ({type(error).__name__}: {error}).") from error
         asked.ticket.embedding = vector / (np.linalg.norm(vector) or 1.0)
         return Completion("", 0, tokens, time.monotonic() - asked.began, "stop")
+
+
+def _closed() -> EngineClosed:
+    return EngineClosed("The engine was closed before the answer was complete; ask again.")
 
 
 def open_upstream(folder: Path, *, max_waiting: int = 256) -> UpstreamEngine:

@@ -1,5 +1,6 @@
 """An upstream behind the engine's interface, against a real server in a process of its own that is killed and started again."""
 
+import asyncio
 import json
 import logging
 import threading
@@ -132,6 +133,17 @@ def test_the_line_is_bounded_and_closing_tells_whoever_waits(spec):
             ticket.result(5)
     with pytest.raises(EngineClosed):
         ask(engine, "one")
+
+
+def test_closing_leaves_no_task_behind_neither_of_those_asked_nor_of_those_in_line(spec):
+    engine = UpstreamEngine(spec, concurrency=1)
+    tickets = [engine.submit(asking("slow " * 100), SamplingParams(max_tokens=100)) for _ in range(3)]
+    wait_for(lambda: engine.stats().running, "the first is on its way")
+    engine.close()
+    assert not asyncio.all_tasks(engine._loop)
+    for ticket in tickets:
+        with pytest.raises(EngineClosed):
+            ticket.result(5)
 
 
 def test_a_dead_upstream_is_left_alone_and_taken_up_again_when_it_is_back(spec, server, monkeypatch):
