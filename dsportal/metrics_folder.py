@@ -6,7 +6,6 @@ merger that is killed between two of its steps would leave counts twice, and whe
 """
 
 import fcntl
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -79,7 +78,7 @@ def _files_of(pid: str) -> set[str]:
     """What the process of that number has open: its own counts, for as long as it lives. Another one may have its number by now, and may be anybody's."""
     found = set()
     with suppress(OSError):
-        for opened in os.scandir(f"/proc/{pid}/fd"):
+        for opened in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(OSError):  # closed in between
-                found.add(os.readlink(opened.path))
+                found.add(str(opened.readlink()))
     return found

@@ -1,8 +1,9 @@
 """The figures of the monitoring page: everything on one time axis, with thresholds, deployments and alerts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from django.conf import settings
@@ -21,9 +22,9 @@ from apps.registry.models import ModelVersion
 from apps.serving.models import Deployment
 
 TABLE_ROWS = 24
-RIGHT = 40  # px for the labels of the chart that has some; the others keep it free, so that all share one axis
+RIGHT = 44  # px for the labels of the chart that has some; the others keep it free, so that all share one axis
 PHASE_NAMES = {
-    "database": gettext_lazy("Database"), "cache": gettext_lazy("Cache"), "queue": gettext_lazy("Queue"), "load": gettext_lazy("Loading"),
+    "turn": gettext_lazy("Turn"), "database": gettext_lazy("Database"), "cache": gettext_lazy("Cache"), "queue": gettext_lazy("Queue"), "load": gettext_lazy("Loading"),
     "prefill": gettext_lazy("Prefill"), "decode": gettext_lazy("Decode"), "shared": gettext_lazy("Shared"), "deliver": gettext_lazy("Delivery"),
 }  # fmt: skip
 YOUNG_SECONDS = 5
@@ -70,7 +71,7 @@ def monitoring_charts(points: Sequence[dict], window: Window, version: ModelVers
     times = [point["time"] for point in points]
     colour = f"var(--v-c{version.colour})" if version else "var(--accent)"
     marks = [Mark(_iso(d.started_at), d.model_version.name, f"var(--v-c{d.model_version.colour})") for d in found.deployments]
-    busy = any(point["requests"] for point in points)
+    busy = any(point["requests"] or point["refused"] for point in points)
 
     def chart(
         title: str,
@@ -81,10 +82,11 @@ def monitoring_charts(points: Sequence[dict], window: Window, version: ModelVers
         alerts: Sequence[str] = (),
         empty: str = "",
         hover: str = "%{y:.3~r}",
+        labels: Mapping[str, str] = MappingProxyType({}),
         **more: Any,
     ) -> Chart:
-        # `lines`: column, name, colour
-        drawn = [Line(name, times, [p[column] for p in points], tone, hover=hover) for column, name, tone in lines]
+        # `lines`: column, name, colour; `labels`: of a column, at its line's end, where its name is too long for it
+        drawn = [Line(name, times, [p[column] for p in points], tone, labels.get(column, ""), hover) for column, name, tone in lines]
         rows = _thinned([[p["time"], *(show(p[column]) for column, _name, _tone in lines)] for p in points])
         table = Table([_("Time"), *([name for _column, name, _tone in lines] if len(lines) > 1 else [title])], rows)
         spans = [Span(_iso(a.fired_at), _iso(a.resolved_at or timezone.now())) for a in found.alerts if a.rule in alerts and a.fired_at]
@@ -104,6 +106,9 @@ def monitoring_charts(points: Sequence[dict], window: Window, version: ModelVers
         )
 
     seen = [name for name in PHASES if any(point[f"phase_{name}_ms"] for point in points)]
+    failures = [("error_rate", _("Errors"), colour), ("refused_rate", _("Refused (429)"), "var(--warn)")]
+    if not any(point["refused"] for point in points):
+        failures.pop()
     quiet = "" if busy else _("No request in this window.")
     return {
         "qps": chart(_("Requests/s"), decimals(_mean(points, "qps", window.step), 1), [("qps", "", colour)], lambda v: decimals(v, 2)),
@@ -112,7 +117,7 @@ def monitoring_charts(points: Sequence[dict], window: Window, version: ModelVers
             empty=quiet, alerts=[P99.name], threshold=Threshold(P99.threshold, ms(P99.threshold)), hover="%{y:.0f} ms",
         ),
         "errors": chart(
-            _("Errors"), percent(_last(points, "error_rate"), 1), [("error_rate", "", colour)], lambda v: percent(v, 1), empty=quiet,
+            _("Errors"), percent(_last(points, "error_rate"), 1), failures, lambda v: percent(v, 1), empty=quiet, labels={"error_rate": _("err"), "refused_rate": "429"},
             alerts=[ERRORS.name, "errors_fast", "errors_slow"], threshold=Threshold(ERRORS.threshold, percent(ERRORS.threshold)), tick_format=".0%", ceiling=1.0, least=0.02, hover="%{y:.1%}",
         ),
         "first_token": chart(

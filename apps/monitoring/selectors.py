@@ -89,11 +89,12 @@ def _as_points(points: dict[int, Bucket], step: int, end: int) -> list[dict]:
                 "time": datetime.fromtimestamp(start, UTC).isoformat().replace("+00:00", "Z"),
                 "qps": round(bucket.requests / span, 4),
                 "requests": bucket.requests,
-                "refused": bucket.refused,
                 **{f"p{share}_ms": percentile(bucket.latency, share / 100) for share in (50, 95, 99)},
                 **{f"first_token_p{share}_ms": percentile(bucket.first_token, share / 100) for share in (50, 99)},
                 **{f"phase_{name}_ms": round(bucket.phases[name] / 1000 / bucket.requests, 4) if bucket.requests else None for name in PHASES},
                 "error_rate": bucket.errors / bucket.requests if bucket.requests else None,
+                "refused": bucket.refused,
+                "refused_rate": bucket.refused / (bucket.requests + bucket.refused) if bucket.requests + bucket.refused else None,
                 "cache_hit_rate": bucket.cached / bucket.requests if bucket.requests else None,
                 "tokens_per_second": round(bucket.written_tokens / span, 2),
                 # A step reads prompts and writes a token of every answer that is past its own: those are its batch.

@@ -40,7 +40,7 @@ ROLES = ("web", "jobs", "inference")
 SLOWEST_OF_SECONDS = 86_400  # at most: a year's would be looked for among all answers that there are
 COLUMNS = (
     "time", "requests", "qps", "p50_ms", "p95_ms", "p99_ms", "first_token_p50_ms", "first_token_p99_ms", *(f"phase_{name}_ms" for name in PHASES),
-    "error_rate", "cache_hit_rate", "tokens_per_second", "batch_size", "queue_depth", "replicas", "memory_bytes",
+    "error_rate", "refused", "refused_rate", "cache_hit_rate", "tokens_per_second", "batch_size", "queue_depth", "replicas", "memory_bytes",
 )  # fmt: skip
 
 

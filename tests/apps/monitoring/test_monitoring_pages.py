@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from apps.monitoring import buckets, names, recorder
 from apps.monitoring.models import Alert
+from apps.monitoring.tally import tally
 from apps.redis import connection
 from apps.registry.models import ModelVersion
 from apps.serving.models import Answer
@@ -36,6 +37,7 @@ def observe(version: ModelVersion, latency_ms: float, count: int = 1, **more) ->
     """Requests of ten seconds ago: the charts leave out the point that is still young."""
     for _ in range(count):
         recorder.observe(version=version.pk, route="chat", latency_ms=latency_ms, **more)
+    tally.write()
     redis, seconds = connection(), names.SECOND.format(second="*")
     ago = names.SECOND.format(second=int(time.time()) - 10)
     for key in redis.scan_iter(seconds):
@@ -104,6 +106,24 @@ def test_the_parts_of_a_request_stand_on_each_other_each_as_its_mean(reader, db)
     assert middles == {"Queue": 10.0, "Decode": 50.0}
     assert chart["link"]
     assert {trace["name"] for trace in charts(reader)["phases"]["data"]} == {"Cache", "Queue", "Decode"}
+
+
+def test_refusals_are_drawn_beside_the_errors_once_there_are_any(reader, db):
+    version = making.version("v1")
+    observe(version, 50.0, count=3)
+    assert [trace["name"] for trace in charts(reader)["errors"]["data"]] == ["Errors"]
+    buckets.count("", {"b": 1}, at=time.time() - 10)
+
+    chart = charts(reader, "window=1h")["errors"]  # an answer is kept for a second
+    assert {trace["name"]: {y for y in trace["y"] if y is not None} for trace in chart["data"]} == {"Errors": {0}, "Refused (429)": {0.25}}
+    assert [label["text"] for label in chart["layout"]["annotations"] if label["xanchor"] == "left"] == ["err", "429"]
+    assert chart["table"]["head"] == ["Time", "Errors", "Refused (429)"]
+
+
+def test_a_window_in_which_all_were_refused_is_no_quiet_one(reader, db):
+    buckets.count("", {"b": 5}, at=time.time() - 10)
+    chart = charts(reader)["errors"]
+    assert [y for y in chart["data"][1]["y"] if y] == [1.0]
 
 
 def test_a_window_that_knows_no_phases_says_so(reader, db):
