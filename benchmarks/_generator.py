@@ -28,6 +28,7 @@ class Asked(NamedTuple):
     retry_after: int | None  # seconds
     version: str | None
     latency_ms: float | None  # as the answer itself says
+    error: str  # what a failed one said
 
     @property
     def ms(self) -> float:

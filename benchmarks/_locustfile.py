@@ -68,6 +68,6 @@ class Asker(FastHttpUser):
                 response.success()  # as it should under too much load; counted apart
             answer = response.json() if status == 200 else {}
             wait = response.headers.get("Retry-After") if status == 429 else None
-        self._rows.append(
-            [due, sent, ended, status, answer.get("cached", False), int(wait) if wait else None, answer.get("version"), answer.get("latency_ms")]
-        )
+            error = "" if status in (200, 429) else str(response.error or response.text)[:300]
+        told = answer.get("version"), answer.get("latency_ms")
+        self._rows.append([due, sent, ended, status, answer.get("cached", False), int(wait) if wait else None, *told, error])

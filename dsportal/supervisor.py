@@ -26,6 +26,9 @@ from dsportal.metrics_folder import bury_dead
 BASE = Path(__file__).resolve().parent.parent
 CORES = os.cpu_count() or 1
 WEB_PROCESSES, WEB_THREADS = min(4, CORES), 48
+# A connection on which nobody asks is closed after so long. Who asks again at that very moment loses the question, and must not repeat a POST unasked: so it
+# is longer than the 60 s after which most proxies and clients close theirs.
+IDLE_SECONDS = 75
 MAX_ASKING = 40  # questions that one of them is at; the other threads carry pages, and refusals
 MIN_FREE_BYTES = 500 * 1024**2
 STARTUP_SECONDS = 60.0
@@ -175,7 +178,7 @@ class Supervisor:
         web = [
             sys.executable, "-m", "granian", "--interface", "wsgi", "--host", self.host, "--port", str(self.port),
             "--workers", str(WEB_PROCESSES), "--blocking-threads", str(WEB_THREADS), "--backlog", "1024", "--respawn-failed-workers",
-            "--workers-kill-timeout", "10", "--log-level", "warning", "dsportal.wsgi:application",
+            "--workers-kill-timeout", "10", "--http1-header-read-timeout", str(IDLE_SECONDS * 1000), "--log-level", "warning", "dsportal.wsgi:application",
         ]  # fmt: skip
         self.services += [
             Service("web", web),
