@@ -15,7 +15,7 @@ from apps.redis import Ledger, connection
 
 GAUGES = ("queue_depth", "replicas", "memory_bytes")  # the last one seen counts
 COUNTS = {"n": "requests", "e": "errors", "c": "cached", "b": "refused", "s": "steps", "t": "written_tokens", "p": "read_tokens"}
-PHASES = ("database", "cache", "queue", "load", "prefill", "decode", "shared", "deliver")  # of a request, about as they follow each other
+PHASES = ("turn", "database", "cache", "queue", "load", "prefill", "decode", "shared", "deliver")  # of a request, about as they follow each other
 PHASE = "d"
 ALL = ""  # of versions: all of them together
 
@@ -57,13 +57,12 @@ class Bucket:
                 setattr(self, name, value)
 
 
-def count(version: str, counts: Mapping[str, int], *, at: float | None = None, ledger: Ledger | None = None) -> None:
-    """Add to the bucket of this second. Raises RedisError. With `ledger`: when that is written."""
+def count(version: str, counts: Mapping[str, int], *, at: float | None = None) -> None:
+    """Add to the bucket of this second. Raises RedisError."""
+    adding = Ledger()
     key = names.SECOND.format(second=int(at or time.time()))
-    adding = Ledger() if ledger is None else ledger
     adding.add(key, {f"{version}|{what}": number for what, number in counts.items()}, kept_seconds=names.SECONDS_KEPT)
-    if ledger is None:
-        adding.write()
+    adding.write()
 
 
 def set_gauges(second: int, values: Mapping[str, float]) -> None:

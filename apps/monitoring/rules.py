@@ -18,6 +18,8 @@ from apps.registry.selectors import live_version
 OBJECTIVE = 0.99  # of the questions are answered
 ROOM = 4  # times what jobs ask for at least: somebody should hear of it before they are refused
 FEWEST_REQUESTS = 20
+_FAILED, _ASKED = '{outcome="error"}', '{outcome!="busy"}'  # as in the charts, where what was refused is no request
+P99_SECONDS, ERROR_SECONDS = 15, 30  # over which they are taken
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,11 @@ def _recent(seconds: int):
 
 
 def p99_ms() -> float | None:
-    return percentile(_recent(15).latency, 0.99)
+    return percentile(_recent(P99_SECONDS).latency, 0.99)
 
 
 def error_rate() -> float | None:
-    bucket = _recent(30)
+    bucket = _recent(ERROR_SECONDS)
     return bucket.errors / bucket.requests if bucket.requests else None
 
 
@@ -80,14 +82,13 @@ def _error_share(seconds: str) -> str:
     def rate(labels: str) -> str:
         return f"sum(rate({names.REQUESTS_TOTAL}{labels}[{seconds}]))"
 
-    failed = rate('{outcome="error"}')
-    return f"{failed} / {rate('')}"
+    return f"{rate(_FAILED)} / {rate(_ASKED)}"
 
 
 def _burn_rate(long: str, short: str) -> str:
     """The smaller of both windows' rates, where the short one has seen enough."""
     mine, other = f"({_error_share(long)})", f"({_error_share(short)})"
-    return f"((({mine} < {other}) or {other}) / {1 - OBJECTIVE:g} and sum(increase({names.REQUESTS_TOTAL}[{short}])) >= {FEWEST_REQUESTS})"
+    return f"((({mine} < {other}) or {other}) / {1 - OBJECTIVE:g} and sum(increase({names.REQUESTS_TOTAL}{_ASKED}[{short}])) >= {FEWEST_REQUESTS})"
 
 
 def _told_by_beat(name: str) -> str:
@@ -96,7 +97,7 @@ def _told_by_beat(name: str) -> str:
 
 
 P99 = AlertRule(
-    "p99_latency", 500.0, 20,
+    "p99_latency", 500.0, 30,
     "P99 latency is {value:.0f} ms, above {threshold:.0f} ms. Start another inference worker or promote an INT8 version.", p99_ms,
     f"1000 * histogram_quantile(0.99, sum by (le) (rate({names.REQUEST_SECONDS}_bucket[30s])))",
 )  # fmt: skip

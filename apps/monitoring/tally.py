@@ -1,7 +1,6 @@
-"""How long requests were in each phase, and how many were refused, for the charts: summed in the process, and written into the buckets in Redis a
-second at a time.
+"""What a process has seen of requests, for the charts: summed up here, and written into the buckets in Redis a second at a time.
 
-A request has half a dozen phases, and neither an answer from the cache nor a refusal has time for a message about each.
+A request is over when its answer has left, and half a dozen phases are known of it by then: nobody should wait for a message about each.
 """
 
 import atexit
@@ -24,7 +23,7 @@ class Tally:
     """What a process has seen and not written yet; a process that is killed loses the last second of it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock, self._writing = threading.Lock(), threading.Lock()
         self._waiting: dict[tuple[int, str], Counter[str]] = defaultdict(Counter)  # second, version → counts, as `buckets.count` takes them
         self._writer: threading.Thread | None = None
 
@@ -38,13 +37,15 @@ class Tally:
                 atexit.register(self.write)
 
     def write(self) -> None:
-        with self._lock:
-            waiting, self._waiting = self._waiting, defaultdict(Counter)
-        for (second, version), counts in waiting.items():
-            try:
-                buckets.count(version, counts, at=second)
-            except redis.RedisError as error:
-                log.warning("a second's phases and refusals are missing from the charts: %s", error)
+        """Returns when all that was added before is in the buckets."""
+        with self._writing:
+            with self._lock:
+                waiting, self._waiting = self._waiting, defaultdict(Counter)
+            for (second, version), counts in waiting.items():
+                try:
+                    buckets.count(version, counts, at=second)
+                except redis.RedisError as error:  # an answer is worth more than its dot in a chart
+                    log.warning("a second's requests are missing from the charts: %s", error)
 
     def _keep_writing(self) -> None:
         while True:

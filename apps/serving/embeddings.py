@@ -35,8 +35,7 @@ class Embeddings:
 
 def embed(*, texts: list[str], user: User, version: str, quota: Quota | None = None) -> Embeddings:
     """Problem for what the version cannot embed; Busy, TimedOut, Unavailable."""
-    began, request = time.monotonic(), new_id()
-    journey = current()
+    request, journey = new_id(), current()
     with journey.phase("database", what="version"):
         model = route(asked=version, subject=str(user.pk)).version
     journey.answered(None, model, CHANNEL)
@@ -50,9 +49,7 @@ def embed(*, texts: list[str], user: User, version: str, quota: Quota | None = N
     except QUEUE_OUTAGES as lost:
         raise queue_outage() from lost
     finally:
-        recorder.observe(
-            version=model.pk, route=CHANNEL, tenant=journey.tenant, latency_ms=(time.monotonic() - began) * 1000, outcome=outcome, prompt_tokens=tokens
-        )  # fmt: skip
+        journey.observe(version=model.pk, route=CHANNEL, outcome=outcome, prompt_tokens=tokens)
     if quota:
         ledger = Ledger()
         quota.spend_tokens(tokens, ledger)

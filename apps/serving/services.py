@@ -252,21 +252,19 @@ class Pending:
         return not r.exists(names.CLAIM.format(answer=self.id)) and not r.llen(names.INFERENCE_QUEUE) and bool(workers("inference"))
 
     def _remember(self, status: str, error: str) -> None:
-        latency_ms = self.elapsed_ms
         self.journey.answered(self.id, self.route.version, self.channel)
         self.row = Answer(
             id=self.id, conversation=self.conversation, model_version=self.route.version, experiment=self.route.experiment, arm=self.route.arm,
             user=self.user, route=self.channel, prompt=self.question.prompt[:8000], prompt_key=prompt_key(self.question.prompt, picture_of(self.question.messages)),
             messages=self.question.messages, parameters=self.question.parameters, text=self.text, status=status, error=error[:300],
-            cached=self.cached, prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, latency_ms=latency_ms,
+            cached=self.cached, prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, latency_ms=self.elapsed_ms,
             first_token_ms=self.first_token_ms,
         )  # fmt: skip
         ledger = Ledger()  # one way to Redis and back for all that is remembered of an answer
         answer_log.append(self.row, ledger)
-        recorder.observe(
-            version=self.route.version.pk, route=self.channel, tenant=self.journey.tenant, latency_ms=latency_ms,
-            outcome=recorder.BUSY if self._refused else status, cached=self.cached,
-            prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, first_token_ms=self.first_token_ms, ledger=ledger,
+        self.journey.observe(
+            version=self.route.version.pk, route=self.channel, outcome=recorder.BUSY if self._refused else status, cached=self.cached,
+            prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, first_token_ms=self.first_token_ms,
         )  # fmt: skip
         if self.quota:
             self.quota.spend_tokens(self.prompt_tokens + self.completion_tokens, ledger)

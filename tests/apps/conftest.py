@@ -11,6 +11,7 @@ from apps.accounts.models import User
 from apps.accounts.selectors import _token_cache
 from apps.accounts.services import create_token
 from apps.monitoring.presence import be_present
+from apps.monitoring.tally import tally
 from apps.redis import connection
 from apps.registry.models import ModelVersion
 from tests.apps.answering import engine_that_echoes
@@ -45,6 +46,7 @@ class Api(Client):
 
 @pytest.fixture(autouse=True)
 def clean_redis(redis_server):
+    tally.write()  # what an earlier test left, and not in the middle of this one
     connection().flushall()
     _token_cache.clear()
 

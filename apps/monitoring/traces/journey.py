@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.http import HttpRequest
@@ -17,6 +17,7 @@ from opentelemetry.trace import Span
 
 from apps.monitoring import recorder
 from apps.monitoring.traces import telling
+from apps.monitoring.traces.edge import ARRIVED
 from apps.monitoring.traces.store import NOTABLE_MS
 from apps.registry.models import ModelVersion
 
@@ -33,12 +34,15 @@ class Journey:
 
     def __init__(self, request: HttpRequest | None = None):
         self.request = request
-        self.began, self.came = time.time_ns(), time.monotonic()
-        self.phases: list[Phase] = []
+        now, monotonic = time.time_ns(), time.monotonic()
+        self.came: float = request.META.get(ARRIVED, monotonic) if request else monotonic
+        self.began = now - round((monotonic - self.came) * 1e9)
+        self.phases: list[Phase] = [Phase("turn", self.began, now, {})] if self.began < now else []
         self.answers: list[str] = []  # ids of rows
         self.version = self.version_id = self.route = ""
         self.failure = ""  # what a stream said after its status was sent
         self._span: Span | None = None
+        self._observed: list[dict[str, Any]] = []
 
     @property
     def is_traced(self) -> bool:
@@ -59,6 +63,17 @@ class Journey:
         if answer:
             self.answers.append(answer)
 
+    def observe(self, **observed: Any) -> None:
+        """Count an answer (`recorder.observe`) when the request is over, which has taken as long as its asker waited; outside of one, at once."""
+        self._observed.append(observed)
+        if self.request is None:
+            self._count()
+
+    def _count(self) -> None:
+        latency_ms, observed, self._observed = (time.monotonic() - self.came) * 1000, self._observed, []
+        for each in observed:
+            recorder.observe(latency_ms=latency_ms, tenant=self.tenant, **each)
+
     @contextmanager
     def phase(self, name: str, **about: str | float | bool) -> Iterator[None]:
         start = time.time_ns()
@@ -76,8 +91,9 @@ class Journey:
         return telling.carrier(self._span)
 
     def end(self, status: int) -> None:
-        """Count its phases, and tell of it: always where an engine was asked, or it was slow or failed; else as many a second as the settings
+        """Count its answers and phases, and tell of it: always where an engine was asked, or it was slow or failed; else as many a second as the settings
         allow."""
+        self._count()
         seconds = [(phase.name, (phase.end - phase.start) / 1e9) for phase in self.phases]
         recorder.observe_phases(version=self.version_id, route=self.route, tenant=self.tenant, phases=seconds)
         if not self.is_traced:

@@ -1,7 +1,7 @@
 """The first and the last moment of a request that an engine may answer."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 
 from django.http import HttpRequest, HttpResponse
 
@@ -25,15 +25,18 @@ class JourneyMiddleware:
             response = self.get_response(request)
         finally:
             CURRENT.reset(token)
-        if response.streaming:
-            response.streaming_content = _until_the_end(response.streaming_content, journey, response.status_code)
-        else:
-            journey.end(response.status_code)
+        _when_closed(response, lambda: journey.end(response.status_code))
         return response
 
 
-def _until_the_end(pieces: Iterator[bytes], journey: Journey, status: int) -> Iterator[bytes]:
-    try:
-        yield from pieces
-    finally:
-        journey.end(status)
+def _when_closed(response: HttpResponse, then: Callable[[], None]) -> None:
+    """The web server closes a response once it has all of it. Django's own signal of that does not say which it was."""
+    close = response.close
+
+    def closing() -> None:
+        is_first = not response.closed
+        close()
+        if is_first:
+            then()
+
+    response.close = closing

@@ -14,6 +14,7 @@ WIDTH = 1000  # of the drawing
 LEAST_WIDTH = 3  # so that a phase of nothing is seen
 
 NAMES = {
+    ("turn", ""): gettext_lazy("Web: until its turn came, and who asks was known"),
     ("database", "version"): gettext_lazy("Database: which version answers"), ("database", "answer"): gettext_lazy("Log: writing the answer down"),
     ("cache", ""): gettext_lazy("Answer cache"), ("queue", "broker"): gettext_lazy("Queue: until a worker took it"),
     ("queue", "engine"): gettext_lazy("Queue: until the engine had a slot"), ("load", ""): gettext_lazy("Loading the model"),

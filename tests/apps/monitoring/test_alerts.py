@@ -9,6 +9,7 @@ from apps.monitoring import recorder
 from apps.monitoring.alerting import evaluate_alerts
 from apps.monitoring.models import Alert
 from apps.monitoring.rules import P99
+from apps.monitoring.tally import tally
 from apps.redis import connection
 
 pytestmark = pytest.mark.django_db
@@ -17,6 +18,7 @@ pytestmark = pytest.mark.django_db
 def answer_in(latency_ms: float, times: int = 20) -> None:
     for _ in range(times):
         recorder.observe(version="v", route="generate", latency_ms=latency_ms)
+    tally.write()
 
 
 def let_pass(field: str) -> None:

@@ -7,6 +7,7 @@ from apps.jobs.models import Job, JobEvent
 from apps.monitoring import names, recorder
 from apps.monitoring.models import Alert
 from apps.monitoring.presence import be_present
+from apps.monitoring.tally import tally
 from apps.redis import connection
 from tests.apps import making
 
@@ -22,6 +23,7 @@ def test_the_charts_count_every_request_once_and_by_version(as_viewer):
     for latency in (10, 20, 30, 1000):
         recorder.observe(version=version.pk, route="generate", latency_ms=latency)
     recorder.observe(version=other.pk, route="generate", latency_ms=5, outcome="error", cached=True)
+    tally.write()
 
     for query, requests in (("", 5), (f"&version={version.pk}", 4), ("&version=v2", 1)):
         found = points(as_viewer, f"window=60&step=10{query}")

@@ -128,9 +128,11 @@ def test_what_was_refused_is_kept_in_minutes_and_hours_as_no_request(clock):
 SCRIPT = """
 import sys
 from apps.monitoring.recorder import observe
+from apps.monitoring.tally import tally
 for line in sys.stdin:
     for _ in range(int(line)):
         observe(version="v", route="generate", tenant="token", latency_ms=10, completion_tokens=2)
+    tally.write()
     print("done", flush=True)
 """
 

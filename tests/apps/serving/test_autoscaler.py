@@ -6,6 +6,7 @@ import pytest
 
 from apps.monitoring import names, recorder
 from apps.monitoring.presence import be_present
+from apps.monitoring.tally import tally
 from apps.redis import connection
 from apps.serving import autoscaler
 from apps.serving.autoscaler import LocalScaling
@@ -35,6 +36,7 @@ def written(settings) -> int:
 def answered(count: int, *, latency_ms: float = 50.0, cached: bool = False) -> None:
     for _ in range(count):
         recorder.observe(version="V", route="generate", latency_ms=latency_ms, cached=cached)
+    tally.write()
 
 
 def in_flight(count: int, now: float) -> None:

@@ -89,9 +89,9 @@ def test_the_time_to_come_back_is_what_the_last_answers_took():
 def test_refusals_are_counted_apart_from_requests_and_from_errors(as_viewer, live, full):
     ask(as_viewer)
     ask(as_viewer)
-    tally.write()
     full.leave(0.0)
     ask(as_viewer)
+    tally.write()
 
     now = int(time.time())
     seen = buckets.read_by_version(now - 60, now)[buckets.ALL]
