@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks._demonstration import QUICK_STEPS, STEPS, trained
 from workers.compression.distill import run_distill
-from workers.compression.measure import weight_bytes
+from workers.compression.measure import speeds, weight_bytes
 from workers.compression.onnx_export import run_onnx
 from workers.compression.policy import run_policy
 from workers.compression.spec import CompressSpec
@@ -38,7 +38,8 @@ def answers_of(folder: Path, questions: Questions) -> list[str]:
 
 
 def speeds_of(folders: dict[str, Path], questions: Questions) -> dict[str, list[float]]:
-    """Tokens a second of processor time at each concurrency, each model's best of some rounds, in turns; on one core."""
+    """Tokens a second of whole answers, the reading of their prompts included, as long as each model makes them: in processor time, at each
+    concurrency, each model's best of some rounds, in turns; on one core."""
     engines = {name: open_engine(folder, threads=1) for name, folder in folders.items()}
     best = {name: [0.0] * len(CONCURRENCY) for name in folders}
     for place, together in enumerate(CONCURRENCY):
@@ -93,21 +94,29 @@ def _print(quick: bool, threads: int, model: Path, data: Path, work: Path) -> No
 
     folders = {"teacher": model, "student": student.output_folder, POLICY: asked.output_folder}
     others = {"ONNX": graphs["fp32"].output_folder, "ONNX INT8": graphs["int8"].output_folder}
-    speeds = speeds_of(folders | others, questions)
+    names = list(folders | others)
+    decoding = dict(
+        zip(names, (list(speed.tokens_per_second.values()) for speed in speeds(list((folders | others).values()), questions[:32])), strict=True)
+    )
+    answering = speeds_of(folders | others, questions)
     quality = {name: judged(folder, rows) for name, folder in folders.items()}
 
-    def times(name: str) -> str:
-        return " / ".join(f"{own / base:.2f}×" for own, base in zip(speeds[name], speeds["teacher"], strict=True))
+    def times(name: str, rates: dict[str, list[float]]) -> str:
+        return " / ".join(f"{own / base:.2f}×" for own, base in zip(rates[name], rates["teacher"], strict=True))
 
     print(
-        f"\n**The demonstration's model**, {len(rows)} held-out questions and claims; decoding at 1 / 8 / 32 answers at a time, next to the teacher's\n"
+        f"\n**The demonstration's model**, {len(rows)} held-out questions and claims; speeds at 1 / 8 / 32 answers at a time, next to the teacher's:\n"
+        "of decoding as many tokens after the same prompts, and of whole answers, the reading of their prompts included\n"
     )
-    print("| | BLEU | of the teacher's | parameters | MB | decoding | falsehoods refused | false alarms |\n|---|---|---|---|---|---|---|---|")
+    print(
+        "| | BLEU | of the teacher's | parameters | MB | decoding | answering | falsehoods refused | false alarms |\n|---|---|---|---|---|---|---|---|---|"
+    )
     for name, folder in folders.items():
         found = quality[name]
         share = found["bleu"] / max(quality["teacher"]["bleu"], 1e-9)
         print(
-            f"| {name} | {found['bleu']:.1f} | {share:.1%} | {count_parameters(read_config(folder))[0]:,} | {weight_bytes(folder) / 1e6:.2f} | {times(name)} "
+            f"| {name} | {found['bleu']:.1f} | {share:.1%} | {count_parameters(read_config(folder))[0]:,} | {weight_bytes(folder) / 1e6:.2f} "
+            f"| {times(name, decoding)} | {times(name, answering)} "
             f"| {_percent(found['refusal_rate'])} | {_percent(found['false_alarm_rate'])} |"
         )
     print(f"\nThe student has {1 - learnt['parameter_ratio']:.1%} fewer parameters and learnt in {learnt['seconds']:.0f} s, {learnt['steps']:,} steps. Its loss, "
@@ -118,20 +127,21 @@ def _print(quick: bool, threads: int, model: Path, data: Path, work: Path) -> No
     print(f"| seconds | ≤ 300 | {seconds:.0f} |")
     print(f"| chosen | – | {final['step']} |")
     print(f"| smaller | ≥ 74 % | {1 - final['figures']['size_ratio']:.1%} |")
-    print(f"| faster | ≥ 2× | {times(POLICY)} |")
+    print(f"| faster | ≥ 2× | {times(POLICY, decoding)} |")
     print(f"| BLEU lost | ≤ 1 | {quality['teacher']['bleu'] - quality[POLICY]['bleu']:.1f} |")
     print("\n| it tried | decision | BLEU | MB | speed | P99 | why |\n|---|---|---|---|---|---|---|")
     for row in chosen["details"]["trail"]:
         f = row["figures"]
-        told = f"{f['bleu']:.1f} | {f['bytes'] / 1e6:.2f} | {f['speed_ratio']:.2f}× | {f['p99_ms']:.1f} ms" if f else "| | |"
+        ratios = " / ".join(f"{ratio:.2f}×" for ratio in f["speed_ratios"].values()) if f else ""
+        told = f"{f['bleu']:.1f} | {f['bytes'] / 1e6:.2f} | {ratios} | {f['p99_ms']:.1f} ms" if f else "| | |"
         print(f"| {row['step']} | {row['decision']} | {told} | {row['reason']} |")
 
     answers = {name: answers_of(folder, questions) for name, folder in {"teacher": model, **others}.items()}
-    print("\n| as a graph for onnxruntime | tokens/s | next to ours | greedy answers equal to the parent's |\n|---|---|---|---|")
+    print("\n| as a graph for onnxruntime | tokens/s of decoding | next to ours | greedy answers equal to the parent's |\n|---|---|---|---|")
     for name in others:
-        rates = " / ".join(f"{rate:,.0f}" for rate in speeds[name])
+        rates = " / ".join(f"{rate:,.0f}" for rate in decoding[name])
         equal = sum(a == b for a, b in zip(answers[name], answers["teacher"], strict=True))
-        print(f"| {name} | {rates} | {times(name)} | {equal} of {len(questions)} |")
+        print(f"| {name} | {rates} | {times(name, decoding)} | {equal} of {len(questions)} |")
 
 
 def _percent(share: float | None) -> str:

@@ -133,13 +133,13 @@ SAYINGS = (
         "A student of the preset %(preset)s has %(size)s parameters and would not be smaller than its teacher with %(limit)s. "
         "Choose a smaller preset, or leave it out to have one derived from the teacher."
     ),
-    _("The teacher is too small to have a student of a fifth of its size: the smallest would have %(n)s parameters. Quantize it to INT8."),
+    _("The teacher is too small to have a student of %(share)s of its size: the smallest would have %(n)s parameters. Quantize it to INT8."),
     # what a policy says of its steps
     _("Wanted: %(wanted)s."),
     _("Plan: INT8, with mixed precision where only quality lacks; then pruning, then distillation, each in INT8 too; until one is good enough."),
     _("Plan: an INT8 graph; then pruning, then distillation, each in INT8 too; until one is good enough."),
     _("It takes at most %(n)s minutes."),
-    _("As small as pruning makes it, in INT8, it would not do: %(lacks)s."),
+    _("As small as %(name)s makes it, in INT8, it would not do: %(lacks)s."),
     _("%(n)s bytes are more than the %(most)s allowed, and %(value)s times the parent's speed is less than the %(least)s wanted"),
     _("%(n)s bytes are more than the %(most)s allowed"), _("%(value)s times the parent's speed is less than the %(least)s wanted"),
     _("at least %(bleu)s BLEU"),
@@ -153,6 +153,7 @@ SAYINGS = (
     _("INT8 with some matrices left FP32 is larger than INT8 and no faster, and quality is not all that lacked."),
     _("It is handed on because the others lose more; the gate will say whether it may go live."),
     # figures of compressions, as their jobs name them
+    _("%(name)s, answers 1 / 8 / 32 at a time"), _("tokens per second before"), _("tokens per second after"), _("prompt ms before"), _("prompt ms after"),
     _("size ratio"), _("speed ratio"), _("bytes before"), _("bytes after"), _("greedy agreement"), _("questions"), _("threshold"), _("sparsity"),
     _("sparsity of all"), _("structure"), _("removed parameters"), _("recovery steps"), _("hidden units before"), _("hidden units after"),
     _("parameter ratio"), _("temperature"), _("alpha"), _("divergence before"), _("divergence after"), _("kernel"), _("max abs error"),

@@ -337,7 +337,9 @@ class CompressionInput(serializers.Serializer):
     max_questions = serializers.IntegerField(required=False, min_value=1, max_value=100_000, help_text="policy: asked of each variant")
     max_bytes = serializers.IntegerField(required=False, min_value=1, max_value=2**60, help_text="policy: the artifact's size")
     max_p99_ms = serializers.FloatField(required=False, min_value=0, help_text="policy: of one answer on one core")
-    min_speed_ratio = serializers.FloatField(required=False, min_value=0, help_text="policy: tokens per second next to the parent's")
+    min_speed_ratio = serializers.FloatField(
+        required=False, min_value=0, help_text="policy: tokens per second of decoding next to the parent's, eight answers at a time"
+    )
     target = serializers.CharField(required=False, max_length=10, help_text="policy: cpu or onnx")
 
 

@@ -126,7 +126,10 @@ class CompressForm(forms.Form):
     max_megabytes = forms.FloatField(label=_("At most, in MB"), required=False, min_value=0.01, help_text=_("Size of the weights file."))
 
     min_speed_ratio = forms.FloatField(
-        label=_("At least so many times the speed"), required=False, min_value=0.1, help_text=_("Next to its parent, such as 2.")
+        label=_("At least so many times the speed"),
+        required=False,
+        min_value=0.1,
+        help_text=_("Of decoding, eight answers at a time, next to its parent: such as 2."),
     )
     max_p99_ms = forms.FloatField(label=_("P99 at most, in ms"), required=False, min_value=0.01, help_text=_("Of one answer on one core."))
     target = forms.ChoiceField(label=_("Runs on"), choices=TARGETS, required=False, initial="cpu")

@@ -26,7 +26,7 @@ from apps.registry.forms import FIELDS, CompressForm, ImportForm
 from apps.registry.job_charts import chart_title, job_chart
 from apps.registry.listing import SORTS, listing, sort_link
 from apps.registry.models import CompressionJob, Evaluation, ImportJob, ModelVersion
-from apps.registry.presentation import domain_lines, gate_lines, lineage_nodes
+from apps.registry.presentation import domain_lines, figures_told, gate_lines, lineage_nodes
 from apps.registry.selectors import family, latest_evaluation, lineage, versions
 from apps.registry.upstream_access import health_of
 from apps.rest import source_of
@@ -311,7 +311,7 @@ def compression_job(request: HttpRequest, pk: str) -> HttpResponse:
     parent = get_object_or_404(versions(), pk=job.model_version_id)
     values = {
         "section": "compression", "job": job, "made": [(row, latest_evaluation(row)) for row in made], "parent_evaluation": latest_evaluation(parent),
-        "measured": _scalars(job.result.get("details", {})), "asked": _scalars(job.options), "chart_title": chart_title(job),
+        "measured": figures_told(job.result.get("details", {})), "asked": figures_told(job.options), "chart_title": chart_title(job),
     }  # fmt: skip
     if request.GET.get("fragment") == "status":
         response = render(request, "registry/_compression_status.html", values)
@@ -326,12 +326,6 @@ def compression_job(request: HttpRequest, pk: str) -> HttpResponse:
 @login_required
 def compression_job_chart(request: HttpRequest, pk: str) -> JsonResponse:
     return JsonResponse(job_chart(get_object_or_404(CompressionJob, pk=pk)).as_json())
-
-
-def _scalars(found: dict) -> list[tuple[str, str]]:
-    """Names and figures for people, whatever the method reported."""
-    shown = [(name.replace("_", " "), value) for name, value in found.items() if isinstance(value, str | int | float) and not isinstance(value, bool)]
-    return [(name, f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value) for name, value in shown]
 
 
 @action

@@ -21,7 +21,7 @@ from workers.compression.spec import CompressSpec
 from workers.compression.students import new_student, student_config
 from workers.compression.teacher import Teacher
 from workers.compression.telling import tell
-from workers.moe import Decoder, count_parameters, save_model
+from workers.moe import Decoder, ModelConfig, count_parameters, save_model
 from workers.training import MOST_TURNS, Batch, pack
 
 ALPHA = 0.5
@@ -33,7 +33,7 @@ HELD_BACK = 32  # examples on which the divergence is told before and after
 def run_distill(spec: CompressSpec) -> dict[str, Any]:
     tell(0.0, "Loading the teacher")
     teacher, tokenizer = load_parent(spec.model_folder)
-    config = student_config(teacher.config, spec.student)
+    config = shape_of(teacher.config, spec)
     examples = read_examples(spec.dataset_folder, tokenizer, config)
     probe = pack(examples[:HELD_BACK])
     tell(0.01, "The teacher answers questions that the dataset does not ask", eta_seconds=20.0)
@@ -56,6 +56,18 @@ def run_distill(spec: CompressSpec) -> dict[str, Any]:
         "divergence_after": divergence(teacher, student, probe), "turns": MOST_TURNS,
     }  # fmt: skip
     return describe_result("distilled", config, details)
+
+
+def shape_of(teacher: ModelConfig, spec: CompressSpec) -> ModelConfig:
+    return student_config(teacher, spec.student, parameters=spec.student_parameters, speed=spec.student_speed)
+
+
+def save_untaught(spec: CompressSpec) -> None:
+    """The student before it has learnt anything, whose bytes and speed are those that it will have."""
+    teacher, tokenizer = load_parent(spec.model_folder)
+    student = Decoder(shape_of(teacher.config, spec))
+    student.initialise(torch.Generator().manual_seed(spec.seed))
+    save_model(spec.output_folder, student.eval(), tokenizer, "")
 
 
 def distillation(teacher: Teacher, student: Decoder, alpha: float = ALPHA) -> Objective:

@@ -12,20 +12,11 @@ from workers.compression.measure import compare, logit_error, sample_prompts
 from workers.compression.runners import open_runner
 from workers.compression.spec import CompressSpec
 from workers.compression.telling import tell
-from workers.moe import export_tensors, save_tensors, vision_of
+from workers.moe import ChatTokenizer, Decoder, export_tensors, save_tensors, vision_of
 
 
 def run_int8(spec: CompressSpec) -> dict[str, Any]:
-    tell(0.0, "Loading the model")
-    model, tokenizer = load_parent(spec.model_folder, "int8")
-    tell(0.05, "Rounding the weights to 8 bits")
-    exported = export_tensors(model.config, {k: v.detach() for k, v in model.state_dict().items()})
-    stored = quantization.encode(exported)
-    described = quantization.describe_quantized(model.config, tokenizer, stored)
-    errors = _rounding(exported, quantization.decode(stored, described["storage"]))
-    card = model_card(spec.model_folder, "INT8", "8-bit weights with one scale for each output; activations are rounded to 8 bits at run time.")
-    save_tensors(spec.output_folder, described, stored, tokenizer, card, vision_of(model))
-
+    model, tokenizer, errors = save_int8(spec)
     tell(0.15, "Compiling the 8-bit products; only the first time on a machine", eta_seconds=20.0)
     prompts = sample_prompts(spec.dataset_folder, tokenizer, spec.seed)
     room = model.config.max_seq_len - 1
@@ -36,6 +27,20 @@ def run_int8(spec: CompressSpec) -> dict[str, Any]:
     tell(0.6, "Measuring speed against the parent", eta_seconds=5.0)
     measured = compare(spec.model_folder, spec.output_folder, prompts)
     return describe_result("int8", model.config, {**measured, **logits, **errors, "kernel": KERNEL})
+
+
+def save_int8(spec: CompressSpec) -> tuple[Decoder, ChatTokenizer, dict[str, Any]]:
+    """Write the rounded model. Its parent, and what rounding did (`_rounding`)."""
+    tell(0.0, "Loading the model")
+    model, tokenizer = load_parent(spec.model_folder, "int8")
+    tell(0.05, "Rounding the weights to 8 bits")
+    exported = export_tensors(model.config, {k: v.detach() for k, v in model.state_dict().items()})
+    stored = quantization.encode(exported)
+    described = quantization.describe_quantized(model.config, tokenizer, stored)
+    errors = _rounding(exported, quantization.decode(stored, described["storage"]))
+    card = model_card(spec.model_folder, "INT8", "8-bit weights with one scale for each output; activations are rounded to 8 bits at run time.")
+    save_tensors(spec.output_folder, described, stored, tokenizer, card, vision_of(model))
+    return model, tokenizer, errors
 
 
 def _rounding(exported: quantization.Tensors, decoded: quantization.Tensors) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,10 @@ from workers.moe import ChatTokenizer, Decoder
 
 QUESTIONS = 16
 ANSWER_TOKENS = 32
-LEAST_SECONDS = 0.3  # of work that an engine is timed by: a small model's round takes some milliseconds, and one of them says little
+TOGETHER = (1, 8, 32)  # answers at a time, of which speed is told
+ALONE = 4  # prompts of a round in which they are answered one by one
+DECODED = 64  # tokens of each answer after its first, by which decoding is timed
+LEAST_SECONDS = 0.5  # of work that an engine is timed by: a small model's round takes some milliseconds, and one of them says little
 WEIGHTS = (".safetensors", ".onnx", ".data")
 
 Prompt = list[dict[str, str]]
@@ -46,38 +51,82 @@ def _held_out(folder: Path) -> list[str]:
 
 
 def compare(parent: Path, child: Path, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """Tokens per second of both in the engine, on one core, and the share of equal greedy answers.
-
-    The seconds are those that the processor worked, and the two take turns: a job runs beside others, and the clock would measure those.
-    """
-    with ExitStack() as stack:
-        engines = [stack.enter_context(closing(open_engine(folder, threads=1))) for folder in (parent, child)]
-        answers = [[c.text for c in engine.generate_all(prompts, ANSWER_TOKENS)] for engine in engines]  # the first run also warms up
-        alone = _rates(engines, [prompts[i : i + 1] for i in range(min(4, len(prompts)))] * 2)
-        together = _rates(engines, [prompts[:8]] * 4)
+    """What both take in bytes and time (`speeds`), and the share of equal greedy answers."""
+    answers = [_answers(folder, prompts) for folder in (parent, child)]
+    before, after = speeds([parent, child], prompts)
     return {
         "bytes_before": weight_bytes(parent), "bytes_after": weight_bytes(child), "size_ratio": weight_bytes(child) / weight_bytes(parent),
-        "tokens_per_second_before": {"batch_1": alone[0], "batch_8": together[0]},
-        "tokens_per_second_after": {"batch_1": alone[1], "batch_8": together[1]},
-        "speed_ratio": {"batch_1": alone[1] / alone[0], "batch_8": together[1] / together[0]},
+        "tokens_per_second_before": before.tokens_per_second, "tokens_per_second_after": after.tokens_per_second,
+        "speed_ratio": {batch: after.tokens_per_second[batch] / rate for batch, rate in before.tokens_per_second.items()},
+        "prompt_ms_before": before.prompt_ms, "prompt_ms_after": after.prompt_ms,
         "greedy_agreement": sum(a == b for a, b in zip(*answers, strict=True)) / len(prompts), "questions": len(prompts),
     }  # fmt: skip
 
 
-def _rates(engines: Sequence[Engine], rounds: Sequence[Sequence[Prompt]]) -> list[float]:
-    """Each engine's best round, in tokens per second of processor time: other work on the machine makes rounds slower, never faster.
+def _answers(folder: Path, prompts: Sequence[Prompt]) -> list[str]:
+    with closing(open_engine(folder, threads=1)) as engine:
+        return [completion.text for completion in engine.generate_all(prompts, ANSWER_TOKENS)]
 
-    All rounds, and again as long as an engine has worked less than LEAST_SECONDS.
+
+@dataclass(frozen=True)
+class Speed:
+    """Of one model in the engine, by how many answers are given at a time: "batch_1", "batch_8", "batch_32"."""
+
+    tokens_per_second: dict[str, float]  # of decoding: each answer from its first token to its last
+    prompt_ms: dict[str, float]  # what comes before, of each prompt: to make tokens of it, to read it, to choose the first
+
+
+def speeds(folders: Sequence[Path], prompts: Sequence[Prompt], together: Sequence[int] = TOGETHER) -> list[Speed]:
+    """Of each model on one core, in processor time: a job runs beside others, and the clock would measure those.
+
+    All write the same number of tokens after the same prompts, whatever they would say: an answer that ends early, or one that is babble, would
+    make its model look slower or quicker than it is. The engines take turns, and each counts by its best rounds: other work makes rounds slower,
+    never faster.
     """
-    best, worked = [0.0] * len(engines), [0.0] * len(engines)
-    while min(worked) < LEAST_SECONDS:
-        for prompts in rounds:
-            for number, engine in enumerate(engines):
-                began = time.process_time()
-                completions = engine.generate_all(prompts, ANSWER_TOKENS)
-                seconds = time.process_time() - began
-                worked[number] += seconds
-                best[number] = max(best[number], sum(c.tokens + 1 for c in completions) / seconds)  # the end token is a step too
+    with ExitStack() as stack:
+        engines = [stack.enter_context(closing(open_engine(folder, threads=1, max_batch=max(together), endless=True))) for folder in folders]
+        found = {f"batch_{number}": _best_rounds(engines, prompts, number) for number in together}
+    return [
+        Speed({batch: rounds[n].tokens_per_second for batch, rounds in found.items()}, {batch: rounds[n].prompt_ms for batch, rounds in found.items()})
+        for n in range(len(folders))
+    ]  # fmt: skip
+
+
+@dataclass
+class _Best:
+    """Of one engine's rounds: the least seconds for the first tokens only, and for whole answers; what both wrote."""
+
+    prompts: int
+    seconds: dict[int, float] = field(default_factory=dict)  # most tokens of an answer → seconds
+    tokens: dict[int, int] = field(default_factory=dict)
+    worked: float = 0.0
+
+    def ask(self, engine: Engine, asked: Sequence[Sequence[Prompt]], most: int) -> None:
+        began = time.process_time()
+        completions = [completion for together in asked for completion in engine.generate_all(together, most)]
+        seconds = time.process_time() - began
+        self.worked += seconds
+        self.seconds[most] = min(self.seconds.get(most, seconds), seconds)
+        self.tokens[most] = sum(completion.tokens for completion in completions)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return (self.tokens[1 + DECODED] - self.tokens[1]) / max(self.seconds[1 + DECODED] - self.seconds[1], 1e-9)
+
+    @property
+    def prompt_ms(self) -> float:
+        return 1000 * self.seconds[1] / self.prompts
+
+
+def _best_rounds(engines: Sequence[Engine], prompts: Sequence[Prompt], together: int) -> list[_Best]:
+    """As many rounds as it takes until each engine has worked for LEAST_SECONDS."""
+    enough = list(islice(cycle(prompts), max(together, ALONE)))
+    asked = [enough[start : start + together] for start in range(0, len(enough), together)]
+    best = [_Best(len(enough)) for _ in engines]
+    while min(one.worked for one in best) < LEAST_SECONDS:
+        for one, engine in zip(best, engines, strict=True):
+            for most in (1, 1 + DECODED):
+                one.ask(engine, asked, most)
     return best
 
 

@@ -3,7 +3,9 @@
 1. INT8: seconds, and a quarter of the bytes.
 2. Mixed precision: where INT8 loses too much of the quality only, its most sensitive matrices stay FP32.
 3. Pruning of neurons with recovery, and its INT8: what is left knows nearly all, and is mended in a minute.
-4. Distillation, and the student's INT8: minutes, and the least bytes.
+4. Distillation, and the student's INT8: minutes, and the least bytes. The student is as large as the limits of bytes and speed allow.
+
+What learns is first tried out as a shape that has learnt nothing: where its bytes or its speed fall short in INT8 too, those who follow have its time.
 
 Good enough: every constraint holds (BLEU, bytes, P99, speed). Each attempt leaves a row in the trail with its measured figures and why it was kept
 or not. Where none is good enough, the one that keeps most of the quality is handed on, and the trail says so: the gate then decides.
@@ -23,24 +25,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from workers.compression.constraints import Constraints, Figures, pareto
-from workers.compression.distill import run_distill
-from workers.compression.int8 import run_int8
-from workers.compression.measure import compare, sample_prompts, weight_bytes
+from workers.compression.constraints import JUDGED_AT, JUDGED_TOGETHER, Constraints, Figures, pareto
+from workers.compression.distill import run_distill, save_untaught
+from workers.compression.int8 import run_int8, save_int8
+from workers.compression.measure import TOGETHER, Prompt, compare, sample_prompts, speeds, weight_bytes
 from workers.compression.onnx_export import run_onnx
-from workers.compression.prune import run_prune
+from workers.compression.prune import run_prune, save_unrecovered
 from workers.compression.quality import evaluate, held_out
 from workers.compression.sensitivity import run_mixed
 from workers.compression.spec import CompressSpec
+from workers.compression.students import student_config
 from workers.compression.telling import span
 from workers.evaluation.questions import HeldOut
-from workers.moe import load_tokenizer
+from workers.moe import count_parameters, load_tokenizer, read_config
 from workers.moe.checkpoint import publish_folder
+from workers.protocol import JobError
 
 SPARSITY = 0.5  # of the hidden units
 MINUTES = 4.5  # of the whole policy
 RECOVERY_SHARE, DISTILL_SHARE = 0.2, 0.85  # of the minutes that are left; what then remains is for measuring
 LEAST_MINUTES = 0.1  # of learning: what was measured slowly should not leave a student that has learnt nothing
+FP32_BYTES = 4
+INT8_SHARE = 1 / 3  # of a model's bytes in FP32, or less: beside the rounded matrices lie their scales, and what is not rounded
+MISSED_BY_CHANCE = 0.05  # of the speed that is wanted: a shape whose trial is nearer is taught, and measured again
 NARROWER = (("sparsity", SPARSITY), ("structure", "neuron"))
 BASELINE = "baseline"
 
@@ -62,12 +69,16 @@ class Variant:
 
 @dataclass(frozen=True)
 class Attempt:
-    """`make` gives a child of the model in `model_folder`; `of`: the attempt whose child that model is, else the parent."""
+    """`make` gives a child of the model in `model_folder`; `of`: the attempt whose child that model is, else the parent.
+
+    `save_shape` writes one of its bytes and speed, which has learnt nothing and of which nothing is measured; without it `make` does.
+    """
 
     step: str
     method: str
     make: Callable[[CompressSpec], Result]
     share: float  # of the job's progress
+    save_shape: Callable[[CompressSpec], object] | None = None
     of: str | None = None
     options: tuple[tuple[str, Any], ...] = ()
     learns: float = 0.0  # for at most this share of the minutes that are left
@@ -80,17 +91,30 @@ def attempts(spec: CompressSpec) -> list[Attempt]:
     if spec.target == "onnx":
         small = {"method": "onnx", "make": run_onnx, "options": (("weights", "int8"),)}
     else:
-        small = {"method": "int8", "make": run_int8}
+        small = {"method": "int8", "make": run_int8, "save_shape": save_int8}
     name = "INT8 ONNX" if spec.target == "onnx" else "INT8"
     every = [
         Attempt(name, share=0.1, **small),
         Attempt("mixed precision", "int8", run_mixed, 0.1, only_for_quality=True),
-        Attempt("pruning", "prune", partial(run_prune, draws_curve=False), 0.2, options=NARROWER, learns=RECOVERY_SHARE),
+        Attempt("pruning", "prune", partial(run_prune, draws_curve=False), 0.2, save_unrecovered, options=NARROWER, learns=RECOVERY_SHARE),
         Attempt(f"pruning and {name}", of="pruning", share=0.05, **small),
-        Attempt("distillation", "distill", run_distill, 0.4, options=(("student", spec.student),), learns=DISTILL_SHARE),
+        Attempt("distillation", "distill", run_distill, 0.4, save_untaught, options=student_of(spec), learns=DISTILL_SHARE),
         Attempt(f"distillation and {name}", of="distillation", share=0.1, **small),
     ]
     return [attempt for attempt in every if spec.target != "onnx" or attempt.make is not run_mixed]
+
+
+def student_of(spec: CompressSpec) -> tuple[tuple[str, Any], ...]:
+    """As large as the limits allow, in FP32 where there is a shape for that, else in INT8: the more it has of its teacher, the better it answers."""
+    if spec.max_bytes is None and spec.min_speed_ratio is None:
+        return (("student", spec.student),)
+    teacher = read_config(spec.model_folder)
+    share = spec.max_bytes / (FP32_BYTES * count_parameters(teacher)[0]) if spec.max_bytes else 1.0
+    try:
+        student_config(teacher, None, parameters=share)
+    except JobError:
+        share /= INT8_SHARE
+    return (("student", spec.student), ("student_parameters", share), ("student_speed", spec.min_speed_ratio or 1.0))
 
 
 def run_policy(spec: CompressSpec) -> Result:
@@ -103,7 +127,7 @@ def run_policy(spec: CompressSpec) -> Result:
     planned = attempts(spec)
     for number, attempt in enumerate(planned):
         with span(begin, begin, f"{attempt.step}: "):
-            why = policy.hopeless(attempt, limits)
+            why = policy.hopeless(attempt, planned[number + 1 :], limits)
         if why:
             trail.append({"step": attempt.step, "decision": "skipped", "figures": {}, "reasons": [why], "reason": why})
             begin += attempt.share
@@ -155,6 +179,11 @@ def _row(step: str, decision: str, figures: Figures, reasons: list[str], parent:
     return {"step": step, "decision": decision, "figures": told, "reasons": reasons, "reason": " ".join(reasons)}
 
 
+def _speed(ratios: dict[str, float]) -> dict[str, Any]:
+    """As `Figures` has it."""
+    return {"speed_ratio": ratios[JUDGED_AT], "speed_ratios": ratios}
+
+
 class _Policy:
     """Makes and measures variants, and remembers them in the work folder."""
 
@@ -168,33 +197,46 @@ class _Policy:
         began = time.monotonic()
         measured = evaluate(self.spec.model_folder, self.rows, self.spec)
         self._measuring = time.monotonic() - began
-        return Figures(**measured, bytes=self._parent_bytes, speed_ratio=1.0)
+        return Figures(**measured, bytes=self._parent_bytes, **_speed({f"batch_{together}": 1.0 for together in TOGETHER}))
 
-    def hopeless(self, attempt: Attempt, limits: Constraints) -> str | None:
-        """Why it need not be tried: nothing of it would help."""
+    def hopeless(self, attempt: Attempt, later: Sequence[Attempt], limits: Constraints) -> str | None:
+        """Why it need not be tried: nothing of it would help. `later`: the attempts behind it."""
         if attempt.only_for_quality:
             last = self.variants[-1].figures
             if limits.shortfalls(last) != limits.shortfalls_of_quality(last):
                 return "INT8 with some matrices left FP32 is larger than INT8 and no faster, and quality is not all that lacked."
-        if attempt.step == "pruning" and (lacks := self._lacking_in_shape(attempt, limits)):
-            return f"As small as pruning makes it, in INT8, it would not do: {', and '.join(lacks)}."
+        if attempt.learns and (why := self._hopeless_shape(attempt, [one for one in later if one.of == attempt.step], limits)):
+            return why
         if attempt.of and not any(variant.step == attempt.of for variant in self.variants):
             return f"There is no model from {attempt.of} to go on from."
         return None
 
-    def _lacking_in_shape(self, attempt: Attempt, limits: Constraints) -> list[str]:
-        """What its child lacks in INT8 before it has learnt anything: neither bytes nor speed depend on what weights say, and learning takes a minute."""
+    def _hopeless_shape(self, attempt: Attempt, smaller: Sequence[Attempt], limits: Constraints) -> str | None:
+        """Why learning would not help: neither bytes nor speed depend on what weights say. `smaller`: the attempts that go on from it, in INT8.
+
+        None where its shape, or one of those, would do.
+        """
         if limits.takes_any_shape or self._remembered(self._folder(attempt)):
-            return []
-        folder, small = (self.spec.work_folder / name for name in ("policy-shape", "policy-shape-small"))
-        smaller = next(later for later in attempts(self.spec) if later.of == attempt.step)
-        bare = self._part(attempt, self.spec.model_folder, folder, {"steps": None, "minutes": None})
-        attempt.make(bare)
-        smaller.make(self._part(smaller, folder, small, {"steps": None, "minutes": None}))
-        lacks = limits.shortfalls_of_shape(weight_bytes(small), self._against_parent(small)["speed_ratio"]["batch_8"])
-        for made in (folder, small, bare.work_folder):
-            shutil.rmtree(made, ignore_errors=True)
-        return lacks
+            return None
+        tried = [attempt, *smaller]
+        folders = [self.spec.work_folder / f"policy-shape-{number}" for number in range(len(tried))]
+        parents = [self.spec.model_folder] + folders[:1] * len(smaller)
+        parts = [self._part(*each, {"steps": None, "minutes": None}) for each in zip(tried, parents, folders, strict=True)]
+        try:
+            for one, part in zip(tried, parts, strict=True):
+                (one.save_shape or one.make)(part)
+            whole, *rates = (
+                speed.tokens_per_second[JUDGED_AT]
+                for speed in speeds([self.spec.model_folder, *folders], self._prompts(folders[0]), (JUDGED_TOGETHER,))
+            )
+            lacks = [limits.shortfalls_of_shape(weight_bytes(f), rate / whole, MISSED_BY_CHANCE) for f, rate in zip(folders, rates, strict=True)]
+        except JobError as error:
+            return str(error)
+        finally:
+            for part in parts:
+                shutil.rmtree(part.output_folder, ignore_errors=True)
+                shutil.rmtree(part.work_folder, ignore_errors=True)
+        return f"As small as {attempt.step} makes it, in INT8, it would not do: {', and '.join(lacks[-1])}." if all(lacks) else None
 
     def _folder(self, attempt: Attempt) -> Path:
         return self.spec.work_folder / f"policy-{attempt.step.replace(' ', '-').lower()}"
@@ -244,7 +286,7 @@ class _Policy:
             measured = evaluate(folder, self.rows, self.spec)
         measured_already = not origin and "speed_ratio" in result["details"]
         against = result["details"] if measured_already else self._against_parent(folder)  # the first parent, not the model between
-        figures = Figures(**measured, bytes=weight_bytes(folder), speed_ratio=against["speed_ratio"]["batch_8"])
+        figures = Figures(**measured, bytes=weight_bytes(folder), **_speed(against["speed_ratio"]))
         above = [*origin.above, origin.result | {"folder": origin.folder.name}] if origin else []
         variant = Variant(attempt.step, folder, result | {"details": result["details"] | against}, above, figures, time.monotonic() - began)
         kept = folder.with_suffix(".json")
@@ -255,7 +297,10 @@ class _Policy:
         return variant
 
     def _against_parent(self, folder: Path) -> dict[str, Any]:
-        return compare(self.spec.model_folder, folder, sample_prompts(self.spec.dataset_folder, load_tokenizer(folder), self.spec.seed))
+        return compare(self.spec.model_folder, folder, self._prompts(folder))
+
+    def _prompts(self, folder: Path) -> list[Prompt]:
+        return sample_prompts(self.spec.dataset_folder, load_tokenizer(folder), self.spec.seed)
 
     def _remembered(self, folder: Path) -> Variant | None:
         """What an earlier start of this job finished."""

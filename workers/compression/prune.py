@@ -144,6 +144,13 @@ def save_at(parent: Decoder, tokenizer: ChatTokenizer, spec: CompressSpec, worth
     return True
 
 
+def save_unrecovered(spec: CompressSpec) -> None:
+    """What is left, before it has learnt anything."""
+    parent, tokenizer = load_parent(spec.model_folder)
+    model, _, _ = prune(parent, spec, worth_of(parent, tokenizer, spec))
+    save_pruned(model, tokenizer, spec)
+
+
 def _recover(parent: Decoder, model: Decoder, masks: magnitude.Masks, tokenizer: ChatTokenizer, spec: CompressSpec) -> Learnt | None:
     """Where steps or minutes are given, what is left learns from the model as it was to make up for what is gone. What is zero stays so."""
     if spec.steps is None and spec.minutes is None:

@@ -9,6 +9,9 @@ Structure = Literal["unstructured", "layer", "neuron", "expert", "2:4"]
 NARROWING = ("neuron", "expert")  # the structures whose result is a smaller model, not one with zeros
 
 
+STUDENT_PARAMETERS, STUDENT_SPEED = 0.2, 3.0  # a derived student's: most of its teacher's parameters, and how many times its speed
+
+
 class CompressSpec(BaseModel):
     """`output_folder` appears when the job is done; `work_folder` keeps what it can resume from. `dataset_folder`: the processed dataset
     that the model was trained on; None for an imported model, which can then be neither distilled nor given to the policy."""
@@ -30,8 +33,11 @@ class CompressSpec(BaseModel):
     structure: Structure = "unstructured"
     importance: Literal["magnitude", "use"] = "magnitude"  # of neurons and experts: their weights, or what the dataset's tokens make of them
 
-    # distill: the student's preset, else a shape derived from the teacher's; how long it learns
+    # distill: the student's preset, else a shape derived from the teacher's, with this share of its parameters and so many times its speed;
+    # how long it learns
     student: str | None = None
+    student_parameters: float = Field(STUDENT_PARAMETERS, gt=0)
+    student_speed: float = Field(STUDENT_SPEED, gt=0)
     steps: int | None = Field(None, ge=1)
     minutes: float | None = Field(None, gt=0)  # the policy's: of all of it
     until_good: bool = False  # distill, prune: learn no longer than until held-out questions are answered as well as by the parent
@@ -44,7 +50,7 @@ class CompressSpec(BaseModel):
     min_bleu_ratio: float | None = Field(None, gt=0, le=1)  # of the parent's BLEU, in place of max_bleu_loss
     max_bytes: int | None = Field(None, ge=1)  # of the weights file
     max_p99_ms: float | None = Field(None, gt=0)  # of one answer on one core
-    min_speed_ratio: float | None = Field(None, gt=0)  # tokens a second next to the parent's, answers given eight at a time
+    min_speed_ratio: float | None = Field(None, gt=0)  # tokens a second of decoding next to the parent's, eight answers at a time
     target: Literal["cpu", "onnx"] = "cpu"  # what is to run it: this portal's engine, or onnxruntime on any device
     max_questions: int = Field(200, ge=1)  # asked of each variant
 

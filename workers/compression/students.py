@@ -1,11 +1,13 @@
-"""The shape of a student: a preset, or the teacher's made smaller until it has at most a fifth of the parameters; and with what it begins."""
+"""The shape of a student: a preset, or the teacher's made smaller and quicker by as much as is wanted; and with what it begins."""
 
 from collections.abc import Sequence
 from dataclasses import fields
+from itertools import product
 
 import torch
 
 from workers.compression.inheritance import inherit
+from workers.compression.spec import STUDENT_PARAMETERS, STUDENT_SPEED
 from workers.moe import PRESETS, Decoder, ModelConfig, count_parameters
 from workers.moe.families import OPTIONAL
 from workers.protocol import JobError
@@ -15,21 +17,27 @@ from workers.training import Example, pack
 _PLAIN = {f.name: f.default for f in fields(ModelConfig) if f.name in OPTIONAL}
 
 SEEN, SEEN_AT_ONCE = 512, 64  # examples by which it is decided what of the teacher to take over
-MOST_PARAMETERS = 0.2  # of the teacher's, for a shape derived from it
 
-# Tried in this order, each a share of the teacher's: width, layers, experts, an expert's width next to the model's. Width goes first, since it
-# counts twice, and since a small model's largest part is its vocabulary; experts stay as many, since they cost a token nothing; layers last, since
-# a model of one layer cannot look up what it read (induction heads take two: Olsson et al. 2022).
-_SHARES = (
-    (1.0, 1.0, 0.5, 1.0), (0.75, 1.0, 0.5, 1.0), (0.5, 1.0, 1.0, 1.0), (0.5, 0.67, 1.0, 0.75), (0.5, 0.67, 0.5, 1.0), (0.38, 0.67, 1.0, 1.33),
-    (0.38, 0.67, 0.5, 1.0), (0.38, 0.67, 0.25, 1.0), (0.25, 0.67, 0.5, 1.0), (0.25, 0.67, 0.25, 1.0), (0.25, 0.5, 0.25, 1.0),
-)  # fmt: skip
+# Shares of the teacher's that are tried, in all combinations. An expert's width is next to the model's own. At least two layers stay where there
+# are two, since a model of one layer cannot look up what it read (induction heads take two: Olsson et al. 2022).
+WIDTHS, LAYERS, EXPERTS, HIDDEN = (1.0, 0.75, 0.5, 0.375, 0.25), (1.0, 0.67, 0.5), (1.0, 0.5, 0.25), (1.33, 1.0, 0.75)
+FEWEST_LAYERS = 2
+
+# What a layer costs a token beside its matrices (norms, routing, attention to the keys), in parameters that could be multiplied instead: fitted to
+# twelve shapes next to `nano`. At 32 answers at a time, where students gain least, `cost` tells their speed within a tenth; of those that are wider
+# than half of their teacher it tells up to a fifth more.
+LAYER_WORK = 50_000
+TOLERANCE = 0.1
 
 
-def student_config(teacher: ModelConfig, preset: str | None) -> ModelConfig:
-    """JobError for an unknown preset, and for one that is no smaller than the teacher. The vocabulary is the teacher's: they share a tokenizer."""
+def student_config(teacher: ModelConfig, preset: str | None, *, parameters: float = STUDENT_PARAMETERS, speed: float = STUDENT_SPEED) -> ModelConfig:
+    """A preset's, or one derived from the teacher: with at most that share of its parameters, and so many times its speed where that can be.
+
+    The vocabulary is the teacher's: they share a tokenizer. JobError for an unknown preset, for one that is no smaller than the teacher, and
+    where no derived one is as small.
+    """
     if preset is None:
-        return _derive(teacher)
+        return _derive(teacher, parameters, speed)
     if preset not in PRESETS:
         raise JobError(f"There is no preset {preset!r}; there are {', '.join(PRESETS)}. Leave the student out to have one derived from the teacher.")
     config = PRESETS[preset].with_(
@@ -45,39 +53,48 @@ def student_config(teacher: ModelConfig, preset: str | None) -> ModelConfig:
     return config
 
 
-def _derive(teacher: ModelConfig) -> ModelConfig:
-    """The largest of the shares above that is small enough."""
-    limit = MOST_PARAMETERS * count_parameters(teacher)[0]
-    candidates = [_shrink(teacher, *shares) for shares in _SHARES]
-    fitting = [config for config in candidates if count_parameters(config)[0] <= limit]
+def _derive(teacher: ModelConfig, share: float, speed: float) -> ModelConfig:
+    """The largest that is small and quick enough; where none is as quick, the quickest."""
+    costs = {config: cost(config) for config in {_shrink(teacher, *shares) for shares in product(WIDTHS, LAYERS, EXPERTS, HIDDEN)}}
+    size, work = cost(teacher)
+    fitting = [config for config, (parameters, _) in costs.items() if parameters <= share * size]
     if not fitting:
-        smallest = min(count_parameters(config)[0] for config in candidates)
         raise JobError(
-            f"The teacher is too small to have a student of a fifth of its size: the smallest would have {smallest:,} parameters. Quantize it to INT8."
+            f"The teacher is too small to have a student of {share:.0%} of its size: the smallest would have {min(costs.values())[0]:,} "
+            "parameters. Quantize it to INT8."
         )
-    return max(fitting, key=lambda config: count_parameters(config)[0])
+    quick = [config for config in fitting if costs[config][1] <= work * (1 - TOLERANCE) / speed]
+    if not quick:
+        return min(fitting, key=lambda config: costs[config][::-1])
+    return max(quick, key=lambda config: (costs[config][0], -costs[config][1]))
+
+
+def cost(config: ModelConfig) -> tuple[int, int]:
+    """Parameters, and the work of a token that is decoded, in parameters that it is multiplied by: the speeds of models are about as these.
+
+    Memory is not counted apart: at one answer a step reads what it multiplies by, and at many it reads all experts, of which a student has fewer.
+    """
+    parameters, active = count_parameters(config)
+    if config.image_size:  # pictures are read, not decoded
+        _, active = count_parameters(config.with_(image_size=0))
+    looked_up = 0 if config.tie_embeddings else config.vocab_size * config.d_model
+    return parameters, active - looked_up + LAYER_WORK * config.n_layers
 
 
 def _shrink(teacher: ModelConfig, width: float, layers: float, experts: float, hidden: float) -> ModelConfig:
-    n_layers = max(1, round(teacher.n_layers * layers))
-    n_experts = max(2, round(teacher.n_experts * experts)) if teacher.is_moe else 0
-    n_heads, n_kv_heads = _heads(teacher, width)
-    d_model = n_heads * teacher.head_dim
+    n_layers = max(min(FEWEST_LAYERS, teacher.n_layers), round(teacher.n_layers * layers))
+    n_experts = max(min(2, teacher.n_experts), round(teacher.n_experts * experts))
+    n_kv_heads = max(1, round(teacher.n_kv_heads * width))
+    d_model = _multiple(teacher.d_model * width)
     scaled = d_model / teacher.d_model * hidden
     sigmoid = teacher.router == "sigmoid"
     return teacher.with_(
-        **_PLAIN, n_shared_experts=teacher.n_shared_experts if sigmoid else 0,
-        d_model=d_model, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_kv_heads, n_experts=n_experts, top_k=min(teacher.top_k, n_experts),
-        d_expert=_multiple(teacher.d_expert * scaled), d_dense=_multiple(teacher.d_dense * scaled),
-        first_dense_layers=min(teacher.first_dense_layers, n_layers - 1) if sigmoid else 0, tie_embeddings=True,
+        **_PLAIN, n_shared_experts=teacher.n_shared_experts if sigmoid else 0, d_model=d_model, n_layers=n_layers,
+        n_heads=n_kv_heads * (teacher.n_heads // teacher.n_kv_heads), n_kv_heads=n_kv_heads,  # a key head is shared by as many as in the teacher
+        n_experts=n_experts, top_k=min(teacher.top_k, n_experts), d_expert=_multiple(teacher.d_expert * scaled),
+        d_dense=_multiple(teacher.d_dense * scaled), first_dense_layers=min(teacher.first_dense_layers, n_layers - 1) if sigmoid else 0,
+        tie_embeddings=True,
     )  # fmt: skip
-
-
-def _heads(teacher: ModelConfig, width: float) -> tuple[int, int]:
-    """As many heads as the width asks for, each key head shared by as many as in the teacher where that divides."""
-    heads = max(1, round(teacher.n_heads * width))
-    group = teacher.n_heads // teacher.n_kv_heads
-    return heads, heads // group if heads % group == 0 else heads
 
 
 def _multiple(width: float, of: int = 16) -> int:

@@ -25,7 +25,7 @@ TOKENIZER_FILE = "tokenizer.json"
 
 def open_engine(
     folder: Path, threads: int = 1, *, max_batch: int = 32, max_waiting: int = 256, max_seq_len: int = 4096, device: str = "cpu",
-    cache_bytes: int = CACHE_BYTES, draft: Path | None = None,
+    cache_bytes: int = CACHE_BYTES, draft: Path | None = None, endless: bool = False,
 ) -> Engine:  # fmt: skip
     """Load any kind of model folder. `threads`: cores it may use. UnusableModel where the folder is damaged or of no known kind.
 
@@ -34,12 +34,15 @@ def open_engine(
     `device`: "cpu", or another of PyTorch's ("cuda").
     A folder that only says where another server holds the model needs none of these: its engine is `workers.upstream`'s.
     `draft`: the folder of a smaller model of the same tokenizer, which guesses ahead (`drafter.py`); one that cannot is left out, and the log says why.
+    `endless`: no token ends an answer, so that all are as long as asked for: to measure by.
     """
     if is_upstream(folder):
         elsewhere: Engine = import_module("workers.upstream.engine").open_upstream(folder, max_waiting=max_waiting)
         return elsewhere
     described = _read_config(folder)
     tokenizer = _load_tokenizer(folder)
+    if endless:
+        tokenizer.end_ids = frozenset()
     config = _understand(folder, described)
     length = min(max_seq_len, config.max_seq_len)
     drafting = _drafting(folder, draft) if draft else None

@@ -4,8 +4,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from workers.compression import measure
 from workers.compression.spec import CompressSpec
 from workers.moe import ChatTokenizer, Decoder, ModelConfig, save_model
+
+
+@pytest.fixture(autouse=True)
+def measured_briefly(monkeypatch):
+    """What is said of speed here need not be exact."""
+    monkeypatch.setattr(measure, "LEAST_SECONDS", 1e-6)
+    monkeypatch.setattr(measure, "DECODED", 8)
+
 
 COLOURS = ("red", "blue", "green", "grey")
 PAIRS = [(f"What is thing number {i}?", f"Thing number {i} is {COLOURS[i % 4]}.") for i in range(24)]

@@ -12,7 +12,8 @@ from workers.compression.goal import Goal
 from workers.compression.learning import Length, Rates, learn
 from workers.compression.quality import held_out
 from workers.compression.questions import mentioned, rephrased
-from workers.compression.students import MOST_PARAMETERS, new_student, student_config
+from workers.compression.spec import STUDENT_PARAMETERS, STUDENT_SPEED
+from workers.compression.students import cost, new_student, student_config
 from workers.compression.teacher import Teacher
 from workers.evaluation.questions import HeldOut
 from workers.moe import PRESETS, Decoder, count_parameters, load_model
@@ -52,7 +53,36 @@ def test_the_divergence_is_that_of_the_probabilities(make_model, tokenizer, pair
 @pytest.mark.parametrize("preset", ["nano", "small", "base", "moe-16b-a3b"])
 def test_a_derived_student_has_at_most_a_fifth_of_the_parameters(preset):
     teacher = PRESETS[preset]
-    assert 0.03 < count_parameters(student_config(teacher, None))[0] / count_parameters(teacher)[0] <= MOST_PARAMETERS
+    assert 0.1 < count_parameters(student_config(teacher, None))[0] / count_parameters(teacher)[0] <= STUDENT_PARAMETERS
+
+
+@pytest.mark.parametrize("preset", ["nano", "small", "base", "moe-16b-a3b"])
+def test_a_derived_student_has_at_most_a_third_of_the_work_for_a_token(preset):
+    teacher = PRESETS[preset]
+    assert cost(student_config(teacher, None))[1] < cost(teacher)[1] / STUDENT_SPEED
+
+
+def test_the_less_speed_and_the_more_parameters_are_wanted_the_larger_is_the_student():
+    small, quick, large = (student_config(PRESETS["small"], None, parameters=share, speed=speed) for share, speed in ((0.1, 2), (0.3, 6), (0.3, 2)))
+    assert max(cost(small)[0], cost(quick)[0]) < cost(large)[0]
+    assert cost(quick)[1] < cost(large)[1]
+
+
+def test_where_no_student_is_as_quick_as_wanted_it_is_the_quickest():
+    quickest, quick = (student_config(PRESETS["nano"], None, speed=speed) for speed in (1000, 3))
+    assert cost(quickest)[1] < cost(quick)[1]
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"n_experts": 0, "top_k": 0, "d_expert": 0, "d_dense": 512}, {"router": "sigmoid", "n_shared_experts": 1, "first_dense_layers": 1, "d_dense": 512},
+    {"image_size": 32}, {"n_heads": 12, "n_kv_heads": 4, "head_dim": 64}, {"tie_embeddings": False},
+])  # fmt: skip
+def test_a_teacher_of_any_kind_has_a_student_whose_heads_are_shared_as_its_own(changes):
+    teacher = PRESETS["small"].with_(**changes)
+    student = student_config(teacher, None)
+    assert student.n_heads * teacher.n_kv_heads == teacher.n_heads * student.n_kv_heads
+    assert student.n_kv_heads <= teacher.n_kv_heads
+    assert count_parameters(student)[0] <= STUDENT_PARAMETERS * count_parameters(teacher)[0]
 
 
 def test_a_distilled_model_is_a_model_like_any_other(make_model, save, spec, dataset):
@@ -60,7 +90,7 @@ def test_a_distilled_model_is_a_model_like_any_other(make_model, save, spec, dat
     model, _ = load_model(made.output_folder)
     assert result["kind"] == "distilled"
     assert sum(p.numel() for p in model.parameters()) == result["total_parameters"]
-    assert result["details"]["parameter_ratio"] <= MOST_PARAMETERS
+    assert result["details"]["parameter_ratio"] <= STUDENT_PARAMETERS
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from workers.compression import measure, policy, prune, pruning_curve, quality
+from workers.compression import distill, measure, policy, prune, pruning_curve, quality
 from workers.compression.constraints import Constraints, Figures, pareto
+from workers.compression.distill import shape_of
 from workers.compression.policy import attempts, run_policy
 from workers.compression.quantization import dequantize, is_quantized, quantize
 from workers.compression.sensitivity import sensitivities
-from workers.moe import export_tensors, import_tensors, layout_named, load_model
+from workers.moe import count_parameters, export_tensors, import_tensors, layout_named, load_model
 from workers.protocol import JobError
 from workers.training import encode, pack
 
@@ -150,12 +151,42 @@ def test_the_policy_measures_each_variant_once_and_draws_no_pruning_curve(make_m
 
 
 def test_a_shape_that_is_too_slow_is_not_taught(make_model, save, spec, dataset, monkeypatch):
-    monkeypatch.setattr(prune, "learn", None)  # would fail if it were called
-    monkeypatch.setattr(policy, "attempts", lambda spec: [a for a in attempts(spec) if "distillation" not in a.step])
+    for module in (prune, distill):
+        monkeypatch.setattr(module, "learn", None)  # would fail if it were called
     result = run_policy(
         spec("policy", save(make_model()), dataset_folder=dataset, max_questions=4, max_bleu_loss=100.0, min_speed_ratio=1e9, steps=2)
     )
     trail = {row["step"]: row for row in result["details"]["trail"]}
-    assert trail["pruning"]["decision"] == trail["pruning and INT8"]["decision"] == "skipped"
-    assert "times the parent's speed is less than" in trail["pruning"]["reason"]
+    for step in ("pruning", "distillation"):
+        assert trail[step]["decision"] == trail[f"{step} and INT8"]["decision"] == "skipped"
+        assert trail[step]["reason"].startswith(f"As small as {step} makes it, in INT8, it would not do: ")
+        assert "times the parent's speed is less than" in trail[step]["reason"]
     assert trail["INT8"]["decision"] == "chosen"
+
+
+def test_a_teacher_that_is_too_small_for_a_student_ends_no_policy(make_model, save, spec, dataset):
+    result = run_policy(spec("policy", save(make_model()), dataset_folder=dataset, max_questions=4, max_bleu_loss=100.0, max_bytes=1, steps=2))
+    trail = {row["step"]: row for row in result["details"]["trail"]}
+    assert trail["distillation"]["reason"].startswith("The teacher is too small")
+    assert trail["INT8"]["decision"] == "chosen"
+
+
+def test_within_a_policy_a_student_is_as_large_as_the_limits_allow(make_model, save, spec):
+    parent = save(make_model(d_model=96, head_dim=24, n_layers=4))
+    whole = (parent / "model.safetensors").stat().st_size
+
+    def parameters(**limits):
+        made = spec("policy", parent, **limits)
+        student = next(a for a in attempts(made) if a.step == "distillation")
+        return count_parameters(shape_of(load_model(parent)[0].config, made.model_copy(update=dict(student.options))))[0]
+
+    assert parameters(max_bytes=whole // 8) < parameters(max_bytes=whole // 3) <= whole // 3 // 4
+    assert parameters(min_speed_ratio=2.0) < parameters(min_speed_ratio=1.5)
+
+
+def test_the_trail_tells_the_speed_at_one_eight_and_32_answers_and_judges_by_eight(make_model, save, spec, dataset):
+    result = run_policy(spec("policy", save(make_model()), dataset_folder=dataset, max_questions=4, max_bleu_loss=100.0))
+    for row in result["details"]["trail"]:
+        ratios = row["figures"]["speed_ratios"]
+        assert list(ratios) == ["batch_1", "batch_8", "batch_32"]
+        assert row["figures"]["speed_ratio"] == ratios["batch_8"]
