@@ -298,9 +298,9 @@ CELERY_TASK_IGNORE_RESULT = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TASK_DEFAULT_QUEUE = "jobs"
-CELERY_TASK_ROUTES = {"dsportal.answer": {"queue": "inference"}, "dsportal.beat.*": {"queue": "beat"}}
+CELERY_TASK_ROUTES = {"dsportal.embed": {"queue": "inference"}, "dsportal.beat.*": {"queue": "beat"}}
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
-# An unacknowledged answer is delivered again after 12 s; the sweep that looks for such runs every second (its default takes minutes).
+# An unacknowledged message is delivered again after 12 s; the sweep that looks for such runs every second (its default takes minutes).
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "visibility_timeout": 12,
     "unacked_restore_interval": 1,

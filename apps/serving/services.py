@@ -20,14 +20,13 @@ from apps.monitoring.recorder import cache_lookups_total
 from apps.monitoring.selectors import workers
 from apps.monitoring.traces.journey import Journey, current
 from apps.redis import Ledger, connection
-from apps.serving import answer_log, cache, flight
+from apps.serving import answer_log, cache, flight, line
 from apps.serving.context import fitted
 from apps.serving.models import Answer, Conversation
 from apps.serving.pictures import for_version, picture_of
 from apps.serving.questions import Question, prompt_key
 from apps.serving.routing import Route, route
 from apps.serving.turns import turns
-from dsportal.celery import app as celery
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +89,8 @@ class Pending:
     first_token_ms: float | None = None
     row: Answer | None = None
     journey: Journey = field(default_factory=current)
-    _sent: bool = False
+    is_streamed: bool = True  # else it is read as a whole
+    _number: str = ""  # where it stands in the line, once it does
     _refused: bool = False
 
     @property
@@ -120,6 +120,7 @@ class Pending:
                 self._remember(status, error)
 
     def whole(self) -> str:
+        self.is_streamed = False
         for _piece in self.pieces():
             pass
         return self.text
@@ -152,14 +153,14 @@ class Pending:
                 cache_lookups_total.labels("joined").inc()
                 return
         try:
-            if not self._sent:
+            if not self._number:
                 self._send()
             yield from self._follow(self.id)
             if self._key:
                 kept = {name: getattr(self, name) for name in ("text", "prompt_tokens", "completion_tokens", "finish_reason", "logprobs")}
                 cache.put(self._key, kept, self.route.epoch)
         finally:
-            connection().zrem(names.IN_FLIGHT, self.id)
+            self._leave()
             if self._key:
                 flight.leave(self._key, self.id)
 
@@ -171,12 +172,19 @@ class Pending:
         if not self.question.is_deterministic:
             with suppress(*QUEUE_OUTAGES):  # reading the pieces tries again, and says what is wrong
                 self._send()
-                self._sent = True
 
     def cancel(self) -> None:
         """Stop work that was sent ahead and whose pieces nobody will read."""
         stop(self.id)
-        connection().zrem(names.IN_FLIGHT, self.id)
+        self._leave()
+
+    def _leave(self) -> None:
+        """It is in flight no longer; nor in line, where no worker has come to it."""
+        pipe = connection().pipeline(transaction=False)
+        pipe.zrem(names.IN_FLIGHT, self.id)
+        if self._number:
+            line.leave(pipe, self._number)
+        pipe.execute()
 
     def _send(self) -> None:
         now = time.time()
@@ -184,14 +192,12 @@ class Pending:
         self._publish(now)
 
     def _publish(self, now: float) -> None:
-        celery.send_task(
-            "dsportal.answer",
-            kwargs={
-                "answer": self.id, "version": self.route.version.pk, "messages": self.question.messages,
-                "parameters": self.question.parameters, "deadline": now + settings.ANSWER_TIMEOUT_SECONDS,
-                "tenant": str(self.user.pk) if self.user and self.user.pk else "",
-            },
-            queue="inference", expires=settings.ANSWER_TIMEOUT_SECONDS, task_id=self.id, headers=sent_with(self.journey, self.channel),
+        self._number = line.stand(
+            line.Asked(
+                answer=self.id, version=self.route.version.pk, messages=self.question.messages, parameters=self.question.parameters,
+                deadline=now + settings.ANSWER_TIMEOUT_SECONDS, tenant=str(self.user.pk) if self.user and self.user.pk else "",
+                is_streamed=self.is_streamed, headers=sent_with(self.journey, self.channel),
+            )
         )  # fmt: skip
 
     def _follow(self, answer: str) -> Iterator[str]:
@@ -213,7 +219,7 @@ class Pending:
                 if answer != self.id and not flight.leads(self._key, answer):
                     raise flight.LeaderLost
                 if now - last_sent > LOST_SECONDS and answer == self.id and self._is_lost():
-                    log.warning("answer %s was lost with its worker; it is asked for again", self.id)
+                    log.warning("answer %s was lost with its Redis; it is asked for again", self.id)
                     self._publish(time.time() - (now - self.began))
                     last_sent = now
                 yield ""  # so that a stream writes a sign of life, and notices that its reader went away
@@ -235,8 +241,10 @@ class Pending:
         if "error" in entry:
             raise Unavailable(entry["error"]) if failed else Problem(entry["error"])
         piece = entry.get("text", "")[max(0, len(self.text) - int(entry.get("at", len(self.text)))) :]
-        if piece and self.first_token_ms is None:
+        if piece and self.first_token_ms is None and self.is_streamed:
             self.first_token_ms = self.elapsed_ms
+        if first := end.pop("first_token_at", None):  # the worker's word, where it was not told when it came
+            self.first_token_ms = self.first_token_ms or max(0.0, self.elapsed_ms - (time.time_ns() - first) / 1e6)
         self.text += piece
         self.logprobs += json.loads(entry.get("logprobs", "[]"))[max(0, len(self.logprobs) - int(entry.get("logprobs_at", len(self.logprobs)))) :]
         for name, value in end.items():
@@ -246,10 +254,8 @@ class Pending:
         return piece
 
     def _is_lost(self) -> bool:
-        """A worker lives and has emptied the queue, yet none is at this answer: its message went with a worker that died between
-        taking it and writing that down, or with a Redis that did. Asking twice by mistake is harmless: one worker claims it."""
-        r = connection()
-        return not r.exists(names.CLAIM.format(answer=self.id)) and not r.llen(names.INFERENCE_QUEUE) and bool(workers("inference"))
+        """A worker lives, and the question is not in the line: it went with a Redis that died. Asking twice by mistake is harmless."""
+        return not line.is_there(self._number) and bool(workers("inference"))
 
     def _remember(self, status: str, error: str) -> None:
         self.journey.answered(self.id, self.route.version, self.channel)

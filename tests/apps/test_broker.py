@@ -23,17 +23,17 @@ def breaking(monkeypatch, times: int) -> list[str]:
 
 def test_a_channel_without_a_connection_is_tried_again(monkeypatch):
     sent = breaking(monkeypatch, times=2)
-    app.send_task("dsportal.answer")
-    assert sent == ["dsportal.answer"]
+    app.send_task("dsportal.embed")
+    assert sent == ["dsportal.embed"]
 
 
 def test_a_broker_that_stays_away_is_an_outage(monkeypatch):
     breaking(monkeypatch, times=99)
     with pytest.raises(OperationalError):
-        app.send_task("dsportal.answer")
+        app.send_task("dsportal.embed")
 
 
 def test_a_fault_of_ours_is_none_of_the_broker(monkeypatch):
     monkeypatch.setattr(Celery, "send_task", lambda self, name, **options: name.nothing)
     with pytest.raises(AttributeError):
-        app.send_task("dsportal.answer")
+        app.send_task("dsportal.embed")

@@ -3,8 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from typing import Protocol
 
 from redis import RedisError
 
@@ -17,36 +17,38 @@ LISTEN_SECONDS = 5.0  # within the connection's own limit
 RECONNECT_SECONDS = 0.2
 
 
+class Cancellable(Protocol):
+    def cancel(self) -> None: ...
+
+
 class Cancellations:
-    """Tickets by the answers they are for."""
+    """Answers that are being made, by their ids."""
 
     def __init__(self) -> None:
-        self._tickets: dict[str, object] = {}
+        self._heard: dict[str, Cancellable] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    @contextmanager
-    def heard(self, answer: str, ticket) -> Iterator[None]:
-        """Within it the ticket is cancelled as soon as the asker has gone, or went before."""
+    def add(self, makings: Mapping[str, Cancellable]) -> None:
+        """From now on each is cancelled as soon as its asker goes; here and now where that is gone already."""
         with self._lock:
-            self._tickets[answer] = ticket
+            self._heard |= makings
             if self._thread is None:
                 self._thread = threading.Thread(target=self._listen, name="cancellations", daemon=True)
                 self._thread.start()
-        try:
-            self._look([(answer, ticket)])  # it may have gone before the ticket was here; later ones are heard
-            yield
-        finally:
-            with self._lock:
-                self._tickets.pop(answer, None)
+        self._look(makings)
 
-    def _look(self, tickets: list) -> None:
+    def remove(self, answer: str) -> None:
+        with self._lock:
+            self._heard.pop(answer, None)
+
+    def _look(self, makings: Mapping[str, Cancellable]) -> None:
         """For what was said while nobody listened."""
-        gone = connection().mget([names.CANCEL.format(answer=answer) for answer, _ in tickets]) if tickets else []
-        for (_, ticket), is_gone in zip(tickets, gone, strict=True):
+        gone = connection().mget([names.CANCEL.format(answer=answer) for answer in makings]) if makings else []
+        for making, is_gone in zip(makings.values(), gone, strict=True):
             if is_gone:
-                ticket.cancel()
+                making.cancel()
 
     def close(self) -> None:
         """The worker ends: nobody is listened to any more."""
@@ -68,13 +70,13 @@ class Cancellations:
     def _hear(self, message: dict | None) -> None:
         if message and message["type"] == "subscribe":  # the first time, and after a lost connection
             with self._lock:
-                known = list(self._tickets.items())
+                known = dict(self._heard)
             self._look(known)
         elif message and message["type"] == "message":
             with self._lock:
-                ticket = self._tickets.get(message["data"])
-            if ticket:
-                ticket.cancel()
+                making = self._heard.get(message["data"])
+            if making:
+                making.cancel()
 
 
 cancellations = Cancellations()

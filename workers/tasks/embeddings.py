@@ -19,13 +19,13 @@ log = logging.getLogger(__name__)
 KEPT_SECONDS = 120
 
 
-@app.task(name="dsportal.embed", ignore_result=True, acks_late=True, reject_on_worker_lost=True)
-def embed(*, request: str, version: str, texts: list[str], deadline: float, tenant: str) -> None:
+@app.task(name="dsportal.embed", bind=True, ignore_result=True, acks_late=True, reject_on_worker_lost=True)
+def embed(self, *, request: str, version: str, texts: list[str], deadline: float, tenant: str) -> None:
     """`deadline` is in seconds since 1970. Done again when a worker dies in the middle: whoever waits takes the first result."""
     close_old_connections()
     if time.time() > deadline:
         return
-    phases = Phases(version)
+    phases = Phases(version, self.request.headers or {})
     try:
         found = _embed(version, texts, deadline, tenant, phases)
     except Exception:  # whatever it was, somebody waits for a word, and nobody above here gives one

@@ -76,11 +76,29 @@ class Engines:
     @contextmanager
     def lent(self, version_id: str, deadline: float = math.inf) -> Iterator[Any]:
         """The version's engine, loaded where it is not. `deadline`: of `time.monotonic`. NoRoom; what loading a version may raise."""
-        held = self._take(version_id, deadline, spared=())
+        held = self.take(version_id, deadline)
         try:
             yield held.engine
         finally:
-            self._give_back(held)
+            self.give_back(held)
+
+    def take_loaded(self, version_id: str) -> Held | None:
+        """The version, where its engine is there; then `give_back` is owed."""
+        with self._changed:
+            held = self._held.get(version_id)
+            return self._lend(version_id, held) if held is not None and held.engine is not None else None
+
+    def take(self, version_id: str, deadline: float) -> Held:
+        """As `lent`; `give_back` is owed."""
+        return self._take(version_id, deadline, spared=())
+
+    def give_back(self, held: Held) -> None:
+        with self._changed:
+            held.lent -= 1
+            closing = held.engine if held.is_replaced and not held.lent else None
+            self._changed.notify_all()
+        if closing:
+            closing.close()
 
     def prepare(self, version_ids: Collection[str]) -> dict[str, str]:
         """Load these ahead, in their order, as far as there is room: none is closed for another of them. Why those that cannot be loaded cannot."""
@@ -88,7 +106,7 @@ class Engines:
         failures = {}
         for version_id in version_ids:
             try:
-                self._give_back(self._take(version_id, time.monotonic(), spared=self._wanted))
+                self.give_back(self._take(version_id, time.monotonic(), spared=self._wanted))
             except NeverFits as error:
                 failures[version_id] = str(error)
             except NoRoom as error:
@@ -170,9 +188,7 @@ class Engines:
                 if not self._changed.wait(_left(deadline)):
                     raise NoRoom("The version is still being loaded; ask again in a moment.")
             if held is not None:
-                self._held.move_to_end(version_id)
-                held.lent += 1
-                return held
+                return self._lend(version_id, held)
             held = self._held[version_id] = Held(lent=1)
         try:
             self._load(version_id, held, deadline, spared)
@@ -227,13 +243,10 @@ class Engines:
     def _taken_bytes(self) -> int:
         return sum(held.bytes for held in self._held.values())
 
-    def _give_back(self, held: Held) -> None:
-        with self._changed:
-            held.lent -= 1
-            closing = held.engine if held.is_replaced and not held.lent else None
-            self._changed.notify_all()
-        if closing:
-            closing.close()
+    def _lend(self, version_id: str, held: Held) -> Held:
+        self._held.move_to_end(version_id)
+        held.lent += 1
+        return held
 
 
 def _weights_bytes(version: ModelVersion) -> int:

@@ -1,9 +1,8 @@
-"""What a worker tells of the request that its message is a part of: how long it waited, was read, and was answered."""
+"""What a worker tells of the request that its work is a part of: how long it waited, was read, and was answered."""
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
-
-from celery import current_task
 
 from apps.monitoring import recorder
 from apps.monitoring.traces import telling
@@ -15,10 +14,9 @@ LOAD_SECONDS = 0.005  # what takes less is no loading: the engine was there
 
 
 class Phases:
-    """Of the task that runs in this thread; made when its work begins, which ends its time in the queue."""
+    """Made when the work begins, which ends its time in the queue. `headers`: what came with the message."""
 
-    def __init__(self, version: str) -> None:
-        headers = current_task.request.headers or {} if current_task else {}
+    def __init__(self, version: str, headers: Mapping[str, str]) -> None:
         self._parent = telling.taken_up(headers)
         self._whose = {"version": version, "route": headers.get("route", ""), "tenant": headers.get("tenant", "none")}
         now = time.time_ns()

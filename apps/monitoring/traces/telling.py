@@ -8,7 +8,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -21,25 +21,29 @@ QUEUE, BATCH = 20_000, 1000  # spans; what does not fit is dropped rather than w
 
 _propagator = TraceContextTextMapPropagator()
 _lock = threading.Lock()
-_provider: TracerProvider | None = None
+_made: tuple[TracerProvider, Tracer] | None = None
 
 
 def _tracer() -> Tracer:
-    """Made when the first span is: a command that answers nobody starts no thread."""
-    global _provider  # noqa: PLW0603 — one a process, as OpenTelemetry has it
+    """Made when the first span is: a command that answers nobody starts no thread. Kept: to ask the provider for it takes longer than a span."""
+    global _made  # noqa: PLW0603 — one a process, as OpenTelemetry has it
     with _lock:
-        if _provider is None:
-            _provider = TracerProvider(sampler=ALWAYS_ON, resource=Resource({SERVICE_NAME: "dsportal"}))
-            exporters = [RedisExporter()]
-            if settings.OTLP_ENDPOINT:
-                from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        if _made is None:
+            provider = _exporting()
+            _made = provider, provider.get_tracer("dsportal")
+        return _made[1]
 
-                exporters.append(OTLPSpanExporter())  # which reads the same environment
-            for exporter in exporters:
-                _provider.add_span_processor(
-                    BatchSpanProcessor(exporter, schedule_delay_millis=DELAY_MS, max_queue_size=QUEUE, max_export_batch_size=BATCH)
-                )
-        return _provider.get_tracer("dsportal")
+
+def _exporting() -> TracerProvider:
+    provider = TracerProvider(sampler=ALWAYS_ON, resource=Resource({SERVICE_NAME: "dsportal"}))
+    exporters: list[SpanExporter] = [RedisExporter()]
+    if settings.OTLP_ENDPOINT:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        exporters.append(OTLPSpanExporter())  # which reads the same environment
+    for exporter in exporters:
+        provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=DELAY_MS, max_queue_size=QUEUE, max_export_batch_size=BATCH))
+    return provider
 
 
 def begin(start: int) -> Span:
@@ -81,5 +85,5 @@ def taken_up(headers: dict) -> Context | None:
 
 def flush() -> None:
     """Have everything written that was told so far."""
-    if _provider:
-        _provider.force_flush()
+    if _made:
+        _made[0].force_flush()

@@ -185,14 +185,14 @@ def collector():
 
 
 def test_a_collector_gets_them_only_where_the_environment_names_one(as_viewer, live, collector, settings, monkeypatch):
-    monkeypatch.setattr(telling, "_provider", None)
+    monkeypatch.setattr(telling, "_made", None)
     ask(as_viewer)
     assert collector.got == []
 
     address = f"http://127.0.0.1:{collector.server_port}"
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
     settings.OTLP_ENDPOINT = address
-    monkeypatch.setattr(telling, "_provider", None)
+    monkeypatch.setattr(telling, "_made", None)
     response = ask(as_viewer, "What is ice?")
 
     assert {path for path, _body in collector.got} == {"/v1/traces"}

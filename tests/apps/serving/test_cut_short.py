@@ -108,7 +108,7 @@ def test_the_slot_is_free_after_the_step_in_which_the_asker_went_away(live, step
         while not reading.done():
             steps.allowed.release()
             time.sleep(0.05)
-    ticket = until(lambda: next(iter(cancellations._tickets.values()), None))
+    making = until(lambda: next(iter(cancellations._heard.values()), None))
     while steps.allowed.acquire(blocking=False):
         pass
     until(lambda: engine._scheduler.running and steps.begun >= 2)  # in the middle of a step
@@ -117,7 +117,7 @@ def test_the_slot_is_free_after_the_step_in_which_the_asker_went_away(live, step
     begun = steps.begun
 
     pieces.close()
-    until(lambda: ticket.is_cancelled)
+    until(lambda: making.is_cancelled)
     steps.allowed.release()
 
     until(lambda: engine.stats().running == 0)
