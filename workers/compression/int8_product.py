@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba import extending, njit, types
 from numpy.typing import NDArray
 
-from workers.engine.product import CALLABLE, in_tiles
+from workers.engine.product import AHEAD, CALLABLE, in_tiles, prefetch
 
 intrinsic: Any = extending.intrinsic  # its own type hides that the typing context is not passed by who calls it
 
@@ -82,6 +82,8 @@ def _emit(context: Any, builder: Any, args: list[Any], rows: int, vnni: bool) ->
     inputs = builder.mul(quad, int64(QUAD))
     four_blocks = at(panel, builder.mul(quad, int64(64 * TILE_BLOCKS)))
     weights = [load(at(four_blocks, 64 * b), bytes_type, 1) for b in range(TILE_BLOCKS)]
+    for b in range(TILE_BLOCKS if rows > 1 else 0):
+        prefetch(builder, at(four_blocks, AHEAD + 64 * b))
     following = []
     for r in range(rows):
         four = builder.bitcast(spread(load(at(x_rows[r], inputs), int32, 1), sums_type), bytes_type)

@@ -1,5 +1,7 @@
 """An INT8 model as the engine runs it: the fused decoder, compiled for INT8 matrices."""
 
+from typing import Any
+
 import numpy as np
 
 from workers.compression.int8_layers import Room, forward
@@ -10,7 +12,7 @@ from workers.moe.config import ModelConfig
 class Int8Runner(FusedRunner):
     """Compiled code over packed INT8 weights."""
 
-    compiled = staticmethod(forward)
+    compiled: Any = staticmethod(forward)
 
     @staticmethod
     def room(config: ModelConfig, rows: int) -> Room:

@@ -28,7 +28,7 @@ def read_weights(folder: Path) -> Weights:
         dense_gate_up=dense_gate_up, dense_down=dense_down,
         router=_stack([weight for weight, _ in routers], (0, 0, config.d_model)), bias=_stack([bias for _, bias in routers], (0, 0)),
         gate_up=gate_up, down=down, shared_gate_up=shared_gate_up, shared_down=shared_down,
-        heads=config.n_heads, dense_layers=config.dense_layers, d_dense=config.d_dense, d_expert=config.d_expert,
+        dense_layers=config.dense_layers, d_dense=config.d_dense, d_expert=config.d_expert,
         d_shared=config.n_shared_experts * config.d_expert, top_k=config.top_k, sigmoid=config.router == "sigmoid", eps=config.norm_eps,
     )  # fmt: skip
     head = embedding if config.tie_embeddings else _matrices([model.head])

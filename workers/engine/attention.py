@@ -7,35 +7,35 @@ Each row's result is the same whatever rows are with it: what it does not see ha
 import numpy as np
 from numba import njit
 
-from workers.engine.product import INNER, MAX_ROWS, PANEL, multiply_panel
+from workers.engine.product import HALF, INNER, MAX_ROWS, PANEL, multiply_half, multiply_panel
 from workers.engine.rowwise import FAST, rotate, softmax
 
 
 @njit(**INNER, fastmath=FAST)
-def remember(qkv, rows, slots, positions, heads, keys, values, cos, sin):
-    """Rotate queries and keys of `qkv`, (≥ rows, ≥ width · (heads + 2 · kv_heads)), in place, and write keys and values into their slots.
+def remember(qkv, rows, slots, positions, keys, values, cos, sin, queries):
+    """Rotate queries and keys of `qkv`, (≥ rows, ≥ width · (heads + 2 · kv_heads)); write queries, divided by √width, into `queries`,
+    (kv_heads, ≥ rows, heads / kv_heads, width), and keys and values into their slots.
 
     `keys`: (slots, kv_heads, panels, width, PANEL), `values`: (slots, kv_heads, capacity, width).
     """
-    kv_heads, width = keys.shape[1], keys.shape[3]
+    kv_heads, width, group = keys.shape[1], keys.shape[3], queries.shape[2]
+    heads, factor = kv_heads * group, np.float32(1.0 / np.sqrt(width))
     for row in range(rows):
         source, slot, position = qkv[row], slots[row], positions[row]
-        rotate(source, cos[position], sin[position], heads + kv_heads, width)
         panel, lane = position // PANEL, position % PANEL
         for head in range(kv_heads):
-            key, value = (heads + head) * width, (heads + kv_heads + head) * width
-            into, beside = keys[slot, head, panel], values[slot, head, position]
+            for member in range(group):
+                rotate(source[(head * group + member) * width :], cos[position], sin[position], factor, queries[head, row, member])
+            rotate(source[(heads + head) * width :], cos[position], sin[position], np.float32(1.0), keys[slot, head, panel, :, lane])
+            value, beside = source[(heads + kv_heads + head) * width :], values[slot, head, position]
             for i in range(width):
-                into[i, lane] = source[key + i]
-            for i in range(width):
-                beside[i] = source[value + i]
+                beside[i] = value[i]
 
 
 @njit(**INNER, fastmath=FAST)
-def attend(qkv, rows, slots, positions, heads, keys, values, room, out):
-    """`out`: (≥ rows, ≥ heads · width), written. `room`: (queries, scores, sums), of MAX_ROWS rows each (`room_for`)."""
-    kv_heads = keys.shape[1]
-    group = heads // kv_heads
+def attend(queries, rows, slots, positions, keys, values, room, out):
+    """`out`: (≥ rows, ≥ heads · width), written. `room`: (scores, sums), of MAX_ROWS rows each (`room_for`)."""
+    kv_heads, group = queries.shape[0], queries.shape[2]
     at_once = max(1, MAX_ROWS // group)
     row = 0
     while row < rows:
@@ -44,59 +44,43 @@ def attend(qkv, rows, slots, positions, heads, keys, values, room, out):
             count += 1
         for head in range(kv_heads):
             for first in range(0, group, MAX_ROWS):  # more than one round only where one row has more queries than a tile has rows
-                _attend(
-                    qkv,
-                    row,
-                    count,
-                    positions[row] + 1,
-                    head * group + first,
-                    min(group - first, MAX_ROWS),
-                    keys[slots[row], head],
-                    values[slots[row], head],
-                    room,
-                    out,
-                )
+                _attend(queries, row, count, slots[row], positions[row] + 1, head, first, min(group - first, MAX_ROWS), keys, values, room, out)
         row += count
 
 
 @njit(**INNER, fastmath=FAST)
-def _attend(qkv, row, count, length, head, group, keys, values, room, out):
-    """`group` heads from `head` on, of `count` rows from `row` on, of which the first sees `length` positions, each other one more."""
-    queries, scores, sums = room
-    width, longest, together = keys.shape[1], length + count - 1, count * group
-    factor = np.float32(1.0 / np.sqrt(width))
-    for q in range(together):
-        source, target = qkv[row + q // group, (head + q % group) * width : (head + q % group + 1) * width], queries[q]
-        for i in range(width):
-            target[i] = source[i] * factor
-    for panel in range((longest + PANEL - 1) // PANEL):
+def _attend(queries, row, count, slot, length, head, first, group, keys, values, room, out):
+    """`group` queries from `first` on of key head `head`, of `count` rows from `row` on, of which the first sees `length` positions, each other one
+    more. More than one row only with all queries of the head."""
+    scores, sums = room
+    width, longest, together = keys.shape[3], length + count - 1, count * group
+    panels = (longest + PANEL - 1) // PANEL
+    query = queries.ctypes.data + head * queries.strides[0] + row * queries.strides[1] + first * queries.strides[2]
+    # Fetched ahead: what is a head further, the next head's, or the next slot's.
+    key = keys.ctypes.data + slot * keys.strides[0] + head * keys.strides[1]
+    value = values.ctypes.data + slot * values.strides[0] + head * values.strides[1]
+    score, stride = scores.ctypes.data, scores.strides[0]
+    for panel in range(panels):
         multiply_panel(
-            queries.ctypes.data, queries.strides[0], 0, together, scores.ctypes.data + panel * 4 * PANEL, scores.strides[0],
-            (keys.ctypes.data + panel * keys.strides[0], 4 * PANEL, width),
-        )  # fmt: skip
+            query, 4 * width, 0, together, score + panel * 4 * PANEL, stride, (key + panel * keys.strides[2], 4 * PANEL, width, keys.strides[1])
+        )
     for q in range(together):
-        seen, weights = length + q // group, scores[q]
-        inverse = softmax(weights, seen)
-        for p in range(seen):
-            weights[p] *= inverse
-        for p in range(seen, longest):
-            weights[p] = np.float32(0.0)
+        softmax(scores[q], length + q // group, panels)
+    at = (head * queries.shape[2] + first) * width
+    straight = count == 1 and width % HALF == 0
+    to, to_stride = (out.ctypes.data + row * out.strides[0] + 4 * at, 4 * width) if straight else (sums.ctypes.data, sums.strides[0])
     for start in range(0, width, PANEL):
-        multiply_panel(
-            scores.ctypes.data, scores.strides[0], 0, together, sums.ctypes.data + 4 * start, sums.strides[0],
-            (values.ctypes.data + 4 * start, 4 * width, longest),
-        )  # fmt: skip
-    for q in range(together):
-        source, target = sums[q], out[row + q // group, (head + q % group) * width : (head + q % group + 1) * width]
+        if width - start > HALF:
+            multiply_panel(score, stride, 0, together, to + 4 * start, to_stride, (value + 4 * start, 4 * width, longest, values.strides[1]))
+        else:
+            multiply_half(score, stride, 0, together, to + 4 * start, to_stride, (value + 4 * start, 4 * width, longest, values.strides[1]))
+    for q in range(0 if straight else together):
+        source, target = sums[q], out[row + q // group, at + (q % group) * width :]
         for i in range(width):
             target[i] = source[i]
 
 
-def room_for(width: int, capacity: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Queries, scores and sums of one tile. `capacity`: positions of a slot."""
+def room_for(width: int, capacity: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and sums of one tile. `capacity`: positions of a slot."""
     wide = -(-width // PANEL) * PANEL
-    return (
-        np.zeros((MAX_ROWS, wide), np.float32),
-        np.zeros((MAX_ROWS, -(-capacity // PANEL) * PANEL), np.float32),
-        np.zeros((MAX_ROWS, wide), np.float32),
-    )
+    return np.zeros((MAX_ROWS, -(-capacity // PANEL) * PANEL), np.float32), np.zeros((MAX_ROWS, wide), np.float32)

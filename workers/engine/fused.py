@@ -6,7 +6,6 @@ kept on disk beside this file (numba's cache), for each kind of processor.
 """
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +40,6 @@ class Layers(NamedTuple):
     down: Any
     shared_gate_up: Any  # n_layers - dense_layers, or none
     shared_down: Any
-    heads: int
     dense_layers: int
     d_dense: int  # hidden units of a dense network
     d_expert: int
@@ -60,7 +58,8 @@ class Scratch(NamedTuple):
     hidden: Floats  # rows, widest input
     narrow: Floats  # copies, d_model padded
     copied: Floats  # copies, d_model
-    attending: tuple[Floats, Floats, Floats]  # `attention.room_for`
+    queries: Floats  # kv_heads, rows, heads / kv_heads, head_dim
+    attending: tuple[Floats, Floats]  # `attention.room_for`
     chosen: NDArray[np.int64]  # copies
     share: Floats  # copies
     place: NDArray[np.int64]  # copies: where each went among the sorted
@@ -84,8 +83,8 @@ def _attention(x, slots, positions, layers, number, keys, values, cos, sin, scra
     normalise(x, rows, layers.attention_norm[number], layers.eps, scratch.normed)
     multiply(scratch.normed, rows, layers.qkv, number, scratch.room, scratch.wide)
     # The keys of all rows are there before any row attends: a row sees those before it in its own chunk too.
-    remember(scratch.wide, rows, slots, positions, layers.heads, keys, values, cos, sin)
-    attend(scratch.wide, rows, slots, positions, layers.heads, keys, values, scratch.attending, scratch.hidden)
+    remember(scratch.wide, rows, slots, positions, keys, values, cos, sin, scratch.queries)
+    attend(scratch.queries, rows, slots, positions, keys, values, scratch.attending, scratch.hidden)
     multiply(scratch.hidden, rows, layers.out, number, scratch.room, scratch.narrow)
     _add(x, scratch.narrow)
 
@@ -217,7 +216,7 @@ def _decode_on(tokens, slots, positions, last, given, layers, embedding, head, n
         step += 1
 
 
-def compile_decoder(arithmetic_name: str, *files: str) -> Callable[..., None]:
+def compile_decoder(arithmetic_name: str, *files: str) -> Any:
     """forward(tokens, slots, positions, last, given, layers, embedding, head, norm, keys, values, cos, sin, scratch, logits, chosen).
 
     tokens, slots, positions: (rows,) int64, of which a token of -1 - n is row n of `given`, (n, d_model); last: int64, the rows whose logits are
@@ -230,9 +229,9 @@ def compile_decoder(arithmetic_name: str, *files: str) -> Callable[..., None]:
     # numba's cache asks whether this file has changed, not what it imports, and knows the processor; a captured value is part of its key.
     sources = hashlib.sha256(b"".join(Path(file).read_bytes() for file in compiled_in)).hexdigest()
 
-    def forward(*arguments):
+    def forward(tokens, slots, positions, last, given, layers, embedding, head, norm, keys, values, cos, sin, scratch, logits, chosen):
         _ = sources
-        _decode_on(*arguments)
+        _decode_on(tokens, slots, positions, last, given, layers, embedding, head, norm, keys, values, cos, sin, scratch, logits, chosen)
 
     forward.__qualname__ = f"{arithmetic_name}.forward"  # each has a file of its own in the cache: they may be compiled at once
     try:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
+from numba import typeof
 from numpy.typing import NDArray
 
 from workers.engine.attention import room_for
@@ -26,12 +27,14 @@ class FusedRunner:
 
     takes_rows = True
     reads_guesses = True
-    compiled = staticmethod(forward)
+    compiled: Any = staticmethod(forward)
 
     def __init__(self, weights: Weights, *, threads: int, max_batch: int, max_seq_len: int):
         config = weights.config
         self.max_batch, self.max_seq_len, self.vocab_size = max_batch, min(max_seq_len, config.max_seq_len), config.vocab_size
         self._weights = weights
+        # For the types of our arguments, which do not change: numba would look at all of them at each call, 8 µs long.
+        self._compiled: Callable[..., None] | None = None
         self._cos, self._sin = _rope_tables(config.rope_theta, config.head_dim, self.max_seq_len)
         self._cache = KeysAndValues(config.n_layers, max_batch, config.n_kv_heads, config.head_dim, self.max_seq_len, PANEL)
         self._keys, self._values = self._cache.keys, self._cache.values
@@ -50,7 +53,7 @@ class FusedRunner:
         return 0
 
     def forward(self, chunks: Sequence[Chunk]) -> Logits:
-        wanted = np.cumsum([0, *(chunk.wanted for chunk in chunks)]).tolist()
+        wanted = list(accumulate((chunk.wanted for chunk in chunks), initial=0))
         if wanted[-1] > len(self._logits):
             self._logits = np.empty((wanted[-1], self._logits.shape[1]), np.float32)
         self._share_out(chunks, lambda begin, end, scratch: self._run(chunks[begin:end], wanted[begin], scratch))
@@ -117,10 +120,13 @@ class FusedRunner:
         """The compiled code, which writes logits into the rows from `first` on. Where they end."""
         w, end = self._weights, first + len(last)
         tokens, slots, positions = np.array(rows, np.int64).T.copy()
-        self.compiled(
+        arguments = (
             tokens, slots, positions, np.array(last, np.int64), given, w.layers, w.embedding, w.head, w.norm, self._keys, self._values,
             self._cos, self._sin, scratch, self._logits[first:end], chosen or self._none_chosen,
         )  # fmt: skip
+        if self._compiled is None:
+            self._compiled = self.compiled.compile(tuple(map(typeof, arguments)))
+        self._compiled(*arguments)
         return end
 
     def bytes_of(self, tokens: int) -> int:
@@ -164,6 +170,7 @@ def _scratch(config: ModelConfig, rows: int, max_seq_len: int, room: Any) -> Scr
     return Scratch(
         stream=floats(rows, d), normed=floats(rows, d), wide=floats(rows, _padded(max(2 * hidden, attended + 2 * config.n_kv_heads * config.head_dim))),
         hidden=floats(rows, max(hidden, attended)), narrow=floats(copies, _padded(d)), copied=floats(copies, d),
+        queries=floats(config.n_kv_heads, rows, config.n_heads // config.n_kv_heads, config.head_dim),
         attending=room_for(config.head_dim, max_seq_len), room=room,
         chosen=np.zeros(copies, np.int64), share=floats(copies), place=np.zeros(copies, np.int64),
         ends=np.zeros(config.n_experts + 1, np.int64), ranks=floats(2, max(1, config.n_experts)),

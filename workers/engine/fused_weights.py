@@ -101,7 +101,7 @@ def arrange(config: ModelConfig, state: State) -> Weights:
         router=stacked("feed_forward.router.weight", mixed) if mixed else np.zeros((0, 1, 1), np.float32),
         bias=stacked("feed_forward.router.bias", mixed), gate_up=experts("gate_up"), down=experts("down"),
         shared_gate_up=network("shared.gate_up", shared), shared_down=network("shared.down", shared),
-        heads=config.n_heads, dense_layers=config.dense_layers, d_dense=config.d_dense, d_expert=config.d_expert,
+        dense_layers=config.dense_layers, d_dense=config.d_dense, d_expert=config.d_expert,
         d_shared=config.n_shared_experts * config.d_expert, top_k=config.top_k, sigmoid=config.router == "sigmoid", eps=config.norm_eps,
     )  # fmt: skip
     _require_shapes(config, layers, state)

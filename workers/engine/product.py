@@ -27,6 +27,8 @@ _HAS_AVX512 = bool(llvm.get_host_cpu_features().get("avx512f"))
 # 32 registers of 16 floats, or half as many of half the width: sums, one vector of weights each, and a spread input must fit.
 VECTORS, MAX_ROWS = (4, 6) if _HAS_AVX512 else (2, 2)
 PANEL = LANES * VECTORS
+HALF = PANEL // 2
+AHEAD = 8192  # bytes of weights that are fetched before they are needed: nearer and they come late, farther and they drive out what is in use
 
 
 def padded(outputs: int) -> int:
@@ -42,23 +44,29 @@ def pack(weight: NDArray[Any]) -> NDArray[np.float32]:
     return np.ascontiguousarray(whole.reshape(inputs, -1, PANEL).transpose(1, 0, 2))
 
 
-def _tile(rows: int) -> Any:
-    """An intrinsic for `rows` rows × one panel; the sums stay in registers."""
+def _tile(rows: int, at_once: int = 1) -> Any:
+    """An intrinsic for `rows` rows × one panel; the sums stay in registers. `at_once`: see `_emit`."""
 
     @intrinsic
-    def tile(typing_context, x, x_stride, x_scale, out, out_stride, panel, step, inputs):
-        del typing_context, x, x_stride, x_scale, out, out_stride, panel, step, inputs
-        return types.void(*[types.intp] * 8), lambda context, builder, signature, args: _emit(context, builder, args, rows)
+    def tile(typing_context, x, x_stride, x_scale, out, out_stride, panel, step, inputs, ahead):
+        del typing_context, x, x_stride, x_scale, out, out_stride, panel, step, inputs, ahead
+        return types.void(*[types.intp] * 9), lambda context, builder, signature, args: _emit(context, builder, args, rows, at_once)
 
     return tile
 
 
-def _emit(context: Any, builder: Any, args: list[Any], rows: int) -> Any:
-    """`out[r, o] = Σ x[r, i] · panel[i, o]`. Addresses and strides in bytes, `step` from input to input; at least one input."""
-    x, x_stride, _, out, out_stride, panel, step, inputs = args
+def _emit(context: Any, builder: Any, args: list[Any], rows: int, at_once: int) -> Any:
+    """`out[r, o] = Σ x[r, i] · panel[i, o]`. Addresses and strides in bytes, `step` from input to input; at least one input. What is so many bytes
+    `ahead` of the panel is fetched meanwhile.
+
+    `at_once` inputs are taken together, each into sums of its own, of as much less of a panel: as many sums are needed to keep both multipliers busy.
+    There `x` must be 0 up to a multiple of `at_once` inputs.
+    """
+    x, x_stride, _, out, out_stride, panel, step, inputs, ahead = args
     int64, single = ir.IntType(64), ir.FloatType()
     vector = ir.VectorType(single, LANES)
     undefined, first_lane = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    vectors = VECTORS // at_once
     # `fmuladd`, unlike `fma`, becomes two instructions rather than a call where the processor cannot do both at once.
     name = f"llvm.fmuladd.v{LANES}f32"
     multiply_add = builder.module.globals.get(name) or ir.Function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
@@ -73,31 +81,50 @@ def _emit(context: Any, builder: Any, args: list[Any], rows: int) -> Any:
     before, body, after = builder.block, builder.append_basic_block("inputs"), builder.append_basic_block("done")
     builder.branch(body)
     builder.position_at_end(body)
-    i = builder.phi(int64)
-    sums = [[builder.phi(vector) for _ in range(VECTORS)] for _ in range(rows)]
-    w = at(panel, builder.mul(i, step))
-    weights = [load(at(w, 4 * LANES * v), vector) for v in range(VECTORS)]
-    following = []
-    for r in range(rows):
-        value = load(at(x_rows[r], builder.mul(i, int64(4))), single)
-        spread = builder.shuffle_vector(builder.insert_element(undefined, value, ir.IntType(32)(0)), undefined, first_lane)
-        following.append([builder.call(multiply_add, [spread, weights[v], sums[r][v]]) for v in range(VECTORS)])
+    first = builder.phi(int64)
+    sums = [[[builder.phi(vector) for _ in range(vectors)] for _ in range(rows)] for _ in range(at_once)]
+    following: list[list[list[Any]]] = []
+    for n in range(at_once):
+        i = at(first, n)
+        # Of an input too many its `x` is 0; what it is multiplied with must only be there.
+        there = i if not n else builder.select(builder.icmp_signed("<", i, inputs), i, first)
+        w = at(panel, builder.mul(there, step))
+        weights = [load(at(w, 4 * LANES * v), vector) for v in range(vectors)]
+        for v in range(vectors if rows > 1 else 0):  # one row waits for its own weights
+            prefetch(builder, at(at(w, ahead), 4 * LANES * v))
+        following.append([])
+        for r in range(rows):
+            value = load(at(x_rows[r], builder.mul(i, int64(4))), single)
+            spread = builder.shuffle_vector(builder.insert_element(undefined, value, ir.IntType(32)(0)), undefined, first_lane)
+            following[n].append([builder.call(multiply_add, [spread, weights[v], sums[n][r][v]]) for v in range(vectors)])
     zero = ir.Constant(vector, [0.0] * LANES)
-    for r in range(rows):
-        for v in range(VECTORS):
-            sums[r][v].add_incoming(zero, before)
-            sums[r][v].add_incoming(following[r][v], body)
-    more = builder.add(i, int64(1))
-    i.add_incoming(int64(0), before)
-    i.add_incoming(more, body)
+    for n in range(at_once):
+        for r in range(rows):
+            for v in range(vectors):
+                sums[n][r][v].add_incoming(zero, before)
+                sums[n][r][v].add_incoming(following[n][r][v], body)
+    more = at(first, at_once)
+    first.add_incoming(int64(0), before)
+    first.add_incoming(more, body)
     builder.cbranch(builder.icmp_signed("<", more, inputs), body, after)
 
     builder.position_at_end(after)
     for r in range(rows):
-        for v in range(VECTORS):
+        for v in range(vectors):
+            total = following[0][r][v]
+            for n in range(1, at_once):
+                total = builder.fadd(total, following[n][r][v])
             target = at(at(out, builder.mul(out_stride, int64(r))), 4 * LANES * v)
-            builder.store(following[r][v], builder.inttoptr(target, vector.as_pointer()), align=4)
+            builder.store(total, builder.inttoptr(target, vector.as_pointer()), align=4)
     return context.get_dummy_value()
+
+
+def prefetch(builder: Any, address: Any) -> None:
+    """Fetch the line at `address`, which need not be there, into the nearest cache."""
+    pointer, whole = ir.IntType(8).as_pointer(), ir.IntType(32)
+    name = "llvm.prefetch.p0"
+    function = builder.module.globals.get(name) or ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [pointer, whole, whole, whole]), name)
+    builder.call(function, [builder.inttoptr(address, pointer), whole(0), whole(3), whole(1)])
 
 
 def in_tiles(tiles: list[Any]) -> Any:
@@ -111,8 +138,10 @@ def in_tiles(tiles: list[Any]) -> Any:
     @njit(**INNER)
     def multiply_panel(x, x_stride, x_scale, rows, out, out_stride, weights):
         row = 0
-        for left in range((rows + most - 1) // most, 0, -1):
-            size = (rows - row + left - 1) // left  # of about the same size all: a last tile of one row would be a slow one
+        while row < rows:
+            size = rows - row
+            if size > most:
+                size = most if size >= 2 * most else (size + 1) >> 1  # two of about the same size at last: one of a single row would be a slow one
             a, s, b = x + row * x_stride, x_scale + row * 4, out + row * out_stride
             if size == 1:
                 tile_1(a, x_stride, s, b, out_stride, *weights)
@@ -131,8 +160,10 @@ def in_tiles(tiles: list[Any]) -> Any:
     return multiply_panel
 
 
-# weights: (panel, step, inputs), `step` bytes from input to input; `x_scale` is not looked at.
+# weights: (panel, step, inputs, ahead), of which `_emit` tells; `x_scale` is not looked at.
 multiply_panel = in_tiles([_tile(rows) for rows in range(1, 7)])
+# The same for half a panel, two inputs at once (`_emit`): for values that are no wider.
+multiply_half = in_tiles([_tile(rows, 2) for rows in range(1, 7)])
 
 
 @njit(**CALLABLE)
@@ -141,4 +172,4 @@ def product(x, rows, panels, out):
     inputs, x_stride, out_stride = panels.shape[1], x.strides[0], out.strides[0]
     for number in range(len(panels)):
         panel, to = panels.ctypes.data + number * inputs * PANEL * 4, out.ctypes.data + number * PANEL * 4
-        multiply_panel(x.ctypes.data, x_stride, 0, rows, to, out_stride, (panel, PANEL * 4, inputs))
+        multiply_panel(x.ctypes.data, x_stride, 0, rows, to, out_stride, (panel, PANEL * 4, inputs, AHEAD))

@@ -3,31 +3,50 @@
 Each row is computed alone, so that it is the same in any company. Compiled into whoever calls them (`fused.py`).
 """
 
-from math import floor, sqrt
+from math import sqrt
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from workers.engine.product import INNER
+from workers.engine.product import INNER, PANEL
 
 # All of LLVM's freedom but `nnan` and `ninf`: a chosen expert's rank becomes infinite, and a damaged model's numbers must stay NaN.
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 
 
+# In 32 bits, sixteen at a time: numba's own arithmetic of whole numbers, and its `floor`, are 64 wide, half as many and with conversions between.
+
+
 @intrinsic
-def _as_float(typing_context, bits):
-    """The float32 whose bits these are."""
-    del typing_context, bits
-    return types.float32(types.int32), lambda context, builder, signature, args: builder.bitcast(args[0], ir.FloatType())
+def _floor(typing_context, x):
+    del typing_context, x
+
+    def emit(context, builder, signature, args):
+        name, single = "llvm.floor.f32", ir.FloatType()
+        return builder.call(builder.module.globals.get(name) or ir.Function(builder.module, ir.FunctionType(single, [single]), name), args)
+
+    return types.float32(types.float32), emit
+
+
+@intrinsic
+def _power_of_two(typing_context, n):
+    """2^n for whole -127 < n ≤ 127; 0 for -127."""
+    del typing_context, n
+
+    def emit(context, builder, signature, args):
+        bits = ir.IntType(32)
+        return builder.bitcast(builder.shl(builder.add(builder.fptosi(args[0], bits), bits(127)), bits(23)), ir.FloatType())
+
+    return types.float32(types.float32), emit
 
 
 @njit(**INNER, fastmath=FAST, inline="always")
 def exp(x):
-    """e^x to 3e-7, in code that runs sixteen at a time: 2^n · e^r with |r| ≤ ln 2 / 2, a polynomial (Cephes, expf)."""
-    x = min(max(x, np.float32(-87.0)), np.float32(88.0))
-    n = np.float32(floor(x * np.float32(1.44269504) + np.float32(0.5)))
+    """e^x to 3e-7, 0 where that is less than any normal number: 2^n · e^r with |r| ≤ ln 2 / 2, a polynomial (Cephes, expf)."""
+    x = min(max(x, np.float32(-88.0)), np.float32(88.0))
+    n = _floor(x * np.float32(1.44269504) + np.float32(0.5))  # type: ignore[call-arg, var-annotated]
     r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
     p = np.float32(1.9875691500e-4)
     p = p * r + np.float32(1.3981999507e-3)
@@ -35,7 +54,7 @@ def exp(x):
     p = p * r + np.float32(4.1665795894e-2)
     p = p * r + np.float32(1.6666665459e-1)
     p = p * r + np.float32(5.0000001201e-1)
-    return (p * r * r + r + np.float32(1.0)) * _as_float((np.int32(n) + np.int32(127)) << np.int32(23))  # type: ignore[call-arg]
+    return (p * r * r + r + np.float32(1.0)) * _power_of_two(n)
 
 
 @njit(**INNER, fastmath=FAST)
@@ -53,66 +72,110 @@ def normalise(x, rows, weight, eps, into):
 
 
 @njit(**INNER, fastmath=FAST)
-def rotate(heads, cos, sin, count, width):
-    """Turn the first `count` heads of one row in place. `cos`, `sin`: (width / 2,) of the row's position."""
-    half = width // 2
-    for head in range(count):
-        first, second = heads[head * width : head * width + half], heads[head * width + half : (head + 1) * width]
-        for i in range(half):
-            a, b = first[i], second[i]
-            first[i] = a * cos[i] - b * sin[i]
-            second[i] = b * cos[i] + a * sin[i]
+def rotate(head, cos, sin, factor, into):
+    """`into`, (width,), is one head of one row, turned, times `factor`. `cos`, `sin`: (width / 2,) of the row's position."""
+    half = len(cos)
+    for i in range(half):
+        a, b = head[i], head[half + i]
+        into[i] = (a * cos[i] - b * sin[i]) * factor
+        into[half + i] = (b * cos[i] + a * sin[i]) * factor
 
 
 @intrinsic
-def _as_bits(typing_context, number):
-    """The bits of a float32."""
+def _magnitude(typing_context, number):
+    """The bits of a float32 without the sign, int32: they are ordered as |number| is. (A maximum of floats, which NaN spoils, LLVM leaves narrow.)"""
     del typing_context, number
-    return types.int32(types.float32), lambda context, builder, signature, args: builder.bitcast(args[0], ir.IntType(32))
+
+    def emit(context, builder, signature, args):
+        bits = ir.IntType(32)
+        return builder.and_(builder.bitcast(args[0], bits), bits(0x7FFFFFFF))
+
+    return types.int32(types.float32), emit
+
+
+@intrinsic
+def _order(typing_context, number):
+    """An int32 that is ordered as float32 are; `_unorder` turns it back. Bits of negative ones are ordered the other way round: all but the sign is turned over."""
+    del typing_context, number
+    return types.int32(types.float32), lambda context, builder, signature, args: _turn(builder, builder.bitcast(args[0], ir.IntType(32)))
+
+
+@intrinsic
+def _unorder(typing_context, order):
+    del typing_context, order
+    return types.float32(types.int32), lambda context, builder, signature, args: builder.bitcast(_turn(builder, args[0]), ir.FloatType())
+
+
+def _turn(builder, bits):
+    return builder.xor(bits, builder.and_(builder.ashr(bits, bits.type(31)), bits.type(0x7FFFFFFF)))
+
+
+@intrinsic
+def _larger(typing_context, a, b):
+    del typing_context, a, b
+    return types.int32(types.int32, types.int32), lambda context, builder, signature, args: _select(builder, ">", args)
+
+
+@intrinsic
+def _smaller(typing_context, a, b):
+    del typing_context, a, b
+    return types.int32(types.int32, types.int32), lambda context, builder, signature, args: _select(builder, "<", args)
+
+
+def _select(builder, relation, args):
+    return builder.select(builder.icmp_signed(relation, *args), *args)
 
 
 @njit(**INNER)
 def largest_magnitude(values, count):
-    """The largest |value|. Whole numbers, which bits without the sign are ordered as: LLVM keeps a maximum of floats, which NaN spoils, from running wide."""
+    """The largest |value|; NaN where any is NaN, whose bits are larger than all others."""
     largest = np.int32(0)
     for i in range(count):
-        largest = max(largest, _as_bits(values[i]) & np.int32(0x7FFFFFFF))  # type: ignore[call-arg]
-    return _as_float(largest)  # type: ignore[call-arg]
+        largest = _larger(largest, _magnitude(values[i]))  # type: ignore[call-arg]
+    return _unorder(largest)  # type: ignore[call-arg]
 
 
 @njit(**INNER)
 def _largest(values, count):
-    """The largest value. Negative ones are ordered the other way round by their bits, until all but the sign are turned over."""
     largest = np.int32(-0x7FFFFFFF)
     for i in range(count):
-        bits = _as_bits(values[i])  # type: ignore[call-arg, var-annotated]
-        largest = max(largest, bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
-    return _as_float(largest ^ ((largest >> np.int32(31)) & np.int32(0x7FFFFFFF)))  # type: ignore[call-arg]
+        largest = _larger(largest, _order(values[i]))  # type: ignore[call-arg]
+    return _unorder(largest)  # type: ignore[call-arg]
 
 
 @njit(**INNER)
 def likeliest(logits, count):
     """Where the largest of the first `count` is, the first where there are several; -1 where it is not finite, or any is NaN."""
-    widest = largest_magnitude(logits, count)  # of all floats NaN has the largest bits, whatever its sign
+    widest = largest_magnitude(logits, count)
     largest = _largest(logits, count)
     if not (widest <= np.float32(np.inf) and abs(largest) < np.float32(np.inf)):
         return -1
     first = np.int32(count)
     for i in range(count):
-        first = min(first, np.int32(i) if logits[i] == largest else np.int32(count))
+        first = _smaller(first, np.int32(i) if logits[i] == largest else np.int32(count))  # type: ignore[call-arg]
     return first
 
 
 @njit(**INNER, fastmath=FAST)
-def softmax(scores, length):
-    """In place, but for the division: 1 / Σ is returned."""
-    largest = _largest(scores, length)
+def softmax(scores, seen, panels):
+    """In place, of the first `seen`. The rest of so many panels becomes 0: whole panels run 16 wide throughout."""
+    largest = np.float32(-np.inf)
+    for panel in range(panels):
+        part, there = scores[panel * PANEL : (panel + 1) * PANEL], np.float32(seen - panel * PANEL)
+        for p in range(PANEL):
+            part[p] = part[p] if np.float32(p) < there else np.float32(-np.inf)
+        largest = max(largest, _largest(part, PANEL))
     total = np.float32(0.0)
-    for p in range(length):
-        e = exp(scores[p] - largest)
-        scores[p] = e
-        total += e
-    return np.float32(1.0) / total
+    for panel in range(panels):
+        part = scores[panel * PANEL : (panel + 1) * PANEL]
+        for p in range(PANEL):
+            part[p] = exp(part[p] - largest)
+            total += part[p]
+    inverse = np.float32(1.0) / total
+    for panel in range(panels):
+        part = scores[panel * PANEL : (panel + 1) * PANEL]
+        for p in range(PANEL):
+            part[p] *= inverse
 
 
 @njit(**INNER, fastmath=FAST)
