@@ -12,4 +12,4 @@ COPY --chown=dsportal . .
 USER dsportal
 VOLUME /data
 EXPOSE 8000
-CMD ["python", "-m", "granian", "--interface", "wsgi", "--host", "0.0.0.0", "--port", "8000", "--workers", "2", "--blocking-threads", "48", "--http1-header-read-timeout", "75000", "dsportal.wsgi:application"]
+CMD ["python", "-m", "granian", "--interface", "wsgi", "--host", "0.0.0.0", "--port", "8000", "--workers", "2", "--blocking-threads", "48", "--http1-header-read-timeout", "60000", "dsportal.wsgi:application"]

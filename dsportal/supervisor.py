@@ -27,8 +27,8 @@ BASE = Path(__file__).resolve().parent.parent
 CORES = os.cpu_count() or 1
 WEB_PROCESSES, WEB_THREADS = min(4, CORES), 48
 # A connection on which nobody asks is closed after so long. Who asks again at that very moment loses the question, and must not repeat a POST unasked: so it
-# is longer than the 60 s after which most proxies and clients close theirs.
-IDLE_SECONDS = 75
+# is as long as granian takes it, which is what most proxies keep theirs.
+IDLE_SECONDS = 60
 MAX_ASKING = 40  # questions that one of them is at; the other threads carry pages, and refusals
 MIN_FREE_BYTES = 500 * 1024**2
 STARTUP_SECONDS = 60.0
