@@ -1,12 +1,16 @@
 """A process's connections to Redis. Every call has a timeout; what may be done twice is tried again after one."""
 
-from collections.abc import Mapping
+import hashlib
+import os
+from collections import deque
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import redis
 from django.conf import settings
 from redis.backoff import ExponentialBackoff
-from redis.commands.core import Script
+from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 
@@ -33,34 +37,67 @@ def _connected(*tried_again: type[Exception]) -> redis.Redis:
     )
 
 
-# KEYS: hashes and streams. ARGV, for each of them: how many seconds a hash is kept (0: it is a stream), how many names and values, and these.
-_WRITE = """
-local at = 1
-for _, key in ipairs(KEYS) do
-  local kept, last = tonumber(ARGV[at]), at + 1 + tonumber(ARGV[at + 1])
-  if kept == 0 then
-    redis.call('XADD', key, '*', unpack(ARGV, at + 2, last))
-  else
-    for name = at + 2, last, 2 do redis.call('HINCRBY', key, ARGV[name], ARGV[name + 1]) end
-    redis.call('EXPIRE', key, kept)
+class Script:
+    """What Redis is to do in one go, in Lua, as `counting` does it. Over connections of its own: the client's pool and what it observes of each command
+    take as long as the command itself, and an answer from the cache is one command."""
+
+    def __init__(self, lua: str):
+        self._lua, self._sha = lua, hashlib.sha1(lua.encode(), usedforsecurity=False).hexdigest()
+
+    def __call__(self, keys: Sequence[str], args: Sequence[str | bytes | float]) -> Any:
+        """Raises RedisError."""
+        try:
+            return _done("EVALSHA", self._sha, len(keys), *keys, *args)
+        except NoScriptError:  # a Redis that was started anew, or has never heard it
+            return _done("EVAL", self._lua, len(keys), *keys, *args)
+
+
+_idle: deque[redis.Connection] = deque()  # the one that was used last is the next: the others may rest
+os.register_at_fork(after_in_child=_idle.clear)
+
+
+def _done(*command: str | bytes | float) -> Any:
+    try:
+        line = _idle.pop()
+    except IndexError:
+        line = counting().connection_pool.make_connection()
+
+    def ask() -> Any:
+        line.send_command(*command)
+        return line.read_response()
+
+    try:
+        return line.retry.call_with_retry(ask, lambda _error: line.disconnect())
+    finally:
+        _idle.append(line)
+
+
+# `write(key, at)`: what a ledger says, from KEYS[key] and ARGV[at] on. KEYS: hashes and streams. ARGV, for each of them: how many seconds a hash is kept
+# (0: it is a stream), how many names and values, and these.
+WRITE = """
+local function write(key, at)
+  for number = key, #KEYS do
+    local kept, last = tonumber(ARGV[at]), at + 1 + tonumber(ARGV[at + 1])
+    if kept == 0 then
+      redis.call('XADD', KEYS[number], '*', unpack(ARGV, at + 2, last))
+    else
+      for name = at + 2, last, 2 do redis.call('HINCRBY', KEYS[number], ARGV[name], ARGV[name + 1]) end
+      redis.call('EXPIRE', KEYS[number], kept)
+    end
+    at = last + 1
   end
-  at = last + 1
 end
 """
-
-
-@lru_cache(maxsize=1)
-def _write() -> Script:
-    return counting().register_script(_WRITE)
+_write = Script(f"{WRITE} write(1, 1)")
 
 
 class Ledger:
     """What is to be added to counters and to streams: all of it by one command, and all or nothing. The same ten commands in a pipeline take the client
-    several times as long."""
+    several times as long. `keys` and `args` are those of `WRITE`, for a script that looks before it writes."""
 
     def __init__(self) -> None:
-        self._keys: list[str] = []
-        self._args: list[str | bytes | int] = []
+        self.keys: list[str] = []
+        self.args: list[str | bytes | int] = []
 
     def add(self, key: str, counts: Mapping[str, int], *, kept_seconds: int) -> None:
         """To the fields of a hash, which is kept so long from then on."""
@@ -72,10 +109,10 @@ class Ledger:
 
     def write(self) -> None:
         """Raises RedisError."""
-        if self._keys:
-            _write()(keys=self._keys, args=self._args, client=counting())
+        if self.keys:
+            _write(self.keys, self.args)
 
     def _write_down(self, key: str, kept_seconds: int, fields: Mapping[str, str | bytes | int]) -> None:
         if fields:
-            self._keys.append(key)
-            self._args += [kept_seconds, 2 * len(fields), *(part for field in fields.items() for part in field)]
+            self.keys.append(key)
+            self.args += [kept_seconds, 2 * len(fields), *(part for field in fields.items() for part in field)]

@@ -1,6 +1,6 @@
 """How many requests and tokens a minute an API token may use: sliding windows in Redis, shared by all web processes.
 
-A request counts when it comes. How many tokens it uses is known at its end only, so the one that crosses the limit is still answered,
+A request counts, whatever becomes of it. How many tokens it uses is known at its end only, so the one that crosses the limit is still answered,
 and the next one waits. Headers and refusals are as OpenAI's, whose clients wait and try again by themselves.
 """
 
@@ -16,7 +16,7 @@ from django.utils.translation import gettext as _
 from apps.accounts.models import ApiToken
 from apps.accounts.problems import QUEUE_OUTAGES, Busy
 from apps.monitoring import names
-from apps.redis import Ledger, connection
+from apps.redis import WRITE, Ledger, Script
 
 REQUESTS, TOKENS = "requests", "tokens"
 
@@ -24,11 +24,13 @@ REQUESTS, TOKENS = "requests", "tokens"
 MINUTE = 60.0
 
 # A sliding window as a counter of this minute and the share of the last one's that the window still covers (as Cloudflare counts).
-# KEYS: the two minutes' hashes, the epoch. ARGV: that share; the limit of requests and of tokens, 0 for none; requests to take, 0 to look only; how
-# long a minute is kept.
+# KEYS: the two minutes' hashes, the epoch, a ledger's. ARGV: that share; the limit of requests and of tokens, 0 for none; requests to take, 0 to look
+# only; how long a minute is kept; the epoch in which the ledger is to be written; the ledger.
 # Which limit is reached ('' for none), then this minute's and the last one's requests and tokens, then the epoch.
-_TAKE = """
-local share, count = tonumber(ARGV[1]), {}
+_TAKE = Script(
+    WRITE
+    + """
+local share = tonumber(ARGV[1])
 local now = redis.call('HMGET', KEYS[1], 'requests', 'tokens')
 local before = redis.call('HMGET', KEYS[2], 'requests', 'tokens')
 local full = ''
@@ -41,8 +43,11 @@ if full == '' and tonumber(ARGV[4]) > 0 then
   now[1] = redis.call('HINCRBY', KEYS[1], 'requests', ARGV[4])
   redis.call('EXPIRE', KEYS[1], ARGV[5])
 end
-return {full, now[1], before[1], now[2], before[2], redis.call('GET', KEYS[3])}
+local epoch = redis.call('GET', KEYS[3])
+if full == '' and epoch == ARGV[6] then write(4, 7) end
+return {full, now[1], before[1], now[2], before[2], epoch}
 """
+)
 KEPT_SECONDS = 150  # two minutes, and a little
 
 
@@ -70,7 +75,7 @@ class Window:
 
 
 class Quota:
-    """Of one API token. Without limits it asks Redis nothing; with some, once a request, and hears by the way in which `epoch` that came
+    """Of one request and its API token. Without limits it asks Redis nothing by itself; with some, once, and hears by the way in which `epoch` that came
     (`apps.serving.epoch`)."""
 
     def __init__(self, token: ApiToken | None, clock: Callable[[], float] = time.time):
@@ -80,13 +85,30 @@ class Quota:
         }  # fmt: skip
         self._owner = token.pk if token else ""
         self._clock = clock
-        self._asked = False
+        self._asked = self._taken = False
         self.epoch: str | None = None
         self.windows = {kind: Window(kind, limit) for kind, limit in limits.items() if limit}
 
     def take_request(self) -> None:
-        """Busy where a window is full."""
-        if self.windows and (full := self._ask(requests=1)):
+        """Once, however often this is called. Busy where a window is full."""
+        if self.windows and not self._taken:
+            self._take()
+
+    def take_and_write(self, ledger: Ledger, *, tokens: int, epoch: str) -> bool:
+        """Take the request and its tokens and write the ledger, all by one command. False where `epoch` is over: then the request is taken, and nothing
+        else. Busy, RedisError."""
+        if TOKENS in self.windows:
+            ledger.add(self._key(0), {TOKENS: tokens}, kept_seconds=KEPT_SECONDS)
+        self._take(ledger, epoch)
+        if self.epoch != epoch:
+            return False
+        if TOKENS in self.windows:
+            self.windows[TOKENS].now += tokens
+        return True
+
+    def _take(self, ledger: Ledger | None = None, epoch: str = "") -> None:
+        self._taken = True
+        if full := self._ask(1 if self.windows else 0, ledger, epoch):
             self._refuse(self.windows[full])
 
     def spend_tokens(self, count: int, ledger: Ledger) -> None:
@@ -107,11 +129,13 @@ class Quota:
             }
         return found
 
-    def _ask(self, requests: int) -> str:
-        """Which limit is reached; none counts then."""
+    def _ask(self, requests: int, ledger: Ledger | None = None, epoch: str = "") -> str:
+        """Which limit is reached; nothing is counted or written then."""
         limits = [self.windows[kind].limit if kind in self.windows else 0 for kind in (REQUESTS, TOKENS)]
-        full, *used, self.epoch = connection().register_script(_TAKE)(
-            keys=[self._key(0), self._key(-1), names.SERVING_EPOCH], args=[1 - self._elapsed() / MINUTE, *limits, requests, KEPT_SECONDS]
+        keys, args = (ledger.keys, ledger.args) if ledger else ([], [])
+        full, *used, self.epoch = _TAKE(
+            [self._key(0), self._key(-1), names.SERVING_EPOCH, *keys],
+            [1 - self._elapsed() / MINUTE, *limits, requests, KEPT_SECONDS, epoch, *args],
         )  # fmt: skip
         self._asked = True
         for kind, now, before in ((REQUESTS, *used[:2]), (TOKENS, *used[2:])):
@@ -137,16 +161,22 @@ class Quota:
 
 
 class Metered:
-    # For a DRF view: its requests count, and its answers say what is left. The view hands `self.quota` to whoever knows the tokens.
-    # (No docstring: the API's document would take it for the view's.)
+    # For a DRF view: its requests count, and its answers say what is left. The view hands `self.quota` to whoever asks for it: that one takes the request,
+    # with all that it has to tell Redis besides. (No docstring: the API's document would take it for the view's.)
 
     quota: Quota
 
     def initial(self, request, *args, **kwargs):
         super().initial(request, *args, **kwargs)
         self.quota = Quota(request.auth if isinstance(request.auth, ApiToken) else None)
-        if request.method == "POST":
-            self.quota.take_request()
+
+    def handle_exception(self, exc):
+        if self.request.method == "POST" and hasattr(self, "quota"):
+            try:
+                self.quota.take_request()  # it counts, though nobody could make anything of it
+            except (Busy, *QUEUE_OUTAGES) as refused:
+                exc = refused
+        return super().handle_exception(exc)
 
     def finalize_response(self, request, response, *args, **kwargs):
         response = super().finalize_response(request, response, *args, **kwargs)

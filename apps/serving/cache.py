@@ -13,7 +13,7 @@ from prometheus_client import Gauge
 
 from apps.monitoring import names
 from apps.monitoring.recorder import cache_lookups_total
-from apps.redis import connection
+from apps.redis import Script, connection
 from apps.serving.epoch import change as change_epoch
 from apps.serving.near_cache import NearCache
 
@@ -22,12 +22,12 @@ cache_bytes = Gauge(names.CACHED_BYTES, "Bytes of cached answers", multiprocess_
 near = NearCache(settings.NEAR_CACHE_BYTES)
 
 _KEYS = (names.CACHE_DATA, names.CACHE_USED, names.CACHE_BYTES)
-_GET = """
+_GET = Script("""
 local value = redis.call('HGET', KEYS[1], ARGV[1])
 if value then redis.call('ZADD', KEYS[2], 'XX', ARGV[2], ARGV[1]) end
 return value
-"""
-_PUT = """
+""")
+_PUT = Script("""
 local old = redis.call('HSTRLEN', KEYS[1], ARGV[1])
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
@@ -39,7 +39,7 @@ while bytes > tonumber(ARGV[4]) do
   redis.call('HDEL', KEYS[1], oldest)
 end
 return bytes
-"""
+""")
 
 
 def key_of(*, version: str, messages: list[dict], parameters: dict) -> str:
@@ -49,7 +49,7 @@ def key_of(*, version: str, messages: list[dict], parameters: dict) -> str:
 def get(key: str, epoch: str | None) -> dict | None:
     """`epoch`: in which the version was found."""
     value = near.get(key, epoch)
-    if value is None and (value := connection().register_script(_GET)(keys=_KEYS, args=[key, time.time()])):
+    if value is None and (value := _GET(_KEYS, [key, time.time()])):
         near.put(key, value, epoch)
     cache_lookups_total.labels("hit" if value else "miss").inc()
     return orjson.loads(value) if value else None
@@ -58,7 +58,7 @@ def get(key: str, epoch: str | None) -> dict | None:
 def put(key: str, answer: dict, epoch: str | None) -> None:
     text = orjson.dumps(answer).decode()
     near.put(key, text, epoch)
-    cache_bytes.set(connection().register_script(_PUT)(keys=_KEYS, args=[key, time.time(), text, settings.CACHE_BYTES]))
+    cache_bytes.set(_PUT(_KEYS, [key, time.time(), text, settings.CACHE_BYTES]))
 
 
 def clear_answers() -> None:

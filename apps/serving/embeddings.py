@@ -34,10 +34,12 @@ class Embeddings:
 
 
 def embed(*, texts: list[str], user: User, version: str, quota: Quota | None = None) -> Embeddings:
-    """Problem for what the version cannot embed; Busy, TimedOut, Unavailable."""
+    """Problem for what the version cannot embed; Busy, TimedOut, Unavailable. With a quota the request is taken."""
     request, journey = new_id(), current()
+    if quota:
+        quota.take_request()
     with journey.phase("database", what="version"):
-        model = route(asked=version, subject=str(user.pk)).version
+        model = route(asked=version, subject=str(user.pk), epoch=quota.epoch if quota else None).version
     journey.answered(None, model, CHANNEL)
     outcome, tokens = "error", 0
     try:

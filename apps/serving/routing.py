@@ -56,11 +56,23 @@ def route(*, asked: str | None, subject: str, epoch: str | None = None) -> Route
     if asked and asked not in LIVE_NAMES:
         return Route(find_version(asked), epoch=epoch or current_epoch())
     now = serving_now(epoch or current_epoch())
+    if now.live is None and now.experiment is None:
+        raise Unavailable(_("No version is live yet. The home page tells how long the first one will take."))
+    return _way(now, subject)
+
+
+def remembered_route(*, asked: str | None, subject: str) -> Route | None:
+    """The way of `route` as this process remembers it, good for as long as its epoch is not over; None where it does not."""
+    known = _serving
+    if (asked and asked not in LIVE_NAMES) or known.epoch is None or known.until < time.monotonic() or known.live is None:
+        return None
+    return _way(known, subject)
+
+
+def _way(now: Serving, subject: str) -> Route:
     if now.experiment:
         arm = arm_of(now.experiment, subject)
         return Route(getattr(now.experiment, arm), now.experiment, arm, now.epoch)
-    if now.live is None:
-        raise Unavailable(_("No version is live yet. The home page tells how long the first one will take."))
     return Route(now.live, epoch=now.epoch)
 
 

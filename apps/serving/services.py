@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+import orjson
 from django.conf import settings
 from django.db import transaction
 from django.utils.translation import gettext as _
@@ -25,7 +26,7 @@ from apps.serving.context import fitted
 from apps.serving.models import Answer, Conversation
 from apps.serving.pictures import for_version, picture_of
 from apps.serving.questions import Question, prompt_key
-from apps.serving.routing import Route, route
+from apps.serving.routing import Route, remembered_route, route
 from apps.serving.turns import turns
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,9 @@ class Pending:
 
     def pieces(self) -> Iterator[str]:
         """The answer's text, piece by piece. Closing the iterator early stops the work and remembers what came."""
+        if self.row is not None:  # it was known, and is written
+            yield self.text
+            return
         status, error = Answer.Status.OK, ""
         try:
             yield from self._from_cache() or self._from_engine()
@@ -125,6 +129,25 @@ class Pending:
             pass
         return self.text
 
+    def answer_at_once(self) -> bool:
+        """From what this process has, with the request, its tokens and all that is remembered of it by one command to Redis, which does nothing of that
+        once something else serves. False where that is so, or the answer is not here. Busy, RedisError."""
+        key = cache.key_of(version=self.route.version.pk, messages=self.question.messages, parameters=self.question.parameters)
+        known = cache.near.get(key, self.route.epoch)
+        if known is None:
+            return False
+        with self.journey.phase("cache"):
+            self._take(orjson.loads(known))
+        with self.journey.phase("database", what="answer"):
+            row, ledger = self._row(Answer.Status.OK), Ledger()
+            answer_log.append(row, ledger)
+            if not self.quota.take_and_write(ledger, tokens=self.prompt_tokens + self.completion_tokens, epoch=self.route.epoch):
+                return False
+        self.row = row
+        cache_lookups_total.labels("hit").inc()
+        self._tell(Answer.Status.OK)
+        return True
+
     def _from_cache(self) -> list[str] | None:
         self._key = ""
         if not self.question.is_deterministic:
@@ -134,11 +157,15 @@ class Pending:
             found = cache.get(self._key, self.route.epoch)
         if found is None:
             return None
+        self._take(found)
+        return [self.text]
+
+    def _take(self, found: dict) -> None:
+        """The answer as it was cached."""
         self.cached, self.text = True, found["text"]
         self.prompt_tokens, self.completion_tokens = found["prompt_tokens"], found["completion_tokens"]
         self.finish_reason, self.logprobs = found["finish_reason"], found.get("logprobs", [])
         self.first_token_ms = self.elapsed_ms
-        return [self.text]
 
     def _from_engine(self) -> Iterator[str]:
         """One computation for all who ask the same at the same time: the first one's, whose stream the others read too."""
@@ -258,20 +285,9 @@ class Pending:
         return not line.is_there(self._number) and bool(workers("inference"))
 
     def _remember(self, status: str, error: str) -> None:
-        self.journey.answered(self.id, self.route.version, self.channel)
-        self.row = Answer(
-            id=self.id, conversation=self.conversation, model_version=self.route.version, experiment=self.route.experiment, arm=self.route.arm,
-            user=self.user, route=self.channel, prompt=self.question.prompt[:8000], prompt_key=prompt_key(self.question.prompt, picture_of(self.question.messages)),
-            messages=self.question.messages, parameters=self.question.parameters, text=self.text, status=status, error=error[:300],
-            cached=self.cached, prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, latency_ms=self.elapsed_ms,
-            first_token_ms=self.first_token_ms,
-        )  # fmt: skip
-        ledger = Ledger()  # one way to Redis and back for all that is remembered of an answer
+        self._tell(status)
+        self.row, ledger = self._row(status, error), Ledger()
         answer_log.append(self.row, ledger)
-        self.journey.observe(
-            version=self.route.version.pk, route=self.channel, outcome=recorder.BUSY if self._refused else status, cached=self.cached,
-            prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, first_token_ms=self.first_token_ms,
-        )  # fmt: skip
         if self.quota:
             self.quota.spend_tokens(self.prompt_tokens + self.completion_tokens, ledger)
         try:
@@ -280,13 +296,39 @@ class Pending:
             log.warning("answer %s is written to the database at once: %s", self.id, lost)
             answer_log.write([self.row])
 
+    def _row(self, status: str, error: str = "") -> Answer:
+        return Answer(
+            id=self.id, conversation=self.conversation, model_version=self.route.version, experiment=self.route.experiment, arm=self.route.arm,
+            user=self.user, route=self.channel, prompt=self.question.prompt[:8000], prompt_key=prompt_key(self.question.prompt, picture_of(self.question.messages)),
+            messages=self.question.messages, parameters=self.question.parameters, text=self.text, status=status, error=error[:300],
+            cached=self.cached, prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, latency_ms=self.elapsed_ms,
+            first_token_ms=self.first_token_ms,
+        )  # fmt: skip
+
+    def _tell(self, status: str) -> None:
+        """Its journey, which counts it."""
+        self.journey.answered(self.id, self.route.version, self.channel)
+        self.journey.observe(
+            version=self.route.version.pk, route=self.channel, outcome=recorder.BUSY if self._refused else status, cached=self.cached,
+            prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, first_token_ms=self.first_token_ms,
+        )  # fmt: skip
+
 
 def ask(
     *, question: Question, user: User | None, channel: str, version: str | None = None, conversation: Conversation | None = None,
     subject: str | None = None, trim: bool = False, quota: Quota | None = None,
 ) -> Pending:  # fmt: skip
-    """Route the question. The work begins when the answer's pieces are read. `trim`: leave out the oldest turns that do not fit."""
+    """Route the question. The work begins when the answer's pieces are read. `trim`: leave out the oldest turns that do not fit.
+
+    With a quota the request is taken; an answer that is known here is complete then."""
     who = subject or (conversation.pk if conversation else "") or (str(user.pk) if user and user.pk else new_id())
+    if quota:
+        known = remembered_route(asked=version, subject=who) if question.is_deterministic and not trim else None
+        if known and for_version(question.messages, known.version, forgiving=False) is question.messages:
+            pending = Pending(question=question, route=known, user=user, channel=channel, conversation=conversation, quota=quota)
+            if pending.answer_at_once():
+                return pending
+        quota.take_request()
     with current().phase("database", what="version"):
         way = route(asked=version, subject=who, epoch=quota.epoch if quota else None)
     messages = for_version(question.messages, way.version, forgiving=trim)

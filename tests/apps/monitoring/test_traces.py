@@ -59,7 +59,7 @@ def test_an_answer_from_the_cache_has_no_engine_in_it(as_viewer, live):
     ask(as_viewer)
     answer = ask(as_viewer).json()["answer"]
 
-    assert phases(as_viewer.get(f"/api/v1/traces/{answer}/").json()) == [("database", "version"), ("cache", ""), ("database", "answer")]
+    assert phases(as_viewer.get(f"/api/v1/traces/{answer}/").json()) == [("cache", ""), ("database", "answer")]
 
 
 def test_a_stream_is_followed_to_its_last_piece(as_viewer, live):

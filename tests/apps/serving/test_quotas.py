@@ -2,6 +2,7 @@
 
 import socket
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -146,7 +147,8 @@ def nowhere() -> Redis:
 
 
 def test_a_quota_that_cannot_be_asked_is_an_outage_not_a_fault(viewer, live, nowhere, monkeypatch):
-    monkeypatch.setattr("apps.accounts.quotas.connection", lambda: nowhere)
+    monkeypatch.setattr("apps.redis.counting", lambda: nowhere)
+    monkeypatch.setattr("apps.redis._idle", deque())
     client = with_limits(viewer, requests_per_minute=2)
     refused = ask(client)
     as_openai = client.post("/v1/chat/completions", {"model": "live", "messages": [{"role": "user", "content": "What is water?"}]})

@@ -31,6 +31,24 @@ def test_no_more_threads_than_turns_are_at_work_and_all_come_to_their_turn():
     assert max(most) == 2
 
 
+def test_turns_are_taken_in_the_order_in_which_threads_came():
+    turns, order, waiting = Turns(1), [], []
+
+    def work(number: int) -> None:
+        with turns.taken():
+            order.append(number)
+
+    with turns.taken():
+        for number in range(8):
+            waiting.append(threading.Thread(target=work, args=[number]))
+            waiting[-1].start()
+            while len(turns._waiting) <= number:
+                time.sleep(0.001)
+    for thread in waiting:
+        thread.join(10)
+    assert order == list(range(8))
+
+
 def test_a_turn_comes_back_once_whether_it_was_given_up_or_its_work_failed():
     turns = Turns(1)
     turns.give_up()  # by a thread that has none
