@@ -1,12 +1,14 @@
 """llama.cpp as a peer: one of our model folders as GGUF, decoded by its batched API. Run by a Python that has llama-cpp-python; needs nothing of ours.
 
-    python _llama_cpp.py FOLDER F32|Q8_0 THREADS F16|F32
+    python _llama_cpp.py FOLDER F32|Q8_0 THREADS default|exact
 
-Reads lines of JSON, `{"prompts": [[id, …], …], "tokens": n}`, and answers each with `{"answers": [[id, …], …], "seconds": [first, following]}`: greedy,
-all prompts in one batch, then one `llama_decode` a step for all sequences. The seconds are those until the first tokens, and from there on.
+Reads lines of JSON, `{"prompts": [[id, …], …], "tokens": n}`, and answers each with `{"answers": [[id, …], …], "seconds": s}`: greedy,
+all prompts in one batch, then one `llama_decode` a step for all sequences.
 
-The last argument is of keys and values: F16, its default and the quickest, or F32, to compare its answers with ours. The folder's architecture is Mixtral's, which
-GGUF calls `llama` with experts: the formula is ours to the last term.
+The last argument is of attention. By default llama.cpp keeps keys and values in F16, and its flash attention rounds queries and weights to F16 on a CPU whatever
+they are kept in: of a random model's logits that moves some by a hundredth and, where it changes an expert, by more. `exact` keeps F32 and takes its plain
+attention, whose logits are as near to those in FP64 as ours. The folder's architecture is Mixtral's, which GGUF calls `llama` with experts: the formula is ours to
+the last term.
 """
 
 import json
@@ -77,26 +79,28 @@ def _in_pairs(weight: np.ndarray, heads: int) -> np.ndarray:
 
 
 class Decoder:
-    def __init__(self, path: Path, threads: int, cached: gguf.GGMLQuantizationType):
+    def __init__(self, path: Path, threads: int, exact: bool):
         llama_cpp.llama_log_set(_silent, None)
         self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_seq_max, params.n_batch, params.n_ubatch = SEQUENCES * LENGTH, SEQUENCES, BATCH, 512
-        params.type_k = params.type_v = int(cached)
+        if exact:
+            params.type_k = params.type_v = int(gguf.GGMLQuantizationType.F32)
+            params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.n_threads = params.n_threads_batch = threads
         self.context = llama_cpp.llama_init_from_model(self.model, params)
         self.vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
         self.batch = llama_cpp.llama_batch_init(BATCH, 0, 1)
 
-    def answer(self, prompts: list[list[int]], tokens: int) -> tuple[list[list[int]], list[float]]:
+    def answer(self, prompts: list[list[int]], tokens: int) -> tuple[list[list[int]], float]:
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
         began = time.perf_counter()
         ids = self._decode([(token, at, n, at == len(p) - 1) for n, p in enumerate(prompts) for at, token in enumerate(p)], len(prompts))
-        answers, first = [ids], time.perf_counter()
+        answers = [ids]
         for step in range(tokens - 1):
             ids = self._decode([(token, len(prompts[n]) + step, n, True) for n, token in enumerate(ids)], len(prompts))
             answers.append(ids)
-        return [list(answer) for answer in zip(*answers, strict=True)], [first - began, time.perf_counter() - first]
+        return [list(answer) for answer in zip(*answers, strict=True)], time.perf_counter() - began
 
     def _decode(self, rows: list[tuple[int, int, int, bool]], wanted: int) -> list[int]:
         """The likeliest next tokens of the rows that want one. `rows`: token, position, sequence, whether it wants one."""
@@ -118,12 +122,11 @@ def _silent(level, text, data):
 
 
 def main() -> None:
-    folder, threads = Path(sys.argv[1]), int(sys.argv[3])
-    kind, cached = (gguf.GGMLQuantizationType[name] for name in (sys.argv[2], sys.argv[4]))
+    folder, kind, threads, exact = Path(sys.argv[1]), gguf.GGMLQuantizationType[sys.argv[2]], int(sys.argv[3]), sys.argv[4] == "exact"
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "model.gguf"
         write_gguf(folder, path, kind)
-        decoder = Decoder(path, threads, cached)
+        decoder = Decoder(path, threads, exact)
         print(json.dumps({"version": llama_cpp.__version__, "bytes": path.stat().st_size}), flush=True)
     for line in sys.stdin:
         answers, seconds = decoder.answer(**json.loads(line))

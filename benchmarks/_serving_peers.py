@@ -28,15 +28,15 @@ class Peer(Protocol):
     def tokens(self, questions: list[str], tokens: int) -> list[list[int]]:
         """Greedy answers to all questions at once."""
 
-    def seconds(self, questions: list[str], tokens: int) -> tuple[float, float]:
-        """How long the first token of each answer took, and how long all of them. What lies between is decoding alone."""
+    def seconds(self, questions: list[str], tokens: int) -> float:
+        """How long answers of so many tokens took, to all questions at once."""
 
     def close(self) -> None: ...
 
 
-def _timed(ask: Callable[[int], None], tokens: int) -> float:
+def _timed(ask: Callable[[], object]) -> float:
     began = time.perf_counter()
-    ask(tokens)
+    ask()
     return time.perf_counter() - began
 
 
@@ -48,13 +48,9 @@ class Ours:
         tickets = [self._engine.submit(_asking(question), SamplingParams(tokens, logprobs=0)) for question in questions]
         return [[scored.token for scored in ticket.result().logprobs] for ticket in tickets]
 
-    def seconds(self, questions: list[str], tokens: int) -> tuple[float, float]:
+    def seconds(self, questions: list[str], tokens: int) -> float:
         asked = [_asking(question) for question in questions]
-
-        def ask(tokens: int) -> None:
-            self._engine.generate_all(asked, tokens)
-
-        return _timed(ask, 1), _timed(ask, tokens)
+        return _timed(lambda: self._engine.generate_all(asked, tokens))
 
     def close(self) -> None:
         self._engine.close()
@@ -74,33 +70,28 @@ class Transformers:
             answers = self._model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False)
         return answers[:, ids.shape[1] :].tolist()
 
-    def seconds(self, questions: list[str], tokens: int) -> tuple[float, float]:
-        def ask(tokens: int) -> None:
-            self.tokens(questions, tokens)
-
-        return _timed(ask, 1), _timed(ask, tokens)
+    def seconds(self, questions: list[str], tokens: int) -> float:
+        return _timed(lambda: self.tokens(questions, tokens))
 
     def close(self) -> None:
         pass
 
 
 class LlamaCpp:
-    """`kind`: how its matrices are stored, F32 or Q8_0; `cached`: keys and values, F16 or F32."""
+    """`kind`: how its matrices are stored, F32 or Q8_0; `exact`: attention in F32 too, where by default it rounds to F16."""
 
-    def __init__(self, folder: Path, kind: str, threads: int, python: str, cached: str = "F16"):
+    def __init__(self, folder: Path, kind: str, threads: int, python: str, *, exact: bool = False):
         self._tokenizer = load_tokenizer(folder)
-        self._process = subprocess.Popen(
-            [python, str(LLAMA_CPP), str(folder), kind, str(threads), cached], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        asked = [python, str(LLAMA_CPP), str(folder), kind, str(threads), "exact" if exact else "default"]
+        self._process = subprocess.Popen(asked, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         told = self._hear()
         self.version, self.bytes = told["version"], told["bytes"]
 
     def tokens(self, questions: list[str], tokens: int) -> list[list[int]]:
         return self._ask(questions, tokens)["answers"]
 
-    def seconds(self, questions: list[str], tokens: int) -> tuple[float, float]:
-        first, following = self._ask(questions, tokens)["seconds"]
-        return first, first + following
+    def seconds(self, questions: list[str], tokens: int) -> float:
+        return self._ask(questions, tokens)["seconds"]
 
     def close(self) -> None:
         assert self._process.stdin

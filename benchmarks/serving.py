@@ -1,19 +1,19 @@
 """S14: tokens a second at concurrency 1, 8 and 32: our engine beside transformers' `generate` and llama.cpp on the same weights, and the limit.
 
-    python -m benchmarks.serving [--threads 1] [--tokens 64] [--quick]
+    python -m benchmarks.serving [--threads 1] [--tokens 128] [--quick]
 
 Random models of 12.7 M parameters (`small` with an output layer of its own) and of the preset `nano`: speed does not depend on what weights say.
-Peers get them as Mixtral, whose formula is ours where the router's bias is zero, as it is here. Prompts of 25 tokens, greedy answers of `--tokens`; rates are of decoding alone, what the prompts took is taken off. All take turns and each counts by its best round: other work on the
-machine only ever slows one down. The greedy answers of the FP32 rows are compared first, token by token.
+Peers get them as Mixtral, whose formula is ours where the router's bias is zero, as it is here. Prompts of 25 tokens, greedy answers of `--tokens` and of a
+quarter of that; the rate is what lies between the two, decoding alone: the prompts, and what is handed over before the first step, are in both. All take turns
+and each counts by its best round: other work on the machine only ever slows one down. The greedy answers of the FP32 rows are compared first, token by token.
 
-llama.cpp is measured where `LLAMA_CPP_PYTHON` names a Python that has llama-cpp-python (`_llama_cpp.py` says how it is asked).
+llama.cpp is measured where `LLAMA_CPP_PYTHON` names a Python that has llama-cpp-python (`_llama_cpp.py` says how it is asked): in F32 throughout, where it does
+the same work as we do, and as it is by default, where its attention rounds to F16.
 """
 
 import argparse
 import os
 import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from pathlib import Path
 from random import Random
@@ -21,18 +21,20 @@ from random import Random
 import numpy as np
 import torch
 
+from benchmarks._serving_limits import Reading, chosen_experts, fp32_peak, multiplied
 from benchmarks._serving_peers import INSTALL, LlamaCpp, Ours, Peer, Transformers, llama_python
-from benchmarks.int8 import int8_peak, limits
+from benchmarks.int8 import int8_peak
 from workers.compression.int8 import run_int8
-from workers.compression.measure import weight_bytes
 from workers.compression.spec import CompressSpec
 from workers.engine import open_engine
 from workers.moe import PRESETS, ChatTokenizer, Decoder, ModelConfig, count_parameters, load_model, load_tokenizer, save_model
 
 CONCURRENCY = (1, 8, 32)
 ROUNDS = 5
-OURS, OURS_INT8, TRANSFORMERS, LLAMA, LLAMA_Q8 = "ours, FP32", "ours, INT8", "transformers `generate`, FP32", "llama.cpp, F32", "llama.cpp, Q8_0"
-BESIDE = {TRANSFORMERS: OURS, LLAMA: OURS, LLAMA_Q8: OURS_INT8}  # which of ours stands beside a peer
+OURS, OURS_INT8, TRANSFORMERS, LLAMA_Q8 = "ours, FP32", "ours, INT8", "transformers `generate`, FP32", "llama.cpp, Q8_0"
+LLAMA, LLAMA_ROUNDED = "llama.cpp, F32", "llama.cpp, F32, attention in F16"
+BESIDE = {TRANSFORMERS: OURS, LLAMA: OURS, LLAMA_ROUNDED: OURS, LLAMA_Q8: OURS_INT8}  # which of ours stands beside a peer
+SHORT = 4  # the part of an answer that rates begin after
 
 
 def random_model(preset: str, folder: Path, **changes) -> Path:
@@ -79,42 +81,17 @@ def quantized(folder: Path, work: Path) -> Path:
     return work / "int8"
 
 
-def bandwidth(size: int, threads: int) -> float:
-    """Bytes/s that so many threads read from an array as large as the model, where such a one lies: in the cache, or in memory."""
-    parts = np.array_split(np.ones(size // 4, np.float32), threads)
-    turns = max(1, 2**28 // size)
-
-    def read(part: np.ndarray) -> None:
-        for _ in range(turns):
-            part.dot(part)
-
-    best = 0.0
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(8):
-            began = time.perf_counter()
-            list(pool.map(read, parts))
-            best = max(best, turns * size / (time.perf_counter() - began))
-    return best
-
-
-def fp32_peak() -> float:
-    """Multiply-adds/s of a large product, on as many threads as PyTorch has."""
-    matrix, best = torch.ones(1024, 1024), 0.0
-    for _ in range(12):
-        began = time.perf_counter()
-        matrix @ matrix
-        best = max(best, 1024**3 / (time.perf_counter() - began))
-    return best
-
-
 def decode_rates(peers: dict[str, Peer], questions: list[str], tokens: int, rounds: int) -> dict[str, list[float]]:
     """Tokens/s at each concurrency."""
+    short = tokens // SHORT
     best = {name: np.full((len(CONCURRENCY), 2), np.inf) for name in peers}
     for _ in range(rounds + 1):  # in the first the prompts are read, which our engine remembers then
         for at, together in enumerate(CONCURRENCY):
             for name, peer in peers.items():
-                best[name][at] = np.minimum(best[name][at], peer.seconds(questions[:together], tokens))
-    return {name: [n * (tokens - 1) / (whole - first) for n, (first, whole) in zip(CONCURRENCY, found, strict=True)] for name, found in best.items()}
+                best[name][at] = np.minimum(best[name][at], [peer.seconds(questions[:together], length) for length in (short, tokens)])
+    return {
+        name: [n * (tokens - short) / (whole - part) for n, (part, whole) in zip(CONCURRENCY, found, strict=True)] for name, found in best.items()
+    }
 
 
 def agreement(ours: Peer, others: dict[str, Peer], questions: list[str], tokens: int) -> list[str]:
@@ -128,11 +105,12 @@ def agreement(ours: Peer, others: dict[str, Peer], questions: list[str], tokens:
     return told
 
 
-def limit_row(name: str, config: ModelConfig, bits: int, size: int, peak: float, rates: list[float], threads: int) -> tuple[str, str]:
+def limit_row(name: str, config: ModelConfig, reading: Reading, read: list[float], peak: float, rates: list[float]) -> tuple[str, str]:
     """The row, and what it was reckoned from."""
-    read = bandwidth(size, threads)
-    cells = [f"{most:,.0f} ({rate / most:.0%})" for rate, most in zip(rates, limits(config, bits, read, peak), strict=False)]
-    return f"| limit of {name} (we reach) | " + " | ".join(cells) + " |", f"{name}: {read / 1e9:.0f} GB/s, {2 * peak / 1e9:,.0f} GFLOP/s"
+    most = [min(rate, peak / multiplied(config)) for rate in read]
+    cells = [f"{limit:,.0f} ({rate / limit:.0%})" for rate, limit in zip(rates, most, strict=True)]
+    speeds = ", ".join(f"{rate / n * reading.read_bytes(n) / 1e9:.0f}" for n, rate in zip(CONCURRENCY, read, strict=True))
+    return f"| limit of {name} (we reach) | " + " | ".join(cells) + " |", f"{name}: {speeds} GB/s, {2 * peak / 1e9:,.0f} GFLOP/s"
 
 
 def table(title: str, folder: Path, work: Path, threads: int, tokens: int, rounds: int) -> None:
@@ -143,24 +121,24 @@ def table(title: str, folder: Path, work: Path, threads: int, tokens: int, round
     peers: dict[str, Peer] = {OURS: Ours(open_engine(folder, threads)), TRANSFORMERS: Transformers(mixtral)}
     python = llama_python()
     if python:
-        peers[LLAMA] = LlamaCpp(mixtral, "F32", threads, python)
+        peers[LLAMA] = LlamaCpp(mixtral, "F32", threads, python, exact=True)
+        peers[LLAMA_ROUNDED] = LlamaCpp(mixtral, "F32", threads, python)
+    same = agreement(peers[OURS], {name: peer for name, peer in peers.items() if name != OURS}, questions, tokens)
     peers[OURS_INT8] = Ours(open_engine(int8, threads))
     if python:
         peers[LLAMA_Q8] = LlamaCpp(mixtral, "Q8_0", threads, python)
-    others = {TRANSFORMERS: peers[TRANSFORMERS]}
-    if python:
-        others[f"{LLAMA}, keys and values too"] = exact = LlamaCpp(mixtral, "F32", threads, python, "F32")
-    same = agreement(peers[OURS], others, questions, tokens)
-    if python:
-        exact.close()
-    found = decode_rates(peers, questions, tokens, rounds)
+    asked = [tokenizer.encode_prompt([{"role": "user", "content": question}]) for question in questions]
+    chosen = chosen_experts(model, [prompt + answer for prompt, answer in zip(asked, peers[OURS].tokens(questions, tokens), strict=True)], tokens)
+    read = {name: Reading(model.config, chosen, bits, threads) for name, bits in (("FP32", 32), ("INT8", 8))}
+    found = decode_rates(peers | read, questions, tokens, rounds)
     for peer in peers.values():
         peer.close()
 
     total, active = (n / 1e6 for n in count_parameters(model.config))
     print(f"\n**{title}: {total:.1f} M parameters, {active:.1f} M for a token**\n")
     print("| decode tokens/s | " + " | ".join(f"{n} at once" for n in CONCURRENCY) + " |\n|---|" + "---|" * len(CONCURRENCY))
-    for name, rates in found.items():
+    for name in peers:
+        rates = found[name]
         if name == OURS:
             beside = [f"{rate:,.0f}" for rate in rates]
         elif name == OURS_INT8:
@@ -168,22 +146,22 @@ def table(title: str, folder: Path, work: Path, threads: int, tokens: int, round
         else:
             beside = [f"{rate:,.0f} (ours is {ours / rate:.2f}×)" for rate, ours in zip(rates, found[BESIDE[name]], strict=True)]
         print(f"| {name} | " + " | ".join(beside) + " |")
-    fp32 = limit_row("FP32", model.config, 32, weight_bytes(folder), fp32_peak(), found[OURS], threads)
-    of_int8 = limit_row("INT8", model.config, 8, weight_bytes(int8), threads * int8_peak(), found[OURS_INT8], threads)
+    fp32 = limit_row("FP32", model.config, read["FP32"], found["FP32"], fp32_peak(), found[OURS])
+    of_int8 = limit_row("INT8", model.config, read["INT8"], found["INT8"], threads * int8_peak(), found[OURS_INT8])
     print("\n".join([fp32[0], of_int8[0], "", *same, f"The limits: {fp32[1]}; {of_int8[1]}."]), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--quick", action="store_true", help="short answers, one round")
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--quick", action="store_true", help="shorter answers, two rounds")
     given = parser.parse_args()
     quick = given.quick or bool(os.environ.get("BENCH_QUICK"))
-    tokens, rounds = (16, 1) if quick else (given.tokens, ROUNDS)
+    tokens, rounds = (64, 1) if quick else (given.tokens, ROUNDS)
     print(
-        f"{given.threads} thread(s), answers of {tokens} tokens. The limit: weights of the experts that are needed ÷ bandwidth of an array of the "
-        "model's size, or multiply-adds ÷ the peak, whichever is less."
+        f"{given.threads} thread(s), answers of {tokens} tokens. The limit: a loop that only reads the weights which each step of these answers "
+        "needs, or multiply-adds ÷ the peak, whichever is less."
     )
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
