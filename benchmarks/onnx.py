@@ -9,6 +9,7 @@ answers differ, the gap between the two best logits at the first token that diff
 import argparse
 import os
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, redirect_stdout
 from itertools import takewhile
@@ -29,6 +30,9 @@ from workers.engine import Chunk, open_engine
 from workers.evaluation.evaluate import ROUND_PROMPTS
 from workers.evaluation.questions import HeldOut, read_held_out
 from workers.moe import ChatTokenizer, load_tokenizer
+
+MIXED_PASTS = (9, 20, 41, 66, 90, 121, 150, 200)  # tokens
+MIXED_STEPS, MIXED_ROUNDS = 16, 6
 
 
 def make(model: Path, work: Path) -> dict[str, Path]:
@@ -66,6 +70,21 @@ def gap(folder: Path, tokenizer: ChatTokenizer, question: str, ours: str, theirs
     return float(best[1] - best[0])
 
 
+def mixed_rates(runners: dict[str, Any]) -> dict[str, float]:
+    """Tokens/s of sequences whose pasts are of different lengths."""
+    best = dict.fromkeys(runners, 0.0)
+    for runner in runners.values():
+        for slot, past in enumerate(MIXED_PASTS):
+            runner.forward([Chunk(slot, 0, [7] * past)])
+    for _ in range(MIXED_ROUNDS):
+        for name, runner in runners.items():
+            began = time.process_time()
+            for step in range(MIXED_STEPS):
+                runner.forward([Chunk(slot, past + step, [9]) for slot, past in enumerate(MIXED_PASTS)])
+            best[name] = max(best[name], MIXED_STEPS * len(MIXED_PASTS) / (time.process_time() - began))
+    return best
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a barely trained model, few questions")
@@ -80,11 +99,19 @@ def main() -> None:
         folders = make(model, Path(work))
         said = {name: answers(folder, rows) for name, folder in folders.items()}
         engines = {name: open_engine(folder, max_seq_len=LENGTH) for name, folder in folders.items()}
-        found = rates({name: engine._runner for name, engine in engines.items()})
+        runners = {name: engine._runner for name, engine in engines.items()}
+        found = rates(runners)
+        for name, rate in mixed_rates(runners).items():
+            found[name].append(rate)
         for engine in engines.values():
             engine.close()
         print(f"{len(rows)} held-out questions and claims, greedy, at most {ANSWER_TOKENS} tokens each. Tokens/s of one thread (×: of ours).\n")
-        print("| | MB | answers as ours | " + " | ".join(f"decode, {batch} at once" for batch in BATCHES) + " | read |\n|---|---|---|" + "---|" * 4)
+        print(
+            "| | MB | answers as ours | "
+            + " | ".join(f"decode, {batch} at once" for batch in BATCHES)
+            + " | read | decode, 8 of mixed lengths |\n|---|---|---|"
+            + "---|" * 5
+        )
         parted = []
         for name, folder in folders.items():
             ours = name.replace("ONNX", "ours")

@@ -75,14 +75,14 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
-LEAST_PAST = 64  # tokens; shorter pasts are padded to one length without much ado
+LEAST_PAST = 256  # tokens; shorter pasts share a call, which is mostly quicker than two without padding (docs/decisions/onnx-operators.md)
 COPIES = 2  # of what a slot holds: the graph takes its past as a tensor of its own, and gives it back with what is new
 
 
 class OnnxRunner:
     """Chunks of one length, with pasts of about the same, share a call; shorter pasts are padded at their end, and masked.
 
-    Slots take memory as they fill. What a call copies counts with them: padding makes it at most twice what the slots hold.
+    Slots take memory as they fill. What a call copies counts with them, padding too: each past as `_padded` has it.
     """
 
     def __init__(self, session: Any, shape: tuple[int, int, int], vocab_size: int, max_batch: int, max_seq_len: int):

@@ -49,8 +49,8 @@ def test_slots_share_a_budget_and_answers_are_the_same(make_model, save, spec, p
     with closing(open_engine(made.output_folder, max_batch=8)) as engine:
         assert engine.stats().slots == 8
         wanted = [a.text for a in engine.generate_all(prompts, max_tokens=70)]
-        budget_bytes = 2 * engine._runner.bytes_of(100)
-        assert budget_bytes > 3 * engine._runner.bytes_of(20)  # more begin than can go on
+        budget_bytes = 3 * engine._runner.bytes_of(50)
+        assert budget_bytes < 3 * engine._runner.bytes_of(80)  # more begin than can go on
 
     with closing(open_engine(made.output_folder, max_batch=8, cache_bytes=budget_bytes)) as engine:
         assert [a.text for a in engine.generate_all(prompts, max_tokens=70)] == wanted
@@ -74,7 +74,7 @@ def test_what_a_call_copies_counts_with_what_its_slots_hold(make_model, save, sp
         monkeypatch.setattr(runner, "_session", SimpleNamespace(run=counting))
         runner.forward([Chunk(slot, start, [5]) for slot, start in enumerate(starts)])
         held = [runner._slots.bytes_of(start + 1) for start in starts]
-        assert 1 < len(copied) < len(starts)
+        assert len(copied) == 4  # the five short ones share a call
         assert sum(copied) + sum(held) <= sum(runner.bytes_of(start + 1) for start in starts)
 
 
