@@ -22,6 +22,15 @@ def chart_title(job: CompressionJob) -> str:
     return _("Loss of the student") if details.get("curve") else ""
 
 
+def chart_note(job: CompressionJob) -> str:
+    """What the chart's signs mean."""
+    if job.trail:
+        return _("a point's area is its speed; filled: no other beats it")
+    if job.result.get("details", {}).get("pruning_curve"):
+        return _("recommended: as far as at most one point of BLEU is lost without recovery; with recovery more may go")
+    return ""
+
+
 def job_chart(job: CompressionJob) -> Chart:
     details = job.result.get("details", {})
     if found := [row for row in job.trail if row["figures"]]:

@@ -23,7 +23,7 @@ from apps.registry.answers import VIEWS, pairs
 from apps.registry.charts import variants
 from apps.registry.expertise import chosen_layer, expertise_charts, layers_to_choose
 from apps.registry.forms import FIELDS, CompressForm, ImportForm
-from apps.registry.job_charts import chart_title, job_chart
+from apps.registry.job_charts import chart_note, chart_title, job_chart
 from apps.registry.listing import SORTS, listing, sort_link
 from apps.registry.models import CompressionJob, Evaluation, ImportJob, ModelVersion
 from apps.registry.presentation import domain_lines, figures_told, gate_lines, lineage_nodes
@@ -312,6 +312,7 @@ def compression_job(request: HttpRequest, pk: str) -> HttpResponse:
     values = {
         "section": "compression", "job": job, "made": [(row, latest_evaluation(row)) for row in made], "parent_evaluation": latest_evaluation(parent),
         "measured": figures_told(job.result.get("details", {})), "asked": figures_told(job.options), "chart_title": chart_title(job),
+        "chart_note": chart_note(job),
     }  # fmt: skip
     if request.GET.get("fragment") == "status":
         response = render(request, "registry/_compression_status.html", values)

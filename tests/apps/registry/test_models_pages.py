@@ -251,7 +251,9 @@ def test_the_page_of_a_pruning_draws_its_curve_and_how_far_one_may_go(page, live
     go.Figure({"data": chart["data"], "layout": chart["layout"]})
     assert chart["data"][0]["y"] == [70.0, 69.5, 20.0]
     assert chart["layout"]["shapes"][0]["x0"] == 30.0
-    assert "Pruning curve" in text(page.get(f"/compression/{job.pk}/?tables=1"))
+    shown = text(page.get(f"/compression/{job.pk}/?tables=1"))
+    assert "Pruning curve" in shown
+    assert "without recovery; with recovery more may go" in shown
 
 
 def test_the_page_of_a_student_draws_its_loss(page, live):
