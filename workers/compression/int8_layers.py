@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from workers.compression import int8_product
 from workers.compression.int8_product import QUAD, SHIFT, product
-from workers.engine.arithmetic import OPTIONS, look_up, multiply
+from workers.engine.arithmetic import look_up, multiply
 from workers.engine.fused import compile_decoder
-from workers.engine.rowwise import largest_magnitude
+from workers.engine.rowwise import OPTIONS, largest_magnitude
 
 
 class Matrices(NamedTuple):

@@ -3,15 +3,11 @@
 `fused.py` is written once, in terms of these two. Which code they become follows from the type of the matrices, when the decoder is compiled.
 """
 
-from typing import Any
-
 from numba import types
 from numba.extending import overload
 
-from workers.engine.product import INNER, product
-from workers.engine.rowwise import FAST
-
-OPTIONS: Any = {**INNER, "fastmath": FAST}
+from workers.engine.product import product
+from workers.engine.rowwise import OPTIONS
 
 
 def multiply(x, rows, matrices, number, room, out):

@@ -5,13 +5,32 @@ Each row's result is the same whatever rows are with it: what it does not see ha
 """
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 
-from workers.engine.product import HALF, INNER, MAX_ROWS, PANEL, multiply_half, multiply_panel
-from workers.engine.rowwise import FAST, rotate, softmax
+from workers.engine.product import HALF, MAX_ROWS, PANEL, multiply_half, multiply_panel, multiply_short_half, multiply_short_panel
+from workers.engine.rowwise import OPTIONS, keep, rotate, softmax
 
 
-@njit(**INNER, fastmath=FAST)
+def _multiply(kept, narrow, x, x_stride, rows, out, out_stride, weights):
+    """Products with a panel of keys or values of the type of `kept`, or with half a panel."""
+    raise NotImplementedError("this is compiled only")
+
+
+@overload(_multiply, jit_options=OPTIONS)
+def _multiply_kept(kept, narrow, x, x_stride, rows, out, out_stride, weights):
+    panel, half = (multiply_panel, multiply_half) if kept.dtype == types.float32 else (multiply_short_panel, multiply_short_half)
+
+    def multiply(kept, narrow, x, x_stride, rows, out, out_stride, weights):
+        if narrow:
+            half(x, x_stride, 0, rows, out, out_stride, weights)
+        else:
+            panel(x, x_stride, 0, rows, out, out_stride, weights)
+
+    return multiply
+
+
+@njit(**OPTIONS)
 def remember(qkv, rows, slots, positions, keys, values, cos, sin, queries):
     """Rotate queries and keys of `qkv`, (≥ rows, ≥ width · (heads + 2 · kv_heads)); write queries, divided by √width, into `queries`,
     (kv_heads, ≥ rows, heads / kv_heads, width), and keys and values into their slots.
@@ -29,10 +48,10 @@ def remember(qkv, rows, slots, positions, keys, values, cos, sin, queries):
             rotate(source[(heads + head) * width :], cos[position], sin[position], np.float32(1.0), keys[slot, head, panel, :, lane])
             value, beside = source[(heads + kv_heads + head) * width :], values[slot, head, position]
             for i in range(width):
-                beside[i] = value[i]
+                keep(beside, i, value[i])
 
 
-@njit(**INNER, fastmath=FAST)
+@njit(**OPTIONS)
 def attend(queries, rows, slots, positions, keys, values, room, out):
     """`out`: (≥ rows, ≥ heads · width), written. `room`: (scores, sums), of MAX_ROWS rows each (`room_for`)."""
     kv_heads, group = queries.shape[0], queries.shape[2]
@@ -48,7 +67,7 @@ def attend(queries, rows, slots, positions, keys, values, room, out):
         row += count
 
 
-@njit(**INNER, fastmath=FAST)
+@njit(**OPTIONS)
 def _attend(queries, row, count, slot, length, head, first, group, keys, values, room, out):
     """`group` queries from `first` on of key head `head`, of `count` rows from `row` on, of which the first sees `length` positions, each other one
     more. More than one row only with all queries of the head."""
@@ -61,21 +80,18 @@ def _attend(queries, row, count, slot, length, head, first, group, keys, values,
     value = values.ctypes.data + slot * values.strides[0] + head * values.strides[1]
     score, stride = scores.ctypes.data, scores.strides[0]
     for panel in range(panels):
-        multiply_panel(
-            query, 4 * width, 0, together, score + panel * 4 * PANEL, stride, (key + panel * keys.strides[2], 4 * PANEL, width, keys.strides[1])
-        )
+        at = key + panel * keys.strides[2], keys.strides[3], width, keys.strides[1]
+        _multiply(keys, False, query, 4 * width, together, score + panel * 4 * PANEL, stride, at)
     for q in range(together):
         softmax(scores[q], length + q // group, panels)
-    at = (head * queries.shape[2] + first) * width
+    column = (head * queries.shape[2] + first) * width
     straight = count == 1 and width % HALF == 0
-    to, to_stride = (out.ctypes.data + row * out.strides[0] + 4 * at, 4 * width) if straight else (sums.ctypes.data, sums.strides[0])
+    to, to_stride = (out.ctypes.data + row * out.strides[0] + 4 * column, 4 * width) if straight else (sums.ctypes.data, sums.strides[0])
     for start in range(0, width, PANEL):
-        if width - start > HALF:
-            multiply_panel(score, stride, 0, together, to + 4 * start, to_stride, (value + 4 * start, 4 * width, longest, values.strides[1]))
-        else:
-            multiply_half(score, stride, 0, together, to + 4 * start, to_stride, (value + 4 * start, 4 * width, longest, values.strides[1]))
+        at = value + start * values.itemsize, values.strides[2], longest, values.strides[1]
+        _multiply(values, width - start <= HALF, score, stride, together, to + 4 * start, to_stride, at)
     for q in range(0 if straight else together):
-        source, target = sums[q], out[row + q // group, at + (q % group) * width :]
+        source, target = sums[q], out[row + q // group, column + (q % group) * width :]
         for i in range(width):
             target[i] = source[i]
 

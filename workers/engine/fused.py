@@ -14,10 +14,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 from workers.engine import arithmetic, attention, product, rowwise
-from workers.engine.arithmetic import OPTIONS, look_up, multiply
+from workers.engine.arithmetic import look_up, multiply
 from workers.engine.attention import attend, remember
 from workers.engine.product import CALLABLE, INNER
-from workers.engine.rowwise import likeliest, normalise, route, swiglu
+from workers.engine.rowwise import OPTIONS, likeliest, normalise, route, swiglu
 
 Floats = NDArray[np.float32]
 

@@ -28,6 +28,7 @@ class FusedRunner:
     takes_rows = True
     reads_guesses = True
     compiled: Any = staticmethod(forward)
+    kept_as: Any = np.float32  # keys and values (`memory.KeysAndValues`)
 
     def __init__(self, weights: Weights, *, threads: int, max_batch: int, max_seq_len: int):
         config = weights.config
@@ -36,7 +37,7 @@ class FusedRunner:
         # For the types of our arguments, which do not change: numba would look at all of them at each call, 8 µs long.
         self._compiled: Callable[..., None] | None = None
         self._cos, self._sin = _rope_tables(config.rope_theta, config.head_dim, self.max_seq_len)
-        self._cache = KeysAndValues(config.n_layers, max_batch, config.n_kv_heads, config.head_dim, self.max_seq_len, PANEL)
+        self._cache = KeysAndValues(config.n_layers, max_batch, config.n_kv_heads, config.head_dim, self.max_seq_len, PANEL, self.kept_as)
         self._keys, self._values = self._cache.keys, self._cache.values
         self._logits = np.empty((max_batch, _padded(config.vocab_size)), np.float32)
         self._none_chosen = Chosen(np.zeros((max_batch, 0), np.int64), np.zeros(max_batch, np.int64), np.zeros(0, np.bool_))

@@ -8,6 +8,7 @@ import mmap
 from bisect import bisect_right
 from collections.abc import Callable
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,18 +17,18 @@ PAGE = mmap.PAGESIZE
 
 
 class SlotArray:
-    """Float32 zeros of `shape`: (layers, slots, heads, parts, …), where a slot fills its heads part by part: tokens, or panels of them."""
+    """Zeros of `shape`: (layers, slots, heads, parts, …), where a slot fills its heads part by part: tokens, or panels of them."""
 
-    def __init__(self, *shape: int):
+    def __init__(self, *shape: int, dtype: Any = np.float32):
         self._layers, self._slots, self._heads, self._parts = shape[:4]
-        self._part_bytes = 4 * prod(shape[4:])
+        self._part_bytes = np.dtype(dtype).itemsize * prod(shape[4:])
         self._slot_bytes = self._heads * self._parts * self._part_bytes
         # Private, so that pages can be given back; in pages of the usual size, as one of 2 MB would be that of many slots. A page more than
         # there are numbers: compiled code reads whole panels, also where the last head is narrower.
-        self._memory = mmap.mmap(-1, 4 * prod(shape) + PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._memory = mmap.mmap(-1, self._layers * self._slots * self._slot_bytes + PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_NOHUGEPAGE"):
             self._memory.madvise(mmap.MADV_NOHUGEPAGE)
-        self.array: NDArray[np.float32] = np.frombuffer(self._memory, np.float32, prod(shape)).reshape(shape)
+        self.array: NDArray[Any] = np.frombuffer(self._memory, dtype, prod(shape)).reshape(shape)
 
     def empty(self, slot: int) -> None:
         """Give back all whole pages of the slot; it reads as zeros again."""
@@ -44,11 +45,11 @@ class SlotArray:
 
 class KeysAndValues:
     """Of all slots of a compiled runner. `keys`: (layers, slots, kv_heads, panels, head_dim, panel), of `panel` positions each, so that a
-    product reads them in order; `values`: (layers, slots, kv_heads, capacity, head_dim)."""
+    product reads them in order; `values`: (layers, slots, kv_heads, capacity, head_dim). uint16 stands for BF16, the upper halves of float32."""
 
-    def __init__(self, layers: int, slots: int, kv_heads: int, head_dim: int, capacity: int, panel: int):
-        self._keys = SlotArray(layers, slots, kv_heads, -(-capacity // panel), head_dim, panel)
-        self._values = SlotArray(layers, slots, kv_heads, capacity, head_dim)
+    def __init__(self, layers: int, slots: int, kv_heads: int, head_dim: int, capacity: int, panel: int, dtype: Any = np.float32):
+        self._keys = SlotArray(layers, slots, kv_heads, -(-capacity // panel), head_dim, panel, dtype=dtype)
+        self._values = SlotArray(layers, slots, kv_heads, capacity, head_dim, dtype=dtype)
         self.keys, self.values = self._keys.array, self._values.array
 
     def empty(self, slot: int) -> None:

@@ -44,29 +44,30 @@ def pack(weight: NDArray[Any]) -> NDArray[np.float32]:
     return np.ascontiguousarray(whole.reshape(inputs, -1, PANEL).transpose(1, 0, 2))
 
 
-def _tile(rows: int, at_once: int = 1) -> Any:
-    """An intrinsic for `rows` rows × one panel; the sums stay in registers. `at_once`: see `_emit`."""
+def _tile(rows: int, at_once: int, is_short: bool) -> Any:
+    """An intrinsic for `rows` rows × one panel; the sums stay in registers. `at_once`, `is_short`: see `_emit`."""
 
     @intrinsic
     def tile(typing_context, x, x_stride, x_scale, out, out_stride, panel, step, inputs, ahead):
         del typing_context, x, x_stride, x_scale, out, out_stride, panel, step, inputs, ahead
-        return types.void(*[types.intp] * 9), lambda context, builder, signature, args: _emit(context, builder, args, rows, at_once)
+        return types.void(*[types.intp] * 9), lambda context, builder, signature, args: _emit(context, builder, args, rows, at_once, is_short)
 
     return tile
 
 
-def _emit(context: Any, builder: Any, args: list[Any], rows: int, at_once: int) -> Any:
+def _emit(context: Any, builder: Any, args: list[Any], rows: int, at_once: int, is_short: bool) -> Any:
     """`out[r, o] = Σ x[r, i] · panel[i, o]`. Addresses and strides in bytes, `step` from input to input; at least one input. What is so many bytes
     `ahead` of the panel is fetched meanwhile.
 
     `at_once` inputs are taken together, each into sums of its own, of as much less of a panel: as many sums are needed to keep both multipliers busy.
-    There `x` must be 0 up to a multiple of `at_once` inputs.
+    There `x` must be 0 up to a multiple of `at_once` inputs. `is_short`: the panel is of BF16, the upper halves of FP32.
     """
     x, x_stride, _, out, out_stride, panel, step, inputs, ahead = args
     int64, single = ir.IntType(64), ir.FloatType()
     vector = ir.VectorType(single, LANES)
     undefined, first_lane = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-    vectors = VECTORS // at_once
+    half = ir.VectorType(ir.IntType(16), LANES)
+    vectors, vector_bytes = VECTORS // at_once, LANES * (2 if is_short else 4)
     # `fmuladd`, unlike `fma`, becomes two instructions rather than a call where the processor cannot do both at once.
     name = f"llvm.fmuladd.v{LANES}f32"
     multiply_add = builder.module.globals.get(name) or ir.Function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
@@ -75,7 +76,13 @@ def _emit(context: Any, builder: Any, args: list[Any], rows: int, at_once: int) 
         return builder.add(base, offset if isinstance(offset, ir.Value) else int64(offset))
 
     def load(address: Any, kind: Any) -> Any:
-        return builder.load(builder.inttoptr(address, kind.as_pointer()), align=4)
+        return builder.load(builder.inttoptr(address, kind.as_pointer()), align=2 if kind is half else 4)
+
+    def load_weights(address: Any) -> Any:
+        if not is_short:
+            return load(address, vector)
+        whole = ir.VectorType(ir.IntType(32), LANES)
+        return builder.bitcast(builder.shl(builder.zext(load(address, half), whole), ir.Constant(whole, [16] * LANES)), vector)
 
     x_rows = [at(x, builder.mul(x_stride, int64(r))) for r in range(rows)]
     before, body, after = builder.block, builder.append_basic_block("inputs"), builder.append_basic_block("done")
@@ -89,9 +96,9 @@ def _emit(context: Any, builder: Any, args: list[Any], rows: int, at_once: int) 
         # Of an input too many its `x` is 0; what it is multiplied with must only be there.
         there = i if not n else builder.select(builder.icmp_signed("<", i, inputs), i, first)
         w = at(panel, builder.mul(there, step))
-        weights = [load(at(w, 4 * LANES * v), vector) for v in range(vectors)]
-        for v in range(vectors if rows > 1 else 0):  # one row waits for its own weights
-            prefetch(builder, at(at(w, ahead), 4 * LANES * v))
+        weights = [load_weights(at(w, vector_bytes * v)) for v in range(vectors)]
+        for line in range(0, vector_bytes * vectors if rows > 1 else 0, 64):  # one row waits for its own weights
+            prefetch(builder, at(at(w, ahead), line))
         following.append([])
         for r in range(rows):
             value = load(at(x_rows[r], builder.mul(i, int64(4))), single)
@@ -160,10 +167,14 @@ def in_tiles(tiles: list[Any]) -> Any:
     return multiply_panel
 
 
+def _multiplier(at_once: int = 1, is_short: bool = False) -> Any:
+    return in_tiles([_tile(rows, at_once, is_short) for rows in range(1, 7)])
+
+
 # weights: (panel, step, inputs, ahead), of which `_emit` tells; `x_scale` is not looked at.
-multiply_panel = in_tiles([_tile(rows) for rows in range(1, 7)])
-# The same for half a panel, two inputs at once (`_emit`): for values that are no wider.
-multiply_half = in_tiles([_tile(rows, 2) for rows in range(1, 7)])
+multiply_panel, multiply_short_panel = _multiplier(), _multiplier(is_short=True)
+# The same for half a panel, two inputs at once: for values that are no wider.
+multiply_half, multiply_short_half = _multiplier(2), _multiplier(2, is_short=True)
 
 
 @njit(**CALLABLE)

@@ -4,16 +4,18 @@ Each row is computed alone, so that it is the same in any company. Compiled into
 """
 
 from math import sqrt
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from workers.engine.product import INNER, PANEL
 
 # All of LLVM's freedom but `nnan` and `ninf`: a chosen expert's rank becomes infinite, and a damaged model's numbers must stay NaN.
 FAST = {"reassoc", "contract", "nsz", "arcp"}
+OPTIONS: Any = {**INNER, "fastmath": FAST}
 
 
 # In 32 bits, sixteen at a time: numba's own arithmetic of whole numbers, and its `floor`, are 64 wide, half as many and with conversions between.
@@ -42,7 +44,7 @@ def _power_of_two(typing_context, n):
     return types.float32(types.float32), emit
 
 
-@njit(**INNER, fastmath=FAST, inline="always")
+@njit(**OPTIONS, inline="always")
 def exp(x):
     """e^x to 3e-7, 0 where that is less than any normal number: 2^n · e^r with |r| ≤ ln 2 / 2, a polynomial (Cephes, expf)."""
     x = min(max(x, np.float32(-88.0)), np.float32(88.0))
@@ -57,7 +59,7 @@ def exp(x):
     return (p * r * r + r + np.float32(1.0)) * _power_of_two(n)
 
 
-@njit(**INNER, fastmath=FAST)
+@njit(**OPTIONS)
 def normalise(x, rows, weight, eps, into):
     """RMSNorm of the first `rows` rows."""
     width = len(weight)
@@ -71,14 +73,50 @@ def normalise(x, rows, weight, eps, into):
             target[i] = source[i] * factor * weight[i]
 
 
-@njit(**INNER, fastmath=FAST)
+@intrinsic
+def to_bf16(typing_context, number):
+    """The upper half of a float32's bits, rounded to the nearest, the even one of two; NaN stays NaN."""
+    del typing_context, number
+
+    def emit(context, builder, signature, args):
+        bits, short = ir.IntType(32), ir.IntType(16)
+        whole = builder.bitcast(args[0], bits)
+        upper = builder.lshr(whole, bits(16))
+        rounded = builder.lshr(builder.add(whole, builder.add(builder.and_(upper, bits(1)), bits(0x7FFF))), bits(16))
+        is_nan = builder.fcmp_unordered("uno", args[0], args[0])
+        return builder.trunc(builder.select(is_nan, builder.or_(upper, bits(0x40)), rounded), short)
+
+    return types.uint16(types.float32), emit
+
+
+def keep(into, i, number):
+    """`into[i] = number` in the type of `into`: float32, or uint16 for BF16."""
+    raise NotImplementedError("this is compiled only")
+
+
+@overload(keep, jit_options=OPTIONS)
+def _keep_as(into, i, number):
+    if into.dtype == types.float32:
+
+        def keep(into, i, number):
+            into[i] = number
+
+    else:
+
+        def keep(into, i, number):
+            into[i] = to_bf16(number)  # type: ignore[call-arg]
+
+    return keep
+
+
+@njit(**OPTIONS)
 def rotate(head, cos, sin, factor, into):
     """`into`, (width,), is one head of one row, turned, times `factor`. `cos`, `sin`: (width / 2,) of the row's position."""
     half = len(cos)
     for i in range(half):
         a, b = head[i], head[half + i]
-        into[i] = (a * cos[i] - b * sin[i]) * factor
-        into[half + i] = (b * cos[i] + a * sin[i]) * factor
+        keep(into, i, (a * cos[i] - b * sin[i]) * factor)
+        keep(into, half + i, (b * cos[i] + a * sin[i]) * factor)
 
 
 @intrinsic
@@ -156,7 +194,7 @@ def likeliest(logits, count):
     return first
 
 
-@njit(**INNER, fastmath=FAST)
+@njit(**OPTIONS)
 def softmax(scores, seen, panels):
     """In place, of the first `seen`. The rest of so many panels becomes 0: whole panels run 16 wide throughout."""
     largest = np.float32(-np.inf)
@@ -178,7 +216,7 @@ def softmax(scores, seen, panels):
             part[p] *= inverse
 
 
-@njit(**INNER, fastmath=FAST)
+@njit(**OPTIONS)
 def route(x, rows, router, bias, k, sigmoid, scores, ranks, chosen, share):
     """The k experts of each row and their weights, which sum to 1 (`workers.moe.router`). `router`: (experts, d_model).
 
@@ -206,7 +244,7 @@ def route(x, rows, router, bias, k, sigmoid, scores, ranks, chosen, share):
         _choose(ranks, scores, chosen[row * k : (row + 1) * k], share[row * k : (row + 1) * k])
 
 
-@njit(**INNER, fastmath=FAST)
+@njit(**OPTIONS)
 def _choose(ranks, scores, chosen, share):
     total = np.float32(0.0)
     for place in range(len(chosen)):
@@ -222,7 +260,7 @@ def _choose(ranks, scores, chosen, share):
         share[place] /= total
 
 
-@njit(**INNER, fastmath=FAST)
+@njit(**OPTIONS)
 def swiglu(gate_up, rows, width, into):
     """`into = silu(gate) · up`. `gate_up`: (≥ rows, ≥ 2 · width), gate first."""
     for row in range(rows):

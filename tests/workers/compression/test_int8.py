@@ -45,6 +45,17 @@ def _logits(model, tokens: list[int]) -> np.ndarray:
         return model(torch.tensor([tokens]))[0, -1].numpy()
 
 
+@pytest.fixture
+def short_memory(monkeypatch):
+    """PyTorch sees keys and values as the compiled decoder keeps them: in BF16."""
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def attend_to_short(q, k, v, **options):
+        return attend(q, k.bfloat16().to(q.dtype), v.bfloat16().to(q.dtype), **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend_to_short)
+
+
 def _rounded(x: torch.Tensor) -> torch.Tensor:
     """Each row as 8 bits would give it back."""
     scale = x.abs().amax(-1, keepdim=True) / 127
@@ -60,6 +71,7 @@ def _round_activations(model: Decoder, monkeypatch) -> None:
     monkeypatch.setattr(experts, "gated", lambda gate_up: _rounded(gated(gate_up)))
 
 
+@pytest.mark.usefixtures("short_memory")
 def test_the_runner_says_what_pytorch_says_with_weights_and_activations_of_8_bits(any_model, save, spec, tokenizer, prompts, monkeypatch):
     run_int8(made := spec("int8", save(any_model)))
     decoded, _ = load_model(made.output_folder)
@@ -74,6 +86,7 @@ def test_the_runner_says_what_pytorch_says_with_weights_and_activations_of_8_bit
             assert np.abs(logits - wanted).mean() < 0.02 * wanted.std()
 
 
+@pytest.mark.usefixtures("short_memory")
 def test_pytorchs_int8_which_gpus_run_says_what_the_compiled_decoder_says(any_model, save, spec, tokenizer, prompts):
     run_int8(made := spec("int8", save(any_model)))
     sequences = [tokenizer.encode_prompt(prompt) for prompt in prompts]
