@@ -61,12 +61,12 @@ class FusedRunner:
         return self._logits[: wanted[-1], : self.vocab_size]
 
     def decode(self, chunks: Sequence[Chunk], most: Sequence[int], ends: NDArray[np.bool_]) -> list[list[int]]:
-        rows, slots = [(chunk.tokens[0], chunk.slot, chunk.start) for chunk in chunks], [chunk.slot for chunk in chunks]
+        rows, slots = _single(chunks), [chunk.slot for chunk in chunks]
         chosen = Chosen(np.empty((self.max_batch, max(most)), np.int64), np.empty(self.max_batch, np.int64), ends)
         chosen.counts[slots] = most
 
         def run(begin: int, end: int, scratch: Scratch) -> None:
-            self._call(rows[begin:end], range(end - begin), self._no_rows, begin, scratch, chosen)
+            self._call(rows[begin:end], np.arange(end - begin), self._no_rows, begin, scratch, chosen)
 
         self._share_out(chunks, run)
         return [tokens[:count] for tokens, count in zip(chosen.tokens[slots].tolist(), chosen.counts[slots].tolist(), strict=True)]
@@ -100,6 +100,9 @@ class FusedRunner:
 
     def _run(self, chunks: Sequence[Chunk], first: int, scratch: Scratch) -> None:
         """Logits of `chunks` into the rows from `first` on."""
+        if all(len(chunk.tokens) == 1 and not chunk.embedded for chunk in chunks):  # most forwards by far
+            self._call(_single(chunks), np.arange(len(chunks)), self._no_rows, first, scratch)
+            return
         rows: list[tuple[int, int, int]] = []  # token, slot, position
         last: list[int] = []
         given = self._no_rows
@@ -116,13 +119,13 @@ class FusedRunner:
             self._call(rows, last, given, first, scratch)
 
     def _call(
-        self, rows: list[tuple[int, int, int]], last: Sequence[int], given: Floats, first: int, scratch: Scratch, chosen: Chosen | None = None
+        self, rows: list[tuple[int, int, int]], last: Sequence[int] | NDArray[np.int64], given: Floats, first: int, scratch: Scratch, chosen: Chosen | None = None
     ) -> int:  # fmt: skip
         """The compiled code, which writes logits into the rows from `first` on. Where they end."""
         w, end = self._weights, first + len(last)
         tokens, slots, positions = np.array(rows, np.int64).T.copy()
         arguments = (
-            tokens, slots, positions, np.array(last, np.int64), given, w.layers, w.embedding, w.head, w.norm, self._keys, self._values,
+            tokens, slots, positions, np.asarray(last, np.int64), given, w.layers, w.embedding, w.head, w.norm, self._keys, self._values,
             self._cos, self._sin, scratch, self._logits[first:end], chosen or self._none_chosen,
         )  # fmt: skip
         if self._compiled is None:
@@ -140,6 +143,11 @@ class FusedRunner:
         if self._pool:
             self._pool.shutdown()
         del self._weights, self._cache, self._keys, self._values, self._logits, self._scratch
+
+
+def _single(chunks: Sequence[Chunk]) -> list[tuple[int, int, int]]:
+    """Rows of chunks of one token each."""
+    return [(chunk.tokens[0], chunk.slot, chunk.start) for chunk in chunks]
 
 
 def _shares(chunks: Sequence[Chunk], threads: int) -> list[tuple[int, int]]:
