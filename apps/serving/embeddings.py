@@ -18,8 +18,9 @@ from apps.monitoring import names, recorder
 from apps.monitoring.traces.journey import current
 from apps.redis import Ledger, connection
 from apps.registry.models import ModelVersion
+from apps.serving import flight
 from apps.serving.routing import route
-from apps.serving.services import admit, sent_with
+from apps.serving.services import sent_with
 from apps.serving.turns import turns
 from dsportal.celery import app as celery
 
@@ -62,7 +63,7 @@ def embed(*, texts: list[str], user: User, version: str, quota: Quota | None = N
 def _ask(request: str, texts: list[str], model: ModelVersion, tenant: str) -> dict:
     turns.give_up()
     now, seconds = time.time(), settings.ANSWER_TIMEOUT_SECONDS
-    admit(request, now)
+    flight.enter(request)
     try:
         celery.send_task(
             "dsportal.embed", kwargs={"request": request, "version": model.pk, "texts": texts, "deadline": now + seconds, "tenant": tenant},
@@ -78,7 +79,7 @@ def _ask(request: str, texts: list[str], model: ModelVersion, tenant: str) -> di
                 return found
         raise TimedOut(_("No embedding within %(n)s s. Ask again, or for fewer texts.") % {"n": f"{seconds:.0f}"})
     finally:
-        connection().zrem(names.IN_FLIGHT, request)
+        flight.leave(request)
 
 
 def _floats(encoded: str) -> array:

@@ -39,16 +39,17 @@ class Asked(NamedTuple):
 
 def stand(asked: Asked) -> str:
     """Its number."""
-    return connection().xadd(names.ASKED, {"question": orjson.dumps(asked[:-1])}, maxlen=MOST, approximate=True)
+    return connection().xadd(names.ASKED, {"question": packed(asked)}, maxlen=MOST, approximate=True)
+
+
+def packed(asked: Asked) -> bytes:
+    """As an entry of the stream has it."""
+    return orjson.dumps(asked[:-1])
 
 
 def is_there(number: str) -> bool:
     """In the line, or at a worker."""
     return bool(connection().xrange(names.ASKED, number, number))
-
-
-def leave(pipe: Pipeline, number: str) -> None:
-    pipe.xdel(names.ASKED, number)
 
 
 # -- the worker's side

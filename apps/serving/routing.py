@@ -106,13 +106,5 @@ def serving_now(epoch: str | None) -> Serving:
     if epoch is None or known.epoch != epoch or known.until < time.monotonic() or known.live is None:
         experiment = Experiment.objects.select_related("control", "treatment").filter(status=Experiment.Status.RUNNING).first()
         live = ModelVersion.objects.filter(state=ModelVersion.State.LIVE).first()
-        known = class Named(NamedTuple):
-    """A version that was asked for by its id or name, as it was in an epoch."""
-
-    epoch: str
-    until: float  # of `time.monotonic`
-    version: ModelVersion
-
-
-_serving = Serving(epoch, time.monotonic() + settings.ROUTES_KEPT_SECONDS, live, experiment)
+        known = _serving = Serving(epoch, time.monotonic() + settings.ROUTES_KEPT_SECONDS, live, experiment)
     return known

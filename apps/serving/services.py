@@ -38,19 +38,6 @@ WHOLE = ("stop", "length")  # how an answer ends that was not cut off
 LOST_SECONDS = 4.0  # without a word from a worker, after which an asker looks where the message is
 
 
-def admit(answer: str, now: float) -> None:
-    """Count it among those in flight. Busy where there are too many."""
-    r = connection()
-    pipe = r.pipeline()
-    pipe.zremrangebyscore(names.IN_FLIGHT, "-inf", now)
-    pipe.zadd(names.IN_FLIGHT, {answer: now + settings.ANSWER_TIMEOUT_SECONDS})
-    pipe.zcard(names.IN_FLIGHT)
-    waiting = pipe.execute()[2]
-    if waiting > settings.MAX_IN_FLIGHT:
-        r.zrem(names.IN_FLIGHT, answer)
-        raise Busy(_("%(n)s answers are being made already; ask again in a moment.") % {"n": waiting - 1}, retry_after_seconds=2)
-
-
 def stop(answer: str) -> None:
     """Nobody will read it. A worker at it hears so now; one that begins later finds the key."""
     pipe = connection().pipeline(transaction=False)
@@ -91,6 +78,7 @@ class Pending:
     row: Answer | None = None
     journey: Journey = field(default_factory=current)
     is_streamed: bool = True  # else it is read as a whole
+    _key: str = ""  # of the same question in the cache, and in flight
     _number: str = ""  # where it stands in the line, once it does
     _refused: bool = False
 
@@ -149,7 +137,6 @@ class Pending:
         return True
 
     def _from_cache(self) -> list[str] | None:
-        self._key = ""
         if not self.question.is_deterministic:
             return None
         self._key = cache.key_of(version=self.route.version.pk, messages=self.question.messages, parameters=self.question.parameters)
@@ -170,26 +157,22 @@ class Pending:
     def _from_engine(self) -> Iterator[str]:
         """One computation for all who ask the same at the same time: the first one's, whose stream the others read too."""
         turns.give_up()
-        while self._key and (leader := flight.join(self._key, self.id)) != self.id:
+        while not self._number and (leader := self._enter()) != self.id:
             try:
                 with self.journey.phase("shared", answer=leader):
                     yield from self._follow(leader)
             except flight.LeaderLost:  # it was stopped: one of those who read it goes on, and skips what it has
-                flight.leave(self._key, leader)
+                flight.leave(leader, key=self._key)
             else:
                 cache_lookups_total.labels("joined").inc()
                 return
         try:
-            if not self._number:
-                self._send()
             yield from self._follow(self.id)
             if self._key:
                 kept = {name: getattr(self, name) for name in ("text", "prompt_tokens", "completion_tokens", "finish_reason", "logprobs")}
                 cache.put(self._key, kept, self.route.epoch)
         finally:
             self._leave()
-            if self._key:
-                flight.leave(self._key, self.id)
 
     def send_ahead(self) -> None:
         """Let the work begin before `pieces` are read, so that several answers to one question are made at once. Busy.
@@ -198,33 +181,26 @@ class Pending:
         """
         if not self.question.is_deterministic:
             with suppress(*QUEUE_OUTAGES):  # reading the pieces tries again, and says what is wrong
-                self._send()
+                self._enter()
 
     def cancel(self) -> None:
         """Stop work that was sent ahead and whose pieces nobody will read."""
         stop(self.id)
         self._leave()
 
+    def _enter(self) -> str:
+        """Have it made, or find the answer that is being made to the same question: which of them. Busy."""
+        leader, self._number = flight.enter(self.id, key=self._key, question=self._asked(time.time()))
+        return leader
+
     def _leave(self) -> None:
-        """It is in flight no longer; nor in line, where no worker has come to it."""
-        pipe = connection().pipeline(transaction=False)
-        pipe.zrem(names.IN_FLIGHT, self.id)
-        if self._number:
-            line.leave(pipe, self._number)
-        pipe.execute()
+        flight.leave(self.id, key=self._key, number=self._number)
 
-    def _send(self) -> None:
-        now = time.time()
-        admit(self.id, now)
-        self._publish(now)
-
-    def _publish(self, now: float) -> None:
-        self._number = line.stand(
-            line.Asked(
-                answer=self.id, version=self.route.version.pk, messages=self.question.messages, parameters=self.question.parameters,
-                deadline=now + settings.ANSWER_TIMEOUT_SECONDS, tenant=str(self.user.pk) if self.user and self.user.pk else "",
-                is_streamed=self.is_streamed, headers=sent_with(self.journey, self.channel),
-            )
+    def _asked(self, now: float) -> line.Asked:
+        return line.Asked(
+            answer=self.id, version=self.route.version.pk, messages=self.question.messages, parameters=self.question.parameters,
+            deadline=now + settings.ANSWER_TIMEOUT_SECONDS, tenant=str(self.user.pk) if self.user and self.user.pk else "",
+            is_streamed=self.is_streamed, headers=sent_with(self.journey, self.channel),
         )  # fmt: skip
 
     def _follow(self, answer: str) -> Iterator[str]:
@@ -247,7 +223,7 @@ class Pending:
                     raise flight.LeaderLost
                 if now - last_sent > LOST_SECONDS and answer == self.id and self._is_lost():
                     log.warning("answer %s was lost with its Redis; it is asked for again", self.id)
-                    self._publish(time.time() - (now - self.began))
+                    self._number = line.stand(self._asked(time.time() - (now - self.began)))
                     last_sent = now
                 yield ""  # so that a stream writes a sign of life, and notices that its reader went away
                 continue

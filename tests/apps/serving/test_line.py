@@ -6,7 +6,7 @@ import pytest
 
 from apps.monitoring import names
 from apps.redis import connection
-from apps.serving import line
+from apps.serving import flight, line
 from apps.serving.line import Asked, Window
 
 
@@ -75,9 +75,7 @@ def test_a_question_whose_asker_left_is_not_taken_over(window, impatient):
     silent, other = window("silent"), window("other")
     number = line.stand(asked("a"))
     silent.take(1, 0.01)
-    pipe = connection().pipeline()
-    line.leave(pipe, number)
-    pipe.execute()
+    flight.leave("a", number=number)
     time.sleep(0.1)
 
     assert other.take_over(9) == []
