@@ -4,6 +4,7 @@ A question leaves the line with the end of its answer, by the same transaction. 
 that it is still at it. What nobody has said so of for a while is taken over by another worker, which begins it again.
 """
 
+import logging
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ from redis.client import Pipeline
 
 from apps.monitoring import names
 from apps.redis import connection
+
+log = logging.getLogger(__name__)
 
 GROUP = "inference"
 MOST = 10_000  # of those that nobody takes, the oldest are dropped: their askers have long been told that no worker is there
@@ -59,58 +62,66 @@ class Window:
     """Where one worker takes questions from the line. May be called from any thread."""
 
     def __init__(self, worker: str):
-        self._worker = worker
+        self._worker, self._line = worker, names.ASKED
 
     def open(self) -> None:
         """Begin to take part; forget workers that are long gone and have nothing."""
         r = connection()
         try:
-            r.xgroup_create(names.ASKED, GROUP, id="0", mkstream=True)
+            r.xgroup_create(self._line, GROUP, id="0", mkstream=True)
         except ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
-        for other in r.xinfo_consumers(names.ASKED, GROUP):
+        for other in r.xinfo_consumers(self._line, GROUP):
             if not other["pending"] and other["idle"] > FORGOTTEN_SECONDS * 1000:
-                r.xgroup_delconsumer(names.ASKED, GROUP, other["name"])
+                r.xgroup_delconsumer(self._line, GROUP, other["name"])
 
     def take(self, most: int, patience_seconds: float) -> list[Asked]:
         """Up to so many, as soon as there is one; none after `patience_seconds`."""
         try:
-            found = connection().xreadgroup(GROUP, self._worker, {names.ASKED: ">"}, count=most, block=round(patience_seconds * 1000))
+            found = connection().xreadgroup(GROUP, self._worker, {self._line: ">"}, count=most, block=round(patience_seconds * 1000))
         except ResponseError as error:
-            if not str(error).startswith("NOGROUP"):
+            if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
                 raise
-            self.open()  # Redis was emptied
+            self.open()  # Redis was emptied, maybe in the middle of this
             return []
-        return [_asked(number, entry) for number, entry in found[0][1]] if found else []
+        return self._readable(found[0][1]) if found else []
 
     def keep(self, numbers: Collection[str]) -> None:
         """Say that it is still at these."""
         if numbers:
-            connection().xclaim(names.ASKED, GROUP, self._worker, 0, list(numbers), justid=True)
+            connection().xclaim(self._line, GROUP, self._worker, 0, list(numbers), justid=True)
 
     def take_over(self, most: int) -> list[Asked]:
         """Up to so many of those whose workers are silent."""
         r, silent_ms = connection(), round(LOST_SECONDS * 1000)
-        silent = r.xpending_range(names.ASKED, GROUP, "-", "+", most, idle=silent_ms) if r.exists(names.ASKED) else []
+        silent = r.xpending_range(self._line, GROUP, "-", "+", most, idle=silent_ms) if r.exists(self._line) else []
         if not silent:
             return []
-        numbers = r.xclaim(names.ASKED, GROUP, self._worker, silent_ms, [entry["message_id"] for entry in silent], justid=True)
-        found = [entry for number in numbers for entry in r.xrange(names.ASKED, number, number)]
+        numbers = r.xclaim(self._line, GROUP, self._worker, silent_ms, [entry["message_id"] for entry in silent], justid=True)
+        found = [entry for number in numbers for entry in r.xrange(self._line, number, number)]
         if gone := set(numbers) - {number for number, _ in found}:  # whose askers have left
-            r.xack(names.ASKED, GROUP, *gone)
-        return [_asked(number, entry) for number, entry in found]
+            r.xack(self._line, GROUP, *gone)
+        return self._readable(found)
 
-    @staticmethod
-    def done(pipe: Pipeline, numbers: Collection[str]) -> None:
+    def done(self, pipe: Pipeline, numbers: Collection[str]) -> None:
         """These are answered."""
-        pipe.xack(names.ASKED, GROUP, *numbers)
-        pipe.xdel(names.ASKED, *numbers)
+        pipe.xack(self._line, GROUP, *numbers)
+        pipe.xdel(self._line, *numbers)
 
     def close(self) -> None:
         """Nothing of the line is this worker's any more."""
-        connection().xgroup_delconsumer(names.ASKED, GROUP, self._worker)
+        connection().xgroup_delconsumer(self._line, GROUP, self._worker)
 
-
-def _asked(number: str, entry: dict[str, Any]) -> Asked:
-    return Asked(*orjson.loads(entry["question"]), number)
+    def _readable(self, entries: list[tuple[str, dict[str, Any]]]) -> list[Asked]:
+        """An entry that is no question, of another release say, must not hold up those behind it."""
+        found = []
+        for number, entry in entries:
+            try:
+                found.append(Asked(*orjson.loads(entry["question"]), number))
+            except (ValueError, TypeError, KeyError):
+                log.exception("an entry of the line is no question: %s", str(entry)[:1000])
+                pipe = connection().pipeline()
+                self.done(pipe, [number])
+                pipe.execute()
+        return found

@@ -48,7 +48,7 @@ class Answering:
         self._closing = threading.Event()
 
     def start(self) -> None:
-        self._telling = Telling(self._over)
+        self._telling = Telling(self._window, self._over)
         self._slowly = ThreadPoolExecutor(self._most, "begin")
         self._taking = threading.Thread(target=self._take, name="taking", daemon=True)
         self._taking.start()
@@ -100,12 +100,15 @@ class Answering:
         except RedisError as error:
             log.warning("whether askers have gone already cannot be seen: %s", error)
         for making in new.values():
-            if making.is_cancelled or making.asked.deadline < time.time():
-                making.drop()
-            elif held := engines.take_loaded(making.asked.version) if making.is_quick else None:
-                self._submit(making, held)
-            else:
-                self._slowly.submit(self._load, making)
+            try:
+                if making.is_cancelled or making.asked.deadline < time.time():
+                    making.drop()
+                elif held := engines.take_loaded(making.asked.version) if making.is_quick else None:
+                    self._submit(making, held)
+                else:
+                    self._slowly.submit(self._load, making)
+            except Exception as error:  # noqa: BLE001 — a question that cannot be understood ends by itself
+                making.fail(error)
 
     def _load(self, making: Making) -> None:
         close_old_connections()

@@ -122,6 +122,14 @@ class Making:
         if self.is_over:
             self.is_told = True
             return {} if self._is_dropped else self._last_entry()
+        try:
+            return self._next_piece()
+        except Exception as error:  # noqa: BLE001 — as at its end
+            self.cancel()
+            self._error, self.is_told = error, True
+            return self._last_entry()
+
+    def _next_piece(self) -> Entry | None:
         count = len(self._pieces)
         text = "".join(self._pieces[:count])
         del self._pieces[:count]  # the engine may have added some at the end meanwhile

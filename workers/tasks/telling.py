@@ -26,10 +26,10 @@ STREAM_EXPIRES_SECONDS = 120
 
 
 class Telling:
-    """`told`: called with each answer once its end is in Redis."""
+    """`told`: called with each answer once its end is in Redis, by the same transaction by which it leaves the line."""
 
-    def __init__(self, told: Callable[[Making], None]):
-        self._told = told
+    def __init__(self, window: Window, told: Callable[[Making], None]):
+        self._window, self._told = window, told
         self._spoken: SimpleQueue[Making | None] = SimpleQueue()
         self._later: dict[Making, float] = {}  # those that have told something a moment ago → when more of them may be told
         self._thread = threading.Thread(target=self._run, name="telling", daemon=True)
@@ -86,8 +86,7 @@ class Telling:
         for making in over:
             self._told(making)
 
-    @staticmethod
-    def _write(entries: list[tuple[Making, dict]], answered: list[str]) -> None:
+    def _write(self, entries: list[tuple[Making, dict]], answered: list[str]) -> None:
         expires = STREAM_EXPIRES_SECONDS + round(settings.ANSWER_TIMEOUT_SECONDS)
         pipe = connection().pipeline()
         for making, entry in entries:
@@ -96,5 +95,5 @@ class Telling:
             if entry and (making.is_told or not entry["at"]):
                 pipe.expire(making.stream, expires)
         if answered:
-            Window.done(pipe, answered)
+            self._window.done(pipe, answered)
         pipe.execute()

@@ -1,6 +1,7 @@
 """The line of questions in Redis, and workers that take from it."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -15,7 +16,9 @@ def asked(answer: str) -> Asked:
 
 
 @pytest.fixture
-def window(redis_server):
+def window(redis_server, monkeypatch):
+    monkeypatch.setattr(names, "ASKED", "tests:asked")  # the worker of other tests takes none of these
+
     def open_window(worker: str) -> Window:
         opened = Window(worker)
         opened.open()
@@ -80,6 +83,26 @@ def test_a_question_whose_asker_left_is_not_taken_over(window, impatient):
 
     assert other.take_over(9) == []
     assert connection().xpending(names.ASKED, line.GROUP)["pending"] == 0
+
+
+def test_a_worker_that_waits_goes_on_when_redis_is_emptied(window):
+    worker = window("worker")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(worker.take, 1, 5)
+        while not connection().xinfo_consumers(names.ASKED, line.GROUP):
+            time.sleep(0.01)
+        connection().flushall()
+
+        assert waiting.result(5) == []
+
+
+def test_an_entry_that_is_no_question_does_not_hold_up_those_behind_it(window):
+    worker = window("worker")
+    connection().xadd(names.ASKED, {"question": '["of another release"]'})
+    line.stand(asked("a"))
+
+    assert [question.answer for question in worker.take(9, 0.01)] == ["a"]
+    assert connection().xlen(names.ASKED) == 1
 
 
 def test_a_worker_goes_on_when_redis_was_emptied(window):
