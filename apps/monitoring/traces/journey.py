@@ -1,6 +1,6 @@
 """One request's way through the web process.
 
-Its phases are noted as plain tuples while it runs, and told to OpenTelemetry at its end: a span costs 20 µs, and an answer from the cache has
+Its phases are noted as plain tuples while it runs, and told to OpenTelemetry at its end: a span that runs costs 36 µs, and an answer from the cache has
 no time for six of them. A request that goes to an engine gets its root span before, so that the worker's phases find it.
 """
 
