@@ -3,7 +3,7 @@
 1. INT8: seconds, and a quarter of the bytes.
 2. Mixed precision: where INT8 loses too much of the quality only, its most sensitive matrices stay FP32.
 3. Pruning of neurons with recovery, and its INT8: what is left knows nearly all, and is mended in a minute.
-4. Distillation, and the student's INT8: minutes, and the least bytes. The student is as large as the limits of bytes and speed allow.
+4. Distillation, and the student's INT8: minutes, and the least bytes.
 
 What learns is first tried out as a shape that has learnt nothing: where its bytes or its speed fall short in INT8 too, those who follow have its time.
 
@@ -33,8 +33,7 @@ from workers.compression.onnx_export import run_onnx
 from workers.compression.prune import run_prune, save_unrecovered
 from workers.compression.quality import evaluate, held_out
 from workers.compression.sensitivity import run_mixed
-from workers.compression.spec import CompressSpec
-from workers.compression.students import student_config
+from workers.compression.spec import STUDENT_PARAMETERS, STUDENT_SPEED, CompressSpec
 from workers.compression.telling import span
 from workers.evaluation.questions import HeldOut
 from workers.moe import count_parameters, load_tokenizer, read_config
@@ -45,8 +44,7 @@ SPARSITY = 0.5  # of the hidden units
 MINUTES = 4.5  # of the whole policy
 RECOVERY_SHARE, DISTILL_SHARE = 0.2, 0.85  # of the minutes that are left; what then remains is for measuring
 LEAST_MINUTES = 0.1  # of learning: what was measured slowly should not leave a student that has learnt nothing
-FP32_BYTES = 4
-INT8_SHARE = 1 / 3  # of a model's bytes in FP32, or less: beside the rounded matrices lie their scales, and what is not rounded
+INT8_BYTES, INT8_SPEED = 1.3, 1.3  # of a small model: a parameter's bytes, with scales and what is not rounded; and, at least, its speed for FP32's
 MISSED_BY_CHANCE = 0.05  # of the speed that is wanted: a shape whose trial is nearer is taught, and measured again
 NARROWER = (("sparsity", SPARSITY), ("structure", "neuron"))
 BASELINE = "baseline"
@@ -105,16 +103,11 @@ def attempts(spec: CompressSpec) -> list[Attempt]:
 
 
 def student_of(spec: CompressSpec) -> tuple[tuple[str, Any], ...]:
-    """As large as the limits allow, in FP32 where there is a shape for that, else in INT8: the more it has of its teacher, the better it answers."""
-    if spec.max_bytes is None and spec.min_speed_ratio is None:
-        return (("student", spec.student),)
-    teacher = read_config(spec.model_folder)
-    share = spec.max_bytes / (FP32_BYTES * count_parameters(teacher)[0]) if spec.max_bytes else 1.0
-    try:
-        student_config(teacher, None, parameters=share)
-    except JobError:
-        share /= INT8_SHARE
-    return (("student", spec.student), ("student_parameters", share), ("student_speed", spec.min_speed_ratio or 1.0))
+    """The usual one; a smaller or a quicker one only where that would not keep the limits in INT8 either: steps are what minutes are short of."""
+    share, speed = STUDENT_PARAMETERS, max(STUDENT_SPEED, (spec.min_speed_ratio or 0.0) / INT8_SPEED)
+    if spec.max_bytes is not None:
+        share = min(share, spec.max_bytes / (INT8_BYTES * count_parameters(read_config(spec.model_folder))[0]))
+    return (("student", spec.student), ("student_parameters", share), ("student_speed", speed))
 
 
 def run_policy(spec: CompressSpec) -> Result:

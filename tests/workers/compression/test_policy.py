@@ -9,7 +9,9 @@ from workers.compression.distill import shape_of
 from workers.compression.policy import attempts, run_policy
 from workers.compression.quantization import dequantize, is_quantized, quantize
 from workers.compression.sensitivity import sensitivities
-from workers.moe import count_parameters, export_tensors, import_tensors, layout_named, load_model
+from workers.compression.spec import STUDENT_SPEED
+from workers.compression.students import cost
+from workers.moe import export_tensors, import_tensors, layout_named, load_model
 from workers.protocol import JobError
 from workers.training import encode, pack
 
@@ -171,17 +173,19 @@ def test_a_teacher_that_is_too_small_for_a_student_ends_no_policy(make_model, sa
     assert trail["INT8"]["decision"] == "chosen"
 
 
-def test_within_a_policy_a_student_is_as_large_as_the_limits_allow(make_model, save, spec):
-    parent = save(make_model(d_model=96, head_dim=24, n_layers=4))
+def test_within_a_policy_a_student_is_smaller_or_quicker_than_usual_where_the_limits_ask_for_that(make_model, save, spec):
+    parent = save(make_model(d_model=192, head_dim=48, d_expert=128))
     whole = (parent / "model.safetensors").stat().st_size
 
-    def parameters(**limits):
+    def student(**limits):
         made = spec("policy", parent, **limits)
-        student = next(a for a in attempts(made) if a.step == "distillation")
-        return count_parameters(shape_of(load_model(parent)[0].config, made.model_copy(update=dict(student.options))))[0]
+        options = next(a for a in attempts(made) if a.step == "distillation").options
+        return cost(shape_of(load_model(parent)[0].config, made.model_copy(update=dict(options))))
 
-    assert parameters(max_bytes=whole // 8) < parameters(max_bytes=whole // 3) <= whole // 3 // 4
-    assert parameters(min_speed_ratio=2.0) < parameters(min_speed_ratio=1.5)
+    usual = student()
+    assert student(max_bytes=whole, min_speed_ratio=STUDENT_SPEED) == usual
+    assert student(max_bytes=whole // 30)[0] < usual[0]
+    assert student(min_speed_ratio=STUDENT_SPEED * 2)[1] < usual[1]
 
 
 def test_the_trail_tells_the_speed_at_one_eight_and_32_answers_and_judges_by_eight(make_model, save, spec, dataset):
