@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from collections.abc import Sequence as Many
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from workers.upstream.wire import Answer, BrokenOff, Spelling, request_of
 log = logging.getLogger(__name__)
 
 CONCURRENCY = 64  # answers at once: the server has its own line, but chat should not stand behind a batch in it
+CLOSING_SECONDS = 2.0
 PATIENCE_SECONDS, PAUSE_SECONDS = 120.0, 1.0  # of batches, while the server is away
 Message = Mapping[str, str]
 
@@ -157,10 +159,11 @@ class UpstreamEngine:
             self._loop.run_forever()
         finally:
             self._loop.run_until_complete(self._abandon(checking))
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.run_until_complete(_until_nothing_is_pending())
             self._loop.close()
 
     async def _abandon(self, checking: asyncio.Task[None]) -> None:
-        """Nothing is pending when this returns: a task that the loop leaves behind is told as destroyed, sooner or later."""
         while len(self._waiting):
             self._shut_out(self._waiting.pop())
         for asked in self._running:
@@ -278,8 +281,8 @@ class UpstreamEngine:
 
     async def _stream(self, asked: Asked) -> None:
         """BrokenOff where the stream ends without saying so."""
-        async with self._guard.response("/chat/completions", asked.body) as response:
-            async for line in response.aiter_lines():
+        async with self._guard.response("/chat/completions", asked.body) as response, aclosing(response.aiter_lines()) as lines:
+            async for line in lines:
                 if not line.startswith("data:"):  # a comment, which is a sign of life, or another field of an event
                     continue
                 data = line.removeprefix("data:").strip()
@@ -313,6 +316,16 @@ class UpstreamEngine:
             raise BrokenOff(f"The upstream {self._spec.place} sent no embedding ({type(error).__name__}: {error}).") from error
         asked.ticket.embedding = vector / (np.linalg.norm(vector) or 1.0)
         return Completion("", 0, tokens, time.monotonic() - asked.began, "stop")
+
+
+async def _until_nothing_is_pending() -> None:
+    """What httpx was reading for those who left is closed by tasks of its own, which begin a moment later; one that the loop leaves behind is told as destroyed."""
+    await asyncio.sleep(0)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CLOSING_SECONDS):
+            while left := asyncio.all_tasks() - {asyncio.current_task()}:
+                await asyncio.wait(left)
+                await asyncio.sleep(0)
 
 
 def _closed() -> EngineClosed:

@@ -1,6 +1,7 @@
 """An upstream behind the engine's interface, against a real server in a process of its own that is killed and started again."""
 
 import asyncio
+import gc
 import json
 import logging
 import threading
@@ -140,6 +141,7 @@ def test_closing_leaves_no_task_behind_neither_of_those_asked_nor_of_those_in_li
     tickets = [engine.submit(asking("slow " * 100), SamplingParams(max_tokens=100)) for _ in range(3)]
     wait_for(lambda: engine.stats().running, "the first is on its way")
     engine.close()
+    gc.collect()
     assert not asyncio.all_tasks(engine._loop)
     for ticket in tickets:
         with pytest.raises(EngineClosed):
