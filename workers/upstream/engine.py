@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from collections.abc import Sequence as Many
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -281,8 +281,8 @@ class UpstreamEngine:
 
     async def _stream(self, asked: Asked) -> None:
         """BrokenOff where the stream ends without saying so."""
-        async with self._guard.response("/chat/completions", asked.body) as response, aclosing(response.aiter_lines()) as lines:
-            async for line in lines:
+        async with self._guard.response("/chat/completions", asked.body) as response:
+            async for line in response.aiter_lines():
                 if not line.startswith("data:"):  # a comment, which is a sign of life, or another field of an event
                     continue
                 data = line.removeprefix("data:").strip()
