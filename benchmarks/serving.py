@@ -146,7 +146,7 @@ def table(title: str, folder: Path, work: Path, threads: int, tokens: int, round
         else:
             beside = [f"{rate:,.0f} (ours is {ours / rate:.2f}×)" for rate, ours in zip(rates, found[BESIDE[name]], strict=True)]
         print(f"| {name} | " + " | ".join(beside) + " |")
-    fp32 = limit_row("FP32", model.config, read["FP32"], found["FP32"], fp32_peak(), found[OURS])
+    fp32 = limit_row("FP32", model.config, read["FP32"], found["FP32"], threads * fp32_peak(), found[OURS])
     of_int8 = limit_row("INT8", model.config, read["INT8"], found["INT8"], threads * int8_peak(), found[OURS_INT8])
     print("\n".join([fp32[0], of_int8[0], "", *same, f"The limits: {fp32[1]}; {of_int8[1]}."]), flush=True)
 
