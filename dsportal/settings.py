@@ -118,7 +118,7 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "apps.accounts.people.ContentPolicy",
     "apps.accounts.people.Sessions",
-    "django.middleware.locale.LocaleMiddleware",
+    "apps.accounts.people.Language",
     "django.middleware.common.CommonMiddleware",
     "apps.accounts.people.Csrf",
     "django.contrib.auth.middleware.AuthenticationMiddleware",

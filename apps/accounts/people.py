@@ -7,8 +7,12 @@ the cache took went there. Whoever it is for, nothing of a cookie counts then, s
 from csp.middleware import HEADER, CSPMiddleware
 from django.contrib.messages.middleware import MessageMiddleware
 from django.contrib.sessions.middleware import SessionMiddleware
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.middleware.csrf import CsrfViewMiddleware
+from django.middleware.locale import LocaleMiddleware
+from django.utils import translation
+from django.utils.cache import patch_vary_headers
+from django.utils.functional import SimpleLazyObject
 
 NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
 _KEYWORD = "bearer "
@@ -32,8 +36,21 @@ class Sessions(SessionMiddleware):
     def __call__(self, request: HttpRequest):
         if not is_of_a_service(request):
             return super().__call__(request)
-        request.session = self.SessionStore()  # an empty one, that nobody keeps
+        request.session = SimpleLazyObject(self.SessionStore)  # an empty one, that nobody keeps
         return self.get_response(request)
+
+
+class Language(LocaleMiddleware):
+    """As the cookie or the headers say. No address has its language in it, so none is looked for there."""
+
+    def process_request(self, request: HttpRequest) -> None:
+        translation.activate(translation.get_language_from_request(request))
+        request.LANGUAGE_CODE = translation.get_language()
+
+    def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        patch_vary_headers(response, ("Accept-Language",))
+        response.headers.setdefault("Content-Language", translation.get_language())
+        return response
 
 
 class Csrf(CsrfViewMiddleware):

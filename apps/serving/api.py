@@ -8,7 +8,6 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.mixins import DestroyModelMixin, ListModelMixin, RetrieveModelMixin
-from rest_framework.response import Response
 from rest_framework.routers import SimpleRouter
 from rest_framework.views import APIView
 
@@ -17,7 +16,7 @@ from apps.accounts.permissions import MayChat, SignedIn
 from apps.accounts.problems import Busy, Problem
 from apps.accounts.quotas import Metered
 from apps.ids import new_id
-from apps.rest import AlwaysJSON, FixedSerializer, IdentField, Resource, actor_of, checked
+from apps.rest import AlwaysJSON, FixedSerializer, IdentField, Resource, actor_of, as_json, checked
 from apps.serving import chat, services
 from apps.serving.answer_log import answers, settle_where_possible
 from apps.serving.models import Answer, Conversation, ScalingDecision
@@ -59,7 +58,7 @@ class GenerateInput(FixedSerializer):
     image = ImageField()
 
 
-class UsageOutput(serializers.Serializer):
+class UsageOutput(FixedSerializer):
     prompt_tokens = serializers.IntegerField()
     completion_tokens = serializers.IntegerField()
 
@@ -90,7 +89,7 @@ class GenerateView(Metered, APIView):
             question=question, user=request.user, channel="generate", version=version, subject=subject_of(request) or new_id(), quota=self.quota
         )
         pending.whole()
-        return Response(GenerateOutput(pending).data)
+        return as_json(GenerateOutput.written(pending))
 
 
 # -- the chat

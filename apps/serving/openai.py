@@ -23,7 +23,7 @@ from apps.accounts.permissions import SignedIn
 from apps.accounts.problems import Busy, Missing, Problem, outage
 from apps.accounts.quotas import Metered, Quota
 from apps.registry.models import ModelVersion
-from apps.rest import AlwaysJSON
+from apps.rest import AlwaysJSON, as_json
 from apps.serving import embeddings, services
 from apps.serving.openai_requests import ChatRequest, CompletionRequest, EmbeddingsRequest, Request
 from apps.serving.openai_shapes import ChatShape, CompletionShape, Shape, finish_reason_of
@@ -123,7 +123,7 @@ class AnsweringView(OpenAIView):
         for number, pending in enumerate(pendings):
             with _others_stopped(pendings[number + 1 :]):
                 pending.whole()
-        return Response(shape.whole())
+        return as_json(shape.whole())
 
 
 class ChatCompletionsView(AnsweringView):

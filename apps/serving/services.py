@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import orjson
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Model
 from django.utils.translation import gettext as _
 
 from apps.accounts.models import User
@@ -274,8 +276,8 @@ class Pending:
 
     def _row(self, status: str, error: str = "") -> Answer:
         return Answer(
-            id=self.id, conversation=self.conversation, model_version=self.route.version, experiment=self.route.experiment, arm=self.route.arm,
-            user=self.user, route=self.channel, prompt=self.question.prompt[:8000], prompt_key=prompt_key(self.question.prompt, picture_of(self.question.messages)),
+            id=self.id, conversation_id=_key(self.conversation), model_version_id=self.route.version.pk, experiment_id=_key(self.route.experiment),
+            arm=self.route.arm, user_id=_key(self.user), route=self.channel, prompt=self.question.prompt[:8000], prompt_key=prompt_key(self.question.prompt, picture_of(self.question.messages)),
             messages=self.question.messages, parameters=self.question.parameters, text=self.text, status=status, error=error[:300],
             cached=self.cached, prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, latency_ms=self.elapsed_ms,
             first_token_ms=self.first_token_ms,
@@ -288,6 +290,10 @@ class Pending:
             version=self.route.version.pk, route=self.channel, outcome=recorder.BUSY if self._refused else status, cached=self.cached,
             prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, first_token_ms=self.first_token_ms,
         )  # fmt: skip
+
+
+def _key(row: Model | None) -> Any:
+    return row.pk if row else None
 
 
 def ask(
