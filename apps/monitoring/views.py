@@ -21,7 +21,7 @@ from apps.monitoring.charts import WINDOWS, Window, happened, moment_of, monitor
 from apps.monitoring.figures import Chart
 from apps.monitoring.forms import HardwareForm
 from apps.monitoring.models import Alert, Silence
-from apps.monitoring.rules import ERROR_SECONDS, ERRORS, P99, P99_SECONDS
+from apps.monitoring.rules import ERRORS, P99
 from apps.monitoring.selectors import alerts, timeseries, workers
 from apps.monitoring.traces.store import are_kept
 from apps.portal.pages import action, back, refuse
@@ -69,7 +69,7 @@ def monitoring(request: HttpRequest) -> HttpResponse:
         "versions": served[:VERSIONS_SHOWN], "at": at, "until": at + timedelta(seconds=window.step) if at else None,
         "slowest": _slowest(window, chosen, at),
     }  # fmt: skip
-    values |= {"p99_rule": P99, "p99_seconds": P99_SECONDS, "error_rule": ERRORS, "error_seconds": ERROR_SECONDS}
+    values |= {"p99_rule": P99, "error_rule": ERRORS}
     values["slowest_of_a_day"] = not at and window.seconds > SLOWEST_OF_SECONDS
     values["followed"] = _followed(values["slowest"])
     if request.GET.get("tables") and values["workers"] is not None:  # for reading without scripts
