@@ -89,8 +89,7 @@ def test_a_worker_that_waits_goes_on_when_redis_is_emptied(window):
     worker = window("worker")
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(worker.take, 1, 5)
-        while not connection().xinfo_consumers(names.ASKED, line.GROUP):
-            time.sleep(0.01)
+        time.sleep(0.1)  # it waits in Redis by then; Redis 7.0 does not tell who does
         connection().flushall()
 
         assert waiting.result(5) == []
