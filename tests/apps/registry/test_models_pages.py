@@ -265,6 +265,13 @@ def test_a_job_that_drew_nothing_has_no_chart(page, live):
     assert "data-chart" not in text(page.get(f"/compression/{finished(live, 'int8').pk}/"))
 
 
+def test_before_and_after_tell_the_speed_that_the_job_measured(page, live):
+    job = finished(live, "int8")
+    child = making.version("v1-int8", kind="int8", parent=live)
+    ModelVersion.objects.filter(pk=child.pk).update(compression_job=job, details={"speed_ratio": {"batch_1": 3.0, "batch_8": 2.25}})
+    assert "2.25 ×" in text(page.get(f"/compression/{job.pk}/"))
+
+
 def test_recovery_and_importance_are_given_where_they_belong(page, live):
     asked = {"version": live.pk, "method": "prune", "sparsity": "0.5", "structure": "2:4", "importance": "use", "recovery_minutes": "2"}
     page.post("/compression/", asked)
