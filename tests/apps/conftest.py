@@ -15,6 +15,7 @@ from apps.monitoring.tally import tally
 from apps.redis import connection
 from apps.registry.models import ModelVersion
 from apps.serving.cache import near
+from tests.apps import making
 from tests.apps.answering import engine_that_echoes
 
 
@@ -122,3 +123,11 @@ def answers_with(_inference) -> Iterator[Callable[[ModelVersion], None]]:
     yield hold
     for pk in opened:
         engines.let_go(pk)
+
+
+@pytest.fixture
+def live(db, answers_with) -> ModelVersion:
+    """The version that answers."""
+    version = making.version("v1", state="live")
+    answers_with(version)
+    return version

@@ -11,17 +11,9 @@ from apps.monitoring.buckets import Bucket
 from apps.monitoring.histogram import percentile
 from apps.monitoring.tally import tally
 from apps.monitoring.traces.edge import ARRIVED, Edge
-from tests.apps import making
 
 pytestmark = pytest.mark.django_db
 WAITED_MS = 2000.0
-
-
-@pytest.fixture
-def live(answers_with):
-    version = making.version("v1", state="live")
-    answers_with(version)
-    return version
 
 
 def seen() -> Bucket:

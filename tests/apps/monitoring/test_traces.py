@@ -13,16 +13,8 @@ from apps.monitoring import names
 from apps.monitoring.traces import journey, store, telling
 from apps.redis import connection
 from apps.serving.answer_log import answers as logged
-from tests.apps import making
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def live(answers_with):
-    version = making.version("v1", state="live")
-    answers_with(version)
-    return version
 
 
 def ask(client, prompt: str = "What is water?", **more):

@@ -19,13 +19,6 @@ from tests.apps import making
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.fixture
-def live(answers_with):
-    version = making.version("v1", state="live")
-    answers_with(version)
-    return version
-
-
 def ask(client, prompt="What is water?", **more):
     return client.post("/api/v1/generate/", {"prompt": prompt, **more}).json()
 

@@ -4,16 +4,8 @@ from django.test import Client
 
 from apps.serving.answer_log import answers as logged
 from apps.serving.models import Conversation
-from tests.apps import making
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def live(answers_with):
-    version = making.version("v1", state="live")
-    answers_with(version)
-    return version
 
 
 def say(client, message="What is water?", **more):

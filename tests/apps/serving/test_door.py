@@ -12,17 +12,9 @@ from apps.redis import connection
 from apps.serving import door as doors
 from apps.serving.answer_log import answers as logged
 from apps.serving.door import Door
-from tests.apps import making
 
 pytestmark = pytest.mark.django_db
 PATHS = ["/api/v1/generate/", "/api/v1/chat/", "/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
-
-
-@pytest.fixture
-def live(answers_with):
-    version = making.version("v1", state="live")
-    answers_with(version)
-    return version
 
 
 @pytest.fixture

@@ -13,13 +13,6 @@ from workers.tasks.answers import engines
 pytestmark = pytest.mark.django_db
 
 
-@pytest.fixture
-def live(answers_with):
-    version = making.version("v1", state="live")
-    answers_with(version)
-    return version
-
-
 def ask(client, prompt="What is water?", **more):
     return client.post("/api/v1/generate/", {"prompt": prompt, **more})
 

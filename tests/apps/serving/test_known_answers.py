@@ -22,13 +22,6 @@ CHAT = {"model": "dsportal", "messages": [{"role": "user", "content": "What is w
 
 
 @pytest.fixture
-def live(answers_with):
-    version = making.version("v1", state="live")
-    answers_with(version)
-    return version
-
-
-@pytest.fixture
 def limited(viewer) -> Api:
     api = Api(viewer)
     _row, token = create_token(user=viewer, name="limited", actor=viewer, requests_per_minute=4, tokens_per_minute=100_000)

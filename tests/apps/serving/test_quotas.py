@@ -15,18 +15,10 @@ from apps.accounts.services import create_token
 from apps.monitoring import names
 from apps.redis import connection
 from apps.serving.answer_log import answers as logged
-from tests.apps import making
 from tests.apps.conftest import Api
 from workers.tasks.answers import engines
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def live(answers_with):
-    version = making.version("v1", state="live")
-    answers_with(version)
-    return version
 
 
 def with_limits(user, **limits) -> Api:
