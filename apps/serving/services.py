@@ -305,8 +305,9 @@ def ask(
     With a quota the request is taken; an answer that is known here is complete then."""
     who = subject or (conversation.pk if conversation else "") or (str(user.pk) if user and user.pk else new_id())
     if quota:
-        known = remembered_route(asked=version, subject=who) if question.is_deterministic and not trim else None
-        if known and for_version(question.messages, known.version, forgiving=False) is question.messages:
+        # Whether a version sees pictures is not asked of one that may not be live any more.
+        may_be_known = question.is_deterministic and not trim and not any("image" in message for message in question.messages)
+        if may_be_known and (known := remembered_route(asked=version, subject=who)):
             pending = Pending(question=question, route=known, user=user, channel=channel, conversation=conversation, quota=quota)
             if pending.answer_at_once():
                 return pending
