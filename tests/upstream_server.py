@@ -1,7 +1,7 @@
 """A small server that speaks OpenAI's API, as a process of its own (`Server`). What the question says is what it does.
 
-It answers with the last question's words, a chunk each. `slow` waits between words, `fall` closes the connection after two, `busy` is
-refused twice with 429 first, `refuse` is refused, `empty` is a stream of nothing, `fault` an error inside the server, `recall` tells the body
+It answers with the last question's words, a chunk each. `slow` waits between words, `fall` closes the connection after two, `hang` keeps it
+open and says no more, `mute` says nothing at all, `busy` is refused twice with 429 first, `moved` is sent elsewhere, `refuse` is refused, `empty` is a stream of nothing, `fault` an error inside the server, `recall` tells the body
 of the last question before it, and `stopped` how many readers went away.
 """
 
@@ -37,6 +37,12 @@ class Handler(BaseHTTPRequestHandler):
         said = body["messages"][-1]["content"]
         if "refuse" in said:
             self.reply(400, {"error": {"message": "max_tokens is too large", "type": "invalid_request_error"}})
+            return
+        if "mute" in said:
+            seen["body"] = body
+            time.sleep(3600)
+        if "moved" in said:
+            self.reply(307, {}, {"Location": "/elsewhere"})
             return
         if "fault" in said:
             self.reply(500, {"error": {"message": "it failed inside"}})
@@ -81,6 +87,8 @@ class Handler(BaseHTTPRequestHandler):
                 time.sleep(0.1)
             if "fall" in text and number == 2:
                 return
+            if "hang" in text and number == 2:
+                time.sleep(3600)
             logprobs = {
                 "content": [
                     {"token": word, "logprob": -0.5, "bytes": list(word.encode()), "top_logprobs": [{"token": "x", "logprob": -2, "bytes": [120]}]}

@@ -65,5 +65,5 @@ def _listed(response: httpx.Response) -> dict[str, dict] | None:
 
 
 def reason_of(error: Exception) -> str:
-    """What a library says of a connection that failed; some say nothing but their name."""
-    return str(error).rstrip(".") or type(error).__name__
+    """What a library says of a connection that failed; of one that took too long it says nothing."""
+    return str(error).rstrip(".") or ("it takes too long" if isinstance(error, httpx.TimeoutException) else type(error).__name__)

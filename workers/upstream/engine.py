@@ -266,7 +266,8 @@ class UpstreamEngine:
             await self._stream(asked)
         except (httpx.TransportError, BrokenOff) as error:
             if answer.pieces or isinstance(error, httpx.ReadTimeout):
-                raise BrokenOff(f"The upstream {self._spec.place} broke off in the middle of its answer. {error}".rstrip()) from error
+                why = f"Nothing came for {TIMEOUT.read:g} s." if isinstance(error, httpx.ReadTimeout) else error
+                raise BrokenOff(f"The upstream {self._spec.place} broke off in the middle of its answer. {why}".rstrip()) from error
             if isinstance(error, BrokenOff):
                 raise Unanswered(
                     f"The upstream {self._spec.place} gives no answer to this question, which may be too long for it. {error}"

@@ -1,18 +1,18 @@
 """Between us and an upstream: what is tried again, when it is left alone, and what is known of it.
 
 Only what has brought nothing yet is tried again. Three questions in a row that failed all the same, or three checks, open the circuit: then who asks is told so at once, instead
-of waiting for a server that is down, and the health check alone tries it until it answers.
+of waiting for a server that is down, and the health check alone tries it until it answers. The two are counted apart: a server may list its models and answer no question.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import httpx
-from pybreaker import STATE_OPEN, CircuitBreaker, CircuitBreakerError
+from pybreaker import STATE_CLOSED, STATE_OPEN, CircuitBreaker, CircuitBreakerError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from workers.engine import EngineError, EngineFull, ParameterRefused
@@ -30,6 +30,7 @@ LONGEST_PAUSE_SECONDS = 2.0
 TIMEOUT = httpx.Timeout(connect=5.0, read=30.0, write=10.0, pool=None)
 _BUSY, _REFUSED = 429, (401, 403)
 _FAILED, _NOT_NOW = 500, (502, 503, 504)
+_ELSEWHERE = (301, 302, 303, 307, 308, 404)  # the address or the model, which whoever asks cannot mend
 
 
 class Unreached(EngineError):
@@ -46,6 +47,10 @@ class Busy(Unreached, EngineFull):
 
 class Unanswered(Unreached):
     """It lives, and gives no answer to this question. That says nothing of the next one: some servers fail where another would refuse."""
+
+
+class OutOfOrder(EngineError):
+    """It took the question and said nothing, or cannot be asked in this way: trying again does not help, nor can whoever asks."""
 
 
 class LeftAlone(Unreached):
@@ -79,11 +84,13 @@ class Guard:
             throw_new_error_on_trip=False,
         )
         self._checked_at, self._error = 0.0, ""
+        self._failed_checks = 0  # in a row
         self._latency_ms: float | None = None
 
     @property
     def health(self) -> Health:
-        return Health(self._breaker.current_state, self._checked_at, self._latency_ms, self._breaker.fail_counter, self._error)
+        failures = max(self._breaker.fail_counter, self._failed_checks)
+        return Health(self._breaker.current_state, self._checked_at, self._latency_ms, failures, self._error)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -95,7 +102,7 @@ class Guard:
         try:
             with self._breaker.calling():
                 yield
-        except (Unreached, BrokenOff) as failure:
+        except (Unreached, OutOfOrder, BrokenOff) as failure:
             if not isinstance(failure, Busy | Unanswered):
                 self._error = str(failure)
             raise
@@ -105,7 +112,7 @@ class Guard:
 
     @asynccontextmanager
     async def response(self, path: str, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
-        """A POST whose answer has begun well. Unreached, Busy, ParameterRefused, EngineError; leaving it early closes the connection."""
+        """A POST whose answer has begun well. Unreached, Busy, OutOfOrder, ParameterRefused; leaving it early closes the connection."""
         request = self._client.build_request("POST", f"{self._spec.base_url}{path}", json=body, headers=self._headers())
         try:
             response = await self._client.send(request, stream=True)
@@ -122,12 +129,13 @@ class Guard:
         try:
             return headers_of(self._spec)
         except CannotBeUsed as error:
-            raise BrokenOff(str(error)) from error
+            raise OutOfOrder(str(error)) from error
 
     def _unreached(self, error: httpx.TransportError) -> EngineError:
         """One that works at the question, and is slow, is not given it a second time."""
-        text = f"The upstream {self._spec.place} cannot be reached: {reason_of(error)}."
-        return BrokenOff(text) if isinstance(error, httpx.ReadTimeout) else Unreached(text)
+        if isinstance(error, httpx.ReadTimeout):
+            return OutOfOrder(f"The upstream {self._spec.place} has not begun to answer within {TIMEOUT.read:g} s.")
+        return Unreached(f"The upstream {self._spec.place} cannot be reached: {reason_of(error)}.")
 
     async def _refuse(self, response: httpx.Response) -> None:
         try:
@@ -142,7 +150,9 @@ class Guard:
         if status in _NOT_NOW:
             raise Unreached(f"The upstream {place} fails ({status}): {detail}.")
         if status in _REFUSED:
-            raise BrokenOff(f"The upstream {place} refuses the portal's key ({status}): {detail}.")
+            raise OutOfOrder(f"The upstream {place} refuses the portal's key ({status}): {detail}.")
+        if status in _ELSEWHERE:
+            raise OutOfOrder(f"The upstream {place} does not answer at the address that it was connected by ({status}): {detail}.")
         raise ParameterRefused(f"The upstream refuses this question ({status}): {detail}.")
 
     async def check_forever(self) -> None:
@@ -151,24 +161,33 @@ class Guard:
             await asyncio.sleep(HEALTH_SECONDS)
 
     async def _check(self) -> None:
-        """Any word from its list of models is a sign of life; while the circuit is open, this is its trial."""
-        began = time.monotonic()
+        """While the circuit is closed, a check that goes well forgives no question's failure; while it is open, it is the trial."""
+        began, closed = time.monotonic(), self._breaker.current_state == STATE_CLOSED
         try:
-            with self._breaker.calling():
-                try:
-                    response = await self._client.get(f"{self._spec.base_url}/models", headers=self._headers(), timeout=HEALTH_TIMEOUT_SECONDS)
-                except httpx.TransportError as error:
-                    raise Unreached(reason_of(error)) from error
-                if response.status_code >= 500 or response.status_code in _REFUSED:
-                    raise Unreached(f"its list of models answers with {response.status_code}")
+            with nullcontext() if closed else self._breaker.calling():
+                await self._list_models()
         except CircuitBreakerError:
             return  # not yet
         except Exception as error:  # noqa: BLE001 — whatever it is, the check must go on, and the page says what it was
             self._error = str(error)
+            self._failed_checks += 1
+            if closed and self._failed_checks >= FAILURES_UNTIL_OPEN:
+                self._breaker.open()
         else:
-            self._error = ""
+            self._failed_checks = 0
             self._latency_ms = (time.monotonic() - began) * 1000
+            if not self._breaker.fail_counter:
+                self._error = ""
         self._checked_at = time.time()
+
+    async def _list_models(self) -> None:
+        """Unreached where that brings no sign of life: any word is one."""
+        try:
+            response = await self._client.get(f"{self._spec.base_url}/models", headers=self._headers(), timeout=HEALTH_TIMEOUT_SECONDS)
+        except httpx.TransportError as error:
+            raise Unreached(reason_of(error)) from error
+        if response.status_code >= 500 or response.status_code in _REFUSED:
+            raise Unreached(f"its list of models answers with {response.status_code}")
 
 
 _exponential = wait_random_exponential(multiplier=0.2, max=LONGEST_PAUSE_SECONDS)

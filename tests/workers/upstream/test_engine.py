@@ -8,11 +8,13 @@ import threading
 import time
 from collections.abc import Callable
 
+import httpx
 import numpy as np
 import pytest
 
 from tests.upstream_server import KEY
 from workers.engine import EngineClosed, EngineError, EngineFull, ParameterRefused, SamplingParams, open_engine
+from workers.upstream import engine as upstream_engine
 from workers.upstream import guard
 from workers.upstream.engine import UpstreamEngine
 
@@ -95,6 +97,40 @@ def test_what_broke_off_in_the_middle_is_an_error_and_is_not_asked_again(engine)
     assert "".join(heard) == "one two"
 
 
+@pytest.mark.parametrize(("question", "said"), [("one two hang", "Nothing came for 0.3 s"), ("mute", "has not begun to answer within 0.3 s")])
+def test_a_server_that_falls_silent_is_told_of_is_not_asked_again_and_it_counts(spec, server, monkeypatch, question, said):
+    for module in (upstream_engine, guard):
+        monkeypatch.setattr(module, "TIMEOUT", httpx.Timeout(5.0, read=0.3))
+    engine = UpstreamEngine(spec)
+    asked: list[str] = []
+
+    async def note(request: httpx.Request) -> None:
+        asked.append(request.method)
+
+    engine._client.event_hooks = {"request": [note]}
+    try:
+        with pytest.raises(EngineError, match=said):
+            ask(engine, question)
+        assert engine.health().failures == 1
+        assert asked.count("POST") == 1
+    finally:
+        engine.close()
+
+
+def test_a_server_that_sends_questions_elsewhere_is_not_followed_and_the_asker_is_not_blamed(engine):
+    with pytest.raises(EngineError, match="address that it was connected by") as refused:
+        ask(engine, "moved")
+    assert not isinstance(refused.value, ParameterRefused)
+    assert engine.health().failures == 1
+
+
+def test_a_wrong_key_is_not_told_as_a_question_that_is_too_long(engine, monkeypatch):
+    monkeypatch.setenv("DSPORTAL_UPSTREAM_KEY_TESTS", "another")
+    with pytest.raises(EngineError) as refused:
+        ask(engine, "one")
+    assert "too long" not in str(refused.value)
+
+
 def test_cancelling_and_a_deadline_close_the_connection(engine):
     begun = threading.Event()
     ticket = engine.submit(asking("slow " * 100), SamplingParams(max_tokens=100), lambda _: begun.set())
@@ -164,6 +200,22 @@ def test_a_dead_upstream_is_left_alone_and_taken_up_again_when_it_is_back(spec, 
         wait_for(lambda: engine.health().state == "closed", "the circuit closes")
         assert ask(engine, "three").text == "three"
         assert engine.health().error == ""
+    finally:
+        engine.close()
+
+
+def test_a_server_that_lists_its_models_and_breaks_off_its_answers_is_left_alone(spec, server, monkeypatch):
+    monkeypatch.setattr(guard, "HEALTH_SECONDS", 0.01)
+    monkeypatch.setattr(guard, "OPEN_SECONDS", 60)
+    engine = UpstreamEngine(spec)
+    try:
+        for _ in range(guard.FAILURES_UNTIL_OPEN):
+            with pytest.raises(EngineError, match="broke off in the middle"):
+                ask(engine, "one two fall")
+            checked = engine.health().checked_at
+            wait_for(lambda before=checked: engine.health().state == "open" or engine.health().checked_at > before, "it is checked, and answers")
+        assert engine.health().state == "open"
+        assert "broke off" in engine.health().error
     finally:
         engine.close()
 
