@@ -1,5 +1,7 @@
 """A ledger: what is counted and logged together, by one command. Scripts, and what becomes of them where a connection breaks."""
 
+import threading
+
 import pytest
 import redis
 
@@ -48,11 +50,11 @@ def test_a_script_is_run_over_a_new_connection_where_redis_closed_the_old_one(cl
 
 
 def test_a_script_whose_reply_comes_too_late_is_not_run_again(clean_redis, monkeypatch):
-    read, late = redis.Connection.read_response, []
+    read, late, here = redis.Connection.read_response, [], threading.get_ident()
 
     def once_late(self, *how, **also):
         found = read(self, *how, **also)
-        if not late:
+        if not late and threading.get_ident() == here:  # the tests' worker reads too, in threads of its own
             late.append(found)
             raise redis.TimeoutError
         return found
