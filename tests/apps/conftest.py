@@ -1,9 +1,12 @@
 """People of the three roles with clients, rows as the services make them, and an inference worker of one phrase."""
 
 import json
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
+import redis
 from celery.contrib.testing.worker import start_worker
 from django.test import Client
 
@@ -52,6 +55,28 @@ def clean_redis(redis_server):
     connection().flushall()
     _token_cache.clear()
     near.get("", None)  # in no epoch: what it kept in another is forgotten
+
+
+@pytest.fixture
+def late_reply(monkeypatch) -> Callable[[], AbstractContextManager[None]]:
+    """Within it, the first reply of Redis that this thread reads comes too late. The tests' worker reads too, in threads of its own."""
+
+    @contextmanager
+    def late() -> Iterator[None]:
+        read, here, came = redis.Connection.read_response, threading.get_ident(), []
+
+        def once_late(self, *how, **also):
+            found = read(self, *how, **also)
+            if not came and threading.get_ident() == here:
+                came.append(found)
+                raise redis.TimeoutError
+            return found
+
+        with monkeypatch.context() as patched:
+            patched.setattr(redis.Connection, "read_response", once_late)
+            yield
+
+    return late
 
 
 @pytest.fixture

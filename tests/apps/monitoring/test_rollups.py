@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 import pytest
 import redis
 from prometheus_client import CollectorRegistry, multiprocess
-from redis.connection import Connection
 
 from apps.monitoring import buckets, names, rollups
 from apps.monitoring.histogram import bin_of
@@ -93,19 +92,10 @@ def test_a_redis_that_was_wiped_takes_nothing_away(clock):
     assert MetricMinute.objects.get(version="v").requests == 5
 
 
-def test_a_count_whose_reply_comes_too_late_is_not_added_again(monkeypatch):
-    answered, late = Connection.read_response, []
+def test_a_count_whose_reply_comes_too_late_is_not_added_again(late_reply):
     counting().ping()
 
-    def read(self, *how, **also):
-        found = answered(self, *how, **also)
-        if not late:
-            late.append(found)
-            raise redis.TimeoutError
-        return found
-
-    monkeypatch.setattr(Connection, "read_response", read)
-    with pytest.raises(redis.TimeoutError):
+    with late_reply(), pytest.raises(redis.TimeoutError):
         answers(START, 1)
 
     assert buckets.read_by_version(START, START)["v"].requests == 1

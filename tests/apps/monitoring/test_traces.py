@@ -197,7 +197,7 @@ def test_a_collector_gets_them_only_where_the_environment_names_one(as_viewer, l
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
     settings.OTLP_ENDPOINT = address
     monkeypatch.setattr(telling, "_made", None)
-    response = followed(ask(as_viewer, "What is ice?"))
+    followed(ask(as_viewer, "What is ice?"))
 
     assert {path for path, _body in collector.got} == {"/v1/traces"}
     sent = [ExportTraceServiceRequest.FromString(body) for _path, body in collector.got]
