@@ -114,6 +114,7 @@ def create_from_files(*, name: str, paths: list[Path], origin: str, actor: User 
 
 @transaction.atomic
 def process(*, dataset: Dataset, actor: User | None, options: dict | None = None, source: str = "") -> ProcessingRun:
+    jobs.take_turn(dataset)
     active = ProcessingRun.objects.filter(dataset=dataset, status__in=(Job.Status.QUEUED, Job.Status.RUNNING)).first()
     if active:
         raise Conflict(

@@ -2,8 +2,10 @@
 
 import logging
 from datetime import timedelta
+from typing import TypeVar
 
 from django.db import transaction
+from django.db.models import Model, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -27,12 +29,27 @@ HEARTBEAT_SECONDS = 2.0
 LOST_AFTER_SECONDS = 10.0
 # A job that kills its worker again and again (out of memory, say) must not do so for ever.
 MAX_ATTEMPTS = 5
+Work = TypeVar("Work", bound=Job)
 
 
 def nudge() -> None:
     """Tell the workers, once the transaction is through, that something is queued. Losing this message loses nothing: the reaper repeats it."""
     # Robust: without Redis the row is written all the same, and its writer must not be told that it was not.
     transaction.on_commit(lambda: celery.send_task("dsportal.run_jobs", queue="jobs", expires=60, retry=False), robust=True)
+
+
+def take_turn(row: Model) -> None:
+    """Whoever else is about to begin work on the row waits for the end of this transaction, and then sees what it has begun.
+
+    On SQLite they wait anyway: one transaction at a time may write. The row's key is left free, for the rows that refer to it.
+    """
+    type(row)._default_manager.select_for_update(no_key=True).get(pk=row.pk)
+
+
+def under_way(rows: QuerySet[Work]) -> QuerySet[Work]:
+    """Those that wait or run, and that nobody has cancelled. Who asks for the same again, by a double click or since the answer was lost on its
+    way, is given these (after `take_turn`)."""
+    return rows.filter(status__in=(S.QUEUED, S.RUNNING), cancel_requested=False)
 
 
 def move(job: Job, to: str, *, of_attempt: int | None = None, **fields) -> bool:

@@ -198,6 +198,7 @@ SAYINGS = (
     _("Answer many prompts while nobody waits."), _("The rows as they came, in their order, each with its answer or why it has none."),
     _("Versions whose model another server holds; they are model versions like others."),
     _("Give `steps` or `minutes`; two minutes where neither is given."),
+    _("Queue a method with its own options; those of another method are refused."), _("Queue an evaluation on held-out questions."),
     _("For administrators."),
     _("Change the role, lock the account or let it in again, set a new password."),
     # names

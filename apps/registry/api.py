@@ -207,6 +207,10 @@ class ModelVersionViewSet(ListModelMixin, RetrieveModelMixin, Resource):
     @extend_schema(request=EvaluateInput, responses={202: EvaluationOutput})
     @action(detail=True, methods=["post"])
     def evaluate(self, request, pk=None):
+        """Queue an evaluation on held-out questions.
+
+        The same of the same version that is under way is not queued again: the answer is then that job.
+        """
         options = checked(EvaluateInput, request)
         chosen = find(EvaluationSet.objects.all(), options.pop("evaluation_set"), "evaluation_set")
         evaluation = services.evaluate(
@@ -326,15 +330,17 @@ class CompressionInput(serializers.Serializer):
     sparsity = serializers.FloatField(required=False, min_value=0, max_value=1, help_text="prune: share of the weights that goes")
     structure = serializers.CharField(required=False, max_length=20, help_text="prune: unstructured, layer, neuron, expert or 2:4")
     importance = serializers.CharField(required=False, max_length=20, help_text="prune: of neurons and experts, by magnitude or by use")
-    student = serializers.CharField(required=False, max_length=40, help_text="distill: a preset")
+    student = serializers.CharField(required=False, max_length=40, help_text="distill, policy: a preset; else a shape derived from the teacher's")
     minutes = serializers.FloatField(required=False, help_text="distill, policy; prune: of recovery")
-    steps = serializers.IntegerField(required=False, min_value=1, max_value=10_000_000)
+    steps = serializers.IntegerField(required=False, min_value=1, max_value=10_000_000, help_text="in place of minutes")
     weights = serializers.CharField(required=False, max_length=10, help_text="onnx: fp32 or int8")
-    max_bleu_loss = serializers.FloatField(required=False, min_value=0, max_value=100, help_text="policy: BLEU points that may be lost")
+    max_bleu_loss = serializers.FloatField(
+        required=False, min_value=0, max_value=100, help_text="policy, and of prune the curve's advice: BLEU points that may be lost"
+    )
     min_bleu_ratio = serializers.FloatField(
         required=False, min_value=0, max_value=1, help_text="policy: of the parent's BLEU, in place of max_bleu_loss"
     )
-    max_questions = serializers.IntegerField(required=False, min_value=1, max_value=100_000, help_text="policy: asked of each variant")
+    max_questions = serializers.IntegerField(required=False, min_value=1, max_value=100_000, help_text="policy, prune: asked of each variant")
     max_bytes = serializers.IntegerField(required=False, min_value=1, max_value=2**60, help_text="policy: the artifact's size")
     max_p99_ms = serializers.FloatField(required=False, min_value=0, help_text="policy: of one answer on one core")
     min_speed_ratio = serializers.FloatField(
@@ -350,6 +356,10 @@ class CompressionViewSet(JobActions):
 
     @extend_schema(request=CompressionInput, responses={202: CompressionOutput})
     def create(self, request):
+        """Queue a method with its own options; those of another method are refused.
+
+        The same of the same version that is under way is not queued again: the answer is then that job.
+        """
         given = checked(CompressionInput, request)
         version = find(ModelVersion.objects.select_related("run"), given.pop("model_version"), "model_version")
         job = services.compress(version=version, method=given.pop("method"), options=given, actor=request.user, source=source_of(request))

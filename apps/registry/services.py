@@ -27,12 +27,12 @@ from apps.serving.cache import clear_answers
 from apps.serving.models import Deployment
 from apps.serving.warming import warm
 from apps.training.selectors import presets
+from workers.compression.applicable import OPTIONS, applicable, unusable
 from workers.compression.applicable import Model as Known
-from workers.compression.applicable import applicable, unusable
 from workers.compression.spec import CompressSpec
 from workers.moe import PRESETS
 
-DEMO_QUESTIONS = 300
+EVALUATION_DEFAULTS = {"max_questions": 300, "max_tokens": 64}
 
 
 def _next_name(kind: str, parent: ModelVersion | None, compressed: bool) -> tuple[int, str]:
@@ -90,10 +90,12 @@ def newest_set() -> EvaluationSet | None:
 def evaluate(
     *, version: ModelVersion, actor: User | None, evaluation_set: EvaluationSet | None = None, options: dict | None = None, source: str = ""
 ) -> Evaluation:
-    """Queue an evaluation on the newest held-out set of the version's own data, and of the live version on the same set."""
+    """Queue an evaluation on the newest held-out set of the version's own data, and of the live version on the same set. One that is under way
+    and asks the same is not queued again."""
     chosen = evaluation_set or (version.run.evaluation_sets.first() if version.run_id else None) or newest_set()
     if chosen is None:
         raise Conflict(_("There are no held-out questions yet: process a dataset with questions or knowledge entries first."))
+    jobs.take_turn(chosen)  # of which all evaluations here are: to take the versions' one after the other would be a deadlock with a promotion
     evaluation = _queue_evaluation(version, chosen, actor, options or {})
     live = ModelVersion.objects.filter(state=ModelVersion.State.LIVE).exclude(pk=version.pk).first()
     if live and not live.evaluations.filter(evaluation_set=chosen).exclude(status__in=(Job.Status.FAILED, Job.Status.CANCELLED)).exists():
@@ -104,10 +106,17 @@ def evaluate(
 
 
 def _queue_evaluation(version: ModelVersion, chosen: EvaluationSet, actor: User | None, options: dict) -> Evaluation:
-    active = version.evaluations.filter(evaluation_set=chosen, status__in=(Job.Status.QUEUED, Job.Status.RUNNING)).first()
-    return active or Evaluation.objects.create(
+    for same in jobs.under_way(version.evaluations.filter(evaluation_set=chosen)):
+        if _asked(same.options) == _asked(options):
+            return same
+    return Evaluation.objects.create(
         title=f"Evaluate {version.name}", model_version=version, evaluation_set=chosen, created_by=actor, options=options, priority=1
     )
+
+
+def _asked(options: dict) -> dict:
+    """What an evaluation does, of its options: a training's holds more."""
+    return {name: options.get(name, default) for name, default in EVALUATION_DEFAULTS.items()}
 
 
 def _prepare_evaluation(job: Evaluation, work: Path) -> Command:
@@ -118,8 +127,7 @@ def _prepare_evaluation(job: Evaluation, work: Path) -> Command:
         "model_folder": str(artifacts.verify(job.model_version.folder, job.model_version.files)),
         "eval_file": str(artifacts.local_path(job.evaluation_set.path)),
         "output_folder": str(work / "evaluation"),
-        "max_questions": job.options.get("max_questions", DEMO_QUESTIONS),
-        "max_tokens": job.options.get("max_tokens", 64),
+        **_asked(job.options),
         "threads": settings.JOB_THREADS,
         "seed": 0,
     }
@@ -227,6 +235,7 @@ def _deploy(version: ModelVersion, live: ModelVersion | None, decision, reason: 
 
 @transaction.atomic
 def compress(*, version: ModelVersion, method: str, options: dict, actor: User | None, source: str = "") -> CompressionJob:
+    """Queue it. The same of the same version that is under way is not queued again: that is given."""
     if method not in CompressionJob.Method.values:
         raise Problem(
             _("There is no method %(name)s; choose one of %(names)s.") % {"name": repr(method), "names": ", ".join(CompressionJob.Method.values)},
@@ -239,6 +248,10 @@ def compress(*, version: ModelVersion, method: str, options: dict, actor: User |
         raise Conflict(_("%(name)s was not trained here, so there is no text to distil on; train from it first.") % {"name": version.name})
     if refusal := unusable(_known_of(version), method, options, {preset["name"]: preset["total_parameters"] for preset in presets()}):
         raise Problem(retold(refusal.reason), field=refusal.field)
+    jobs.take_turn(version)
+    for same in jobs.under_way(version.compression_jobs.filter(method=method)):
+        if _meant(method, same.options) == _meant(method, options):
+            return same
     with override("en"):  # rows are in English, whoever asks; pages retell them
         title = f"{CompressionJob.Method(method).label} of {version.name}"[:200]
     job = CompressionJob.objects.create(title=title, model_version=version, method=method, options=options, created_by=actor)
@@ -252,15 +265,23 @@ def _known_of(version: ModelVersion) -> Known:
     return Known(version.config, version.total_parameters, version.run_id is not None, questions)
 
 
-COMPRESSION_OPTIONS = (
-    "threshold", "sparsity", "structure", "importance", "student", "minutes", "steps", "weights", "max_bleu_loss", "min_bleu_ratio", "max_bytes",
-    "max_p99_ms", "min_speed_ratio", "target", "max_questions",
-)  # fmt: skip
 MAX_MINUTES = 7 * 24 * 60
 
 
+def _meant(method: str, options: dict) -> dict:
+    """With the defaults: equal where the same is asked for, however much of it is said."""
+    return {name: CompressSpec.model_fields[name].default for name in OPTIONS[method]} | options
+
+
 def _check_options(method: str, options: dict) -> None:
-    """Refuse now, at its field, what the child process would refuse in a minute."""
+    """Refuse now, at its field, what the child process would refuse in a minute, and what it would not look at."""
+    if strange := [name for name in options if name not in OPTIONS[method]]:
+        takers = ", ".join(other for other, names in OPTIONS.items() if strange[0] in names)
+        raise Problem(
+            _("%(option)s is an option of %(methods)s, and %(method)s does not look at it. Leave it out, or choose another method.")
+            % {"option": strange[0], "methods": takers, "method": method},
+            field=strange[0], fields=strange,
+        )  # fmt: skip
     if method == "prune" and options.get("structure") != "2:4" and options.get("threshold") is None and options.get("sparsity") is None:
         raise Problem(_("Give a threshold (weights smaller than it go) or a sparsity (the share of weights that goes)."), field="sparsity")
     if options.get("student") and options["student"] not in PRESETS:
@@ -268,9 +289,8 @@ def _check_options(method: str, options: dict) -> None:
     if (options.get("minutes") or 0) > MAX_MINUTES:
         raise Problem(_("The minutes must be at most a week."), field="minutes")
     nowhere = Path()
-    given = {k: v for k, v in options.items() if k in COMPRESSION_OPTIONS}
     try:
-        CompressSpec(method=method, model_folder=nowhere, output_folder=nowhere, work_folder=nowhere, **given)
+        CompressSpec(method=method, model_folder=nowhere, output_folder=nowhere, work_folder=nowhere, **options)
     except ValidationError as error:
         first = error.errors()[0]
         together = {"prune": "sparsity", "distill": "steps"}.get(method, "method")
@@ -288,7 +308,7 @@ def _prepare_compression(job: CompressionJob, work: Path) -> Command:
         "dataset_folder": str(artifacts.local_path(version.run.folder)) if version.run else None,
         "threads": settings.JOB_THREADS,
         "seed": 0,
-        **{k: v for k, v in job.options.items() if k in COMPRESSION_OPTIONS},
+        **{k: v for k, v in job.options.items() if k in OPTIONS[job.method]},
     }
     return Command([sys.executable, "-m", "workers.compression"], spec)
 

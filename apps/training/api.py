@@ -136,7 +136,7 @@ class TrainingJobViewSet(JobActions):
     def create(self, request):
         """Give `steps` or `minutes`; two minutes where neither is given.
 
-        A run that would not fit this machine's memory is refused with `memory` (bytes by part, with formulas) and `nearest`, the
+        A run that is under way with the same spec, seed included, is not queued again: the answer is then that job. A run that would not fit this machine's memory is refused with `memory` (bytes by part, with formulas) and `nearest`, the
         fields to change for the nearest configuration that fits.
         """
         given = checked(TrainingInput, request)

@@ -120,6 +120,9 @@ def start(
     job.full_clean(exclude=["kind", "options", "result", "metrics", "created_by", "spec_sha256"])
     check_spec(spec_of(job, Path()))
     job.spec_sha256 = hashlib.sha256(spec_text(job).encode()).hexdigest()
+    jobs.take_turn(dataset)
+    if same := jobs.under_way(TrainingJob.objects.filter(spec_sha256=job.spec_sha256)).first():
+        return same
     job.save()
     record(actor, "training.start", job, after={"preset": preset, "dataset": dataset.name, "steps": steps, "minutes": minutes}, source=source)
     jobs.nudge()

@@ -78,12 +78,13 @@ def processed(actor: User, name: str = "demo", rows: list[Record] | None = None)
 
 
 def version(
-    name: str, *, kind: str = "moe", state: str = "candidate", parent: ModelVersion | None = None, run=None, size: int = 1000
-) -> ModelVersion:
+    name: str, *, kind: str = "moe", state: str = "candidate", parent: ModelVersion | None = None, run=None, size: int = 1000,
+    weights: str = "model.safetensors",
+) -> ModelVersion:  # fmt: skip
     folder = Path(settings.WORK_ROOT) / new_id()
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 512}))
-    (folder / "model.safetensors").write_bytes(b"w" * size)
+    (folder / weights).write_bytes(b"w" * size)
     tokenizer().save(folder, 512)
     result = {"total_parameters": 1000, "active_parameters": 500, "config": {"max_seq_len": 512}}
     made = registry.register_version(kind=kind, folder=folder, parent=parent, run=run, result=result, actor=None, name=name)

@@ -5,14 +5,23 @@ from typing import Any, NamedTuple
 
 from workers.moe.config import ModelConfig
 
-METHODS = ("int8", "prune", "distill", "onnx", "policy")
+# What each method is told, by the names that CompressSpec has for it.
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "int8": (),
+    "prune": ("threshold", "sparsity", "structure", "importance", "minutes", "steps", "max_bleu_loss", "max_questions"),
+    "distill": ("student", "minutes", "steps"),
+    "onnx": ("weights",),
+    "policy": (
+        "student", "minutes", "steps", "max_bleu_loss", "min_bleu_ratio", "max_questions", "max_bytes", "max_p99_ms", "min_speed_ratio", "target",
+    ),
+}  # fmt: skip
 _FINISHED = {"int8": "An INT8", "onnx": "An ONNX"}
 
 
 def applicable(kind: str, method: str, config: dict[str, Any] | None = None) -> str | None:
     """None where the method applies, else a sentence for people that says why it does not.
 
-    `kind`: of the version (moe, dense, pruned, distilled, int8, onnx, upstream); `method`: one of METHODS; `config`: the version's, where it
+    `kind`: of the version (moe, dense, pruned, distilled, int8, onnx, upstream); `method`: one of OPTIONS; `config`: the version's, where it
     is known, as ModelConfig.as_dict() says it.
     """
     if kind == "upstream":

@@ -9,9 +9,11 @@ from django.test import Client
 
 from apps import artifacts
 from apps.registry import services
+from apps.registry.forms import FIELDS
 from apps.registry.models import CompressionJob, Evaluation, ImportJob, ModelVersion
 from apps.registry.selectors import lineage
 from tests.apps import making
+from workers.compression.applicable import OPTIONS
 from workers.training.specialisation import MODALITIES
 
 
@@ -183,6 +185,25 @@ def test_pruning_is_given_its_own_fields_and_no_others(page, live):
     page.post("/compression/", asked)
     job = CompressionJob.objects.get()
     assert job.options == {"sparsity": 0.5, "structure": "neuron"}
+
+
+@pytest.mark.parametrize("method", FIELDS)
+def test_a_form_that_is_filled_in_for_every_method_gives_the_chosen_one_its_own(page, live, method):
+    every = {
+        "sparsity": "0.5", "structure": "neuron", "importance": "use", "recovery_minutes": "2", "student": "", "minutes": "3", "weights": "int8",
+        "max_bleu_loss": "1", "max_megabytes": "2", "min_speed_ratio": "2", "max_p99_ms": "9", "target": "cpu", "most_minutes": "4",
+    }  # fmt: skip
+    answer = page.post("/compression/", {"version": live.pk, "method": method, **every})
+    job = CompressionJob.objects.get()
+    assert answer["Location"] == f"/compression/{job.pk}/"
+    assert bool(job.options) == bool(FIELDS[method])
+    assert set(job.options) <= set(OPTIONS[method])
+
+
+def test_a_form_that_is_sent_twice_leads_twice_to_the_one_job(page, live):
+    once, again = (page.post("/compression/", {"version": live.pk, "method": "prune", "sparsity": "0.5"}) for _time in range(2))
+    assert (once.status_code, once["Location"]) == (302, f"/compression/{CompressionJob.objects.get().pk}/")
+    assert again["Location"] == once["Location"]
 
 
 def test_a_threshold_and_a_sparsity_are_refused_at_the_field(page, live):

@@ -1,0 +1,117 @@
+"""The same work asked for twice, by a double click or by a client whose answer was lost, is one job as long as that is under way."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from django.db import connections
+
+from apps.jobs import services as jobs
+from apps.jobs.models import Job
+from tests.apps import making
+from tests.apps.conftest import Api
+
+pytestmark = pytest.mark.django_db
+
+WORK = ("compression", "training", "evaluation")
+each_kind = pytest.mark.parametrize("kind", WORK)
+
+
+@pytest.fixture
+def request_of(operator):
+    """The address and the body by which work of a kind is asked for."""
+    data = making.processed(operator)
+    version = making.version("v1", run=data.current_run)
+    return {
+        "compression": ("/api/v1/compressions/", {"model_version": version.pk, "method": "prune", "sparsity": 0.5}),
+        "training": ("/api/v1/training-jobs/", {"dataset": data.pk, "steps": 10}),
+        "evaluation": (f"/api/v1/model-versions/{version.pk}/evaluate/", {}),
+    }
+
+
+def ask(client: Api, address: str, body: dict[str, Any]) -> str:
+    response = client.post(address, body)
+    assert response.status_code == 202, response.json()
+    return response.json()["id"]
+
+
+@each_kind
+def test_the_same_again_is_the_job_that_waits_or_runs_whoever_asks(as_operator, as_admin, request_of, kind):
+    address, body = request_of[kind]
+    first = ask(as_operator, address, body)
+
+    assert ask(as_admin, address, body) == first
+    Job.objects.filter(pk=first).update(status="running")
+    assert ask(as_operator, address, body) == first
+
+
+@pytest.mark.parametrize(("kind", "spelt_out"), [
+    ("compression", {"structure": "unstructured", "importance": "magnitude"}), ("training", {"preset": "nano", "seed": 0, "precision": "bf16"}),
+    ("evaluation", {"max_questions": 300, "max_tokens": 64}),
+])  # fmt: skip
+def test_it_is_the_same_where_defaults_are_spelt_out(as_operator, request_of, kind, spelt_out):
+    address, body = request_of[kind]
+
+    assert ask(as_operator, address, body | spelt_out) == ask(as_operator, address, body)
+
+
+@pytest.mark.parametrize(("kind", "other"), [
+    ("compression", {"sparsity": 0.6}), ("compression", {"structure": "layer"}), ("training", {"seed": 1}), ("training", {"steps": 11}),
+    ("evaluation", {"max_questions": 20}),
+])  # fmt: skip
+def test_anything_else_is_a_job_of_its_own(as_operator, request_of, kind, other):
+    address, body = request_of[kind]
+
+    assert ask(as_operator, address, body | other) != ask(as_operator, address, body)
+
+
+@each_kind
+@pytest.mark.parametrize("state", [{"status": "succeeded"}, {"status": "failed"}, {"status": "cancelled"}, {"cancel_requested": True}])
+def test_what_has_ended_or_is_about_to_can_be_asked_for_again(as_operator, request_of, kind, state):
+    address, body = request_of[kind]
+    first = ask(as_operator, address, body)
+    Job.objects.filter(pk=first).update(**state)
+
+    assert ask(as_operator, address, body) != first
+
+
+def at_once(clients: list[Api], address: str, body: dict[str, Any]) -> list[Any]:
+    """What each is answered."""
+    together = threading.Barrier(len(clients))
+
+    def one(client: Api) -> Any:
+        try:
+            together.wait(10)
+            return client.post(address, body)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(len(clients)) as pool:
+        return list(pool.map(one, clients))
+
+
+@pytest.fixture
+def slow_to_commit(monkeypatch):
+    """A job's row is there, and not yet to be seen by others: the time in which PostgreSQL would let a second one be made."""
+    monkeypatch.setattr(jobs, "nudge", lambda: time.sleep(0.3))
+
+
+@pytest.mark.django_db(transaction=True)
+@each_kind
+def test_of_two_who_ask_at_once_both_are_given_the_one_job(operator, request_of, slow_to_commit, kind):
+    found = at_once([Api(operator), Api(operator)], *request_of[kind])
+
+    assert [response.status_code for response in found] == [202, 202]
+    assert [response.json()["id"] for response in found] == [Job.objects.get(kind=kind).pk] * 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_who_process_a_dataset_at_once_one_is_told_that_it_is_under_way(operator, slow_to_commit):
+    data = making.dataset(operator)
+
+    found = at_once([Api(operator), Api(operator)], f"/api/v1/datasets/{data.pk}/process/", {})
+
+    assert sorted(response.status_code for response in found) == [202, 409]
+    assert Job.objects.filter(kind="processing").count() == 1
