@@ -113,6 +113,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "apps.accounts.middleware.RequestIdMiddleware",  # whatever is refused, and wherever, has an id
     "apps.serving.door.DoorMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -125,7 +126,6 @@ MIDDLEWARE = [
     "apps.accounts.people.Messages",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
-    "apps.accounts.middleware.RequestIdMiddleware",
     "apps.monitoring.traces.middleware.JourneyMiddleware",
     "apps.accounts.idempotency.IdempotencyMiddleware",
 ]

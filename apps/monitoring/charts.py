@@ -106,9 +106,10 @@ def monitoring_charts(points: Sequence[dict], window: Window, version: ModelVers
         )
 
     seen = [name for name in PHASES if any(point[f"phase_{name}_ms"] for point in points)]
-    failures = [("error_rate", _("Errors"), colour), ("refused_rate", _("Refused (429)"), "var(--warn)")]
-    if not any(point["refused"] for point in points):
-        failures.pop()
+    failures, failure_labels = [("error_rate", "", colour)], {}
+    if any(point["refused"] for point in points):
+        failures = [("error_rate", _("Errors"), colour), ("refused_rate", _("Refused (429)"), "var(--warn)")]
+        failure_labels = {"error_rate": _("err"), "refused_rate": "429"}
     quiet = "" if busy else _("No request in this window.")
     return {
         "qps": chart(_("Requests/s"), decimals(_mean(points, "qps", window.step), 1), [("qps", "", colour)], lambda v: decimals(v, 2)),
@@ -117,7 +118,7 @@ def monitoring_charts(points: Sequence[dict], window: Window, version: ModelVers
             empty=quiet, alerts=[P99.name], threshold=Threshold(P99.threshold, ms(P99.threshold)), hover="%{y:.0f} ms",
         ),
         "errors": chart(
-            _("Errors"), percent(_last(points, "error_rate"), 1), failures, lambda v: percent(v, 1), empty=quiet, labels={"error_rate": _("err"), "refused_rate": "429"},
+            _("Errors"), percent(_last(points, "error_rate"), 1), failures, lambda v: percent(v, 1), empty=quiet, labels=failure_labels,
             alerts=[ERRORS.name, "errors_fast", "errors_slow"], threshold=Threshold(ERRORS.threshold, percent(ERRORS.threshold)), tick_format=".0%", ceiling=1.0, least=0.02, hover="%{y:.1%}",
         ),
         "first_token": chart(

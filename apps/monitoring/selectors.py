@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from django.db.models import QuerySet, Sum
+from django.db.models import Case, QuerySet, Sum, When
 
 from apps.monitoring import names
 from apps.monitoring.buckets import ALL, PHASES, Bucket, read_seconds
@@ -107,6 +107,11 @@ def _as_points(points: dict[int, Bucket], step: int, end: int) -> list[dict]:
 
 def alerts() -> QuerySet[Alert]:
     return Alert.objects.select_related("acknowledged_by")
+
+
+def open_first(found: QuerySet[Alert]) -> QuerySet[Alert]:
+    """What is not over above what is, the newest first."""
+    return found.order_by(Case(When(state=Alert.State.RESOLVED, then=1), default=0), "-id")
 
 
 def firing() -> QuerySet[Alert]:

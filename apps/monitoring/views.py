@@ -22,7 +22,7 @@ from apps.monitoring.figures import Chart
 from apps.monitoring.forms import HardwareForm
 from apps.monitoring.models import Alert, Silence
 from apps.monitoring.rules import ERRORS, P99
-from apps.monitoring.selectors import alerts, timeseries, workers
+from apps.monitoring.selectors import alerts, open_first, timeseries, workers
 from apps.monitoring.traces.store import are_kept
 from apps.portal.pages import action, back, refuse
 from apps.registry.models import ModelVersion
@@ -56,7 +56,13 @@ def _version(asked: QueryDict) -> ModelVersion | None:
 @login_required
 def monitoring(request: HttpRequest) -> HttpResponse:
     window, chosen = _window(request.GET), _version(request.GET)
-    values = {"section": SECTION, "window": window, "windows": WINDOWS.values(), "version": chosen, "alerts": list(alerts()[:ALERTS_SHOWN])}
+    values = {
+        "section": SECTION,
+        "window": window,
+        "windows": WINDOWS.values(),
+        "version": chosen,
+        "alerts": list(open_first(alerts())[:ALERTS_SHOWN]),
+    }
     values["firing"] = [alert for alert in values["alerts"] if alert.state != Alert.State.RESOLVED]
     values["workers"], values["silences"] = _workers(), list(alerting.silences())
     values["silent"] = {row.rule for row in values["silences"]}

@@ -30,6 +30,7 @@ SCRIPT_STRINGS = {
     "upload_failed": _("The upload was cut off. Nothing was kept; send it again."),
     "connection_lost": _("The portal cannot be reached; what you see is from {ago}. It is tried again by itself."),
     "chat_lost": _("The portal could not be reached. Ask again in a moment."),
+    "chat_cut": _("The connection was lost in the middle of the answer. Your question is in the field again; ask again in a moment."),
     "chat_thanks": _("Thank you. The next version can learn from it."),
     "no_picture": _("This is no picture that can be read. Choose a PNG or JPEG."),
     "updated": _("updated {ago}"),

@@ -295,7 +295,7 @@ def compression_chart(request: HttpRequest) -> JsonResponse:
 
 
 def _scatter(request: HttpRequest) -> Chart:
-    rows = versions()
+    rows = versions().exclude(kind=ModelVersion.Kind.UPSTREAM)  # whose size nobody here knows
     if family := request.GET.get("of"):
         # A student that became INT8 is its teacher's grandchild.
         made = Q(parent=family, compression_job__isnull=False)

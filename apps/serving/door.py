@@ -62,7 +62,7 @@ door = Door(settings.MAX_ASKING)
 
 
 class DoorMiddleware:
-    """The first of all: a refused request goes no further."""
+    """The first after the request has its id: a refused one goes no further."""
 
     def __init__(self, get_response):
         self.get_response = get_response

@@ -90,12 +90,24 @@ function finish(answer, event) {
 function fail(answer, text) {
   answer.querySelector("[data-error]").hidden = false;
   answer.querySelector("[data-error-text]").textContent = text;
+  answer.querySelector("[data-rate]")?.setAttribute("hidden", ""); // there is nothing to rate
+}
+
+// What was asked goes back to where it was typed, before what was typed since.
+function giveBack({ message, image }) {
+  if (message === undefined) return;
+  field.value = field.value.trim() ? `${message}\n${field.value}` : message;
+  if (image) picture.give(image);
+  grow();
 }
 
 async function ask(body, turn) {
   const answer = fresh("answer-template");
   const text = answer.querySelector("[data-text]");
   const isNew = !chat.dataset.conversation;
+  const begun = () => Boolean(answer.dataset.answer);
+  const nothingAsked = () => { (body.message === undefined ? answer : turn).remove(); giveBack(body); };
+  let ended = false;
   answer.setAttribute("data-coming", "");
   turn.append(answer);
   toEnd();
@@ -109,11 +121,7 @@ async function ask(body, turn) {
     });
     if (!response.ok) {
       const problem = await response.json().catch(() => ({}));
-      if (body.message !== undefined) {
-        turn.remove(); // nothing was asked: what was typed goes back to where it was
-        field.value = body.message;
-        picture.give(body.image);
-      } else answer.remove();
+      nothingAsked();
       refuse(problem.detail || say("chat_lost"));
       return;
     }
@@ -125,13 +133,22 @@ async function ask(body, turn) {
       } else if (event.text) text.textContent += event.text;
       else if (event.error) { fail(answer, event.error); finish(answer); }
       else if (event.done) finish(answer, event);
+      ended ||= Boolean(event.error || event.done);
       if (follow) toEnd();
     }
+    if (!ended) throw new Error("cut off");
   } catch (error) {
-    if (error.name === "AbortError") {
+    if (error.name === "AbortError" && begun()) {
       answer.querySelector("[data-stopped]").hidden = false;
       finish(answer);
-    } else fail(answer, say("chat_lost"));
+    } else if (error.name === "AbortError") nothingAsked();
+    else if (begun()) { // nobody knows whether it is remembered: it is asked anew
+      fail(answer, say(body.message === undefined ? "chat_lost" : "chat_cut"));
+      giveBack(body);
+    } else {
+      nothingAsked();
+      refuse(say("chat_lost"));
+    }
   } finally {
     answer.removeAttribute("data-coming");
     running = null;
@@ -188,7 +205,8 @@ async function rateWith(answer, rating) {
 }
 
 function grow() {
-  field.rows = Math.min(8, field.value.split("\n").length);
+  field.rows = 1;
+  while (field.rows < 8 && field.scrollHeight > field.clientHeight) field.rows += 1;
 }
 
 composer.addEventListener("submit", (event) => {

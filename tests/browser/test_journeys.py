@@ -79,6 +79,22 @@ def test_the_answer_comes_piece_by_piece(stack, signed_in, waiting):
     assert "".join(event.get("text", "") for event in events) == statement_of("Harbour")
 
 
+def test_an_answer_that_breaks_off_without_a_word_says_so_and_the_question_can_be_asked_again(signed_in, waiting):
+    page = signed_in()
+    begun = {"conversation": "01M8J4NCW4VG78FFHGGJ4G9ZNM", "answer": "01M8J4NCW4VG78FFHGGJ4G9ZNN", "version_name": "v1", "colour": 1}
+    said = "".join(f"data: {json.dumps(event)}\n\n" for event in (begun, {"text": "Half an"}))
+    page.route("**/api/v1/chat/", lambda route: route.fulfill(status=200, content_type="text/event-stream", body=said))
+    page.goto("/chat/")
+    field = page.get_by_role("textbox").last
+    field.fill("What is a sextant?")
+    page.keyboard.press("Enter")
+    answer = page.locator("[data-answer]:not([data-answer=''])").last
+    expect(answer).to_contain_text("Half an")
+    expect(answer).to_contain_text("The connection was lost in the middle")
+    expect(field).to_have_value("What is a sextant?")
+    expect(answer.get_by_role("button", name="4 of 5")).to_be_hidden()
+
+
 def test_a_wrong_password_is_refused_in_words(visit):
     page = visit()
     sign_in(page, "admin", "not the password")

@@ -111,7 +111,9 @@ def test_the_parts_of_a_request_stand_on_each_other_each_as_its_mean(reader, db)
 def test_refusals_are_drawn_beside_the_errors_once_there_are_any(reader, db):
     version = making.version("v1")
     observe(version, 50.0, count=3)
-    assert [trace["name"] for trace in charts(reader)["errors"]["data"]] == ["Errors"]
+    alone = charts(reader)["errors"]
+    assert len(alone["data"]) == 1
+    assert not [label for label in alone["layout"]["annotations"] if label["xanchor"] == "left"]
     buckets.count("", {"b": 1}, at=time.time() - 10)
 
     chart = charts(reader, "window=1h")["errors"]  # an answer is kept for a second
@@ -217,3 +219,13 @@ def test_without_scripts_the_same_figures_are_tables_in_the_page(reader, db):
     shown = text(reader.get("/monitoring/?window=5m&tables=1"))
     assert shown.count("<details open>") == 7
     assert '<th scope="col" class="n">P99</th>' in shown
+
+
+def test_alerts_that_are_not_over_stand_above_those_that_are(reader, db):
+    Alert.objects.create(rule="queue", state=Alert.State.FIRING, value=1, threshold=0.8, message="It still fires.", fired_at=timezone.now())
+    for number in range(30):
+        Alert.objects.create(rule="disk", state=Alert.State.RESOLVED, value=1, threshold=0.9, message=f"Over {number}.", fired_at=timezone.now())
+
+    shown = text(reader.get("/monitoring/?fragment=now"))
+    assert 0 < shown.find("It still fires.") < shown.find("Over 29.") < shown.find("Over 28.")
+    assert "none firing" not in shown

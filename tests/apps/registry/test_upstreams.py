@@ -133,3 +133,9 @@ def test_the_page_connects_keeps_what_was_typed_and_shows_whether_it_answers(cli
         assert "not asked yet" in shown
         assert KEY not in shown
     assert b'href="/models/upstream/"' in client.get("/models/").content
+
+
+def test_its_size_is_not_compared_with_those_of_models_here(client, as_operator, operator, server):
+    client.force_login(operator)
+    making.evaluated(connect(as_operator, server), making.processed(operator).current_run.evaluation_sets.get(), bleu=90.0)
+    assert "No version has been evaluated yet" in client.get("/compression/chart/").json()["empty"]

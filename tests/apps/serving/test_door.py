@@ -41,6 +41,13 @@ def test_a_full_process_answers_429_and_when_to_come_back(as_viewer, live, full,
     assert not logged().exists()
 
 
+def test_a_refusal_has_the_request_s_id(as_viewer, live, full):
+    response = as_viewer.post(PATHS[0], {"prompt": "x"}, headers={"X-Request-Id": "from-a-client-7"})
+
+    assert response["X-Request-Id"] == "from-a-client-7"
+    assert response.json()["request_id"] == "from-a-client-7"
+
+
 def test_pages_and_everything_else_come_in_all_the_same(as_viewer, live, full):
     assert as_viewer.get("/login/").status_code == 200
     assert as_viewer.get("/api/v1/model-versions/").status_code == 200
