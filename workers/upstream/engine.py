@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from workers.engine import Completion, EngineClosed, EngineError, EngineFull, EngineStats, SamplingParams, Ticket, UnusableModel
 from workers.engine.sequence import OnToken
 from workers.engine.waiting import WaitingLine
-from workers.upstream.guard import TIMEOUT, Guard, Health, Unanswered, Unreached
+from workers.upstream.guard import TIMEOUT, Guard, Health, OutOfOrder, Unanswered, Unreached
 from workers.upstream.spec import UPSTREAM_FILE, UpstreamSpec
 from workers.upstream.wire import Answer, BrokenOff, Spelling, request_of
 
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 CONCURRENCY = 64  # answers at once: the server has its own line, but chat should not stand behind a batch in it
 CLOSING_SECONDS = 2.0
+LONGEST_SECONDS = 300.0  # for one answer: who waits in a batch has no deadline, and one that drips for ever would hold up all jobs
 PATIENCE_SECONDS, PAUSE_SECONDS = 120.0, 1.0  # of batches, while the server is away
 Message = Mapping[str, str]
 
@@ -263,7 +264,10 @@ class UpstreamEngine:
     async def _answer(self, asked: Asked) -> Completion:
         answer = asked.answer
         try:
-            await self._stream(asked)
+            async with asyncio.timeout(LONGEST_SECONDS):
+                await self._stream(asked)
+        except TimeoutError as error:
+            raise OutOfOrder(f"The upstream {self._spec.place} was still at one answer after {LONGEST_SECONDS:g} s.") from error
         except (httpx.TransportError, BrokenOff) as error:
             if answer.pieces or isinstance(error, httpx.ReadTimeout):
                 why = f"Nothing came for {TIMEOUT.read:g} s." if isinstance(error, httpx.ReadTimeout) else error

@@ -236,6 +236,13 @@ def test_a_batch_does_not_wait_for_an_answer_that_will_not_come(engine, monkeypa
         engine.generate_all([asking("empty")], 5)
 
 
+def test_a_batch_does_not_wait_for_ever_for_an_answer_that_goes_on_and_on(engine, monkeypatch):
+    monkeypatch.setattr(upstream_engine, "LONGEST_SECONDS", 0.5)
+    with pytest.raises(EngineError, match="still at one answer after 0.5 s"):
+        engine.generate_all([asking("slow " * 100)], 100)
+    wait_for(lambda: ask(engine, "stopped").text != "0", "the server notices that nobody reads")
+
+
 def test_a_question_that_finds_nobody_is_answered_by_the_server_that_comes(spec, server, monkeypatch):
     monkeypatch.setattr(guard, "ATTEMPTS", 1000)
     monkeypatch.setattr(guard, "FAILURES_UNTIL_OPEN", 1000)
