@@ -97,7 +97,7 @@ def test_what_broke_off_in_the_middle_is_an_error_and_is_not_asked_again(engine)
     assert "".join(heard) == "one two"
 
 
-@pytest.mark.parametrize(("question", "said"), [("one two hang", "Nothing came for 0.3 s"), ("mute", "has not begun to answer within 0.3 s")])
+@pytest.mark.parametrize(("question", "said"), [("one two hang", r"Nothing came for 0\.3 s"), ("mute", r"has not begun to answer within 0\.3 s")])
 def test_a_server_that_falls_silent_is_told_of_is_not_asked_again_and_it_counts(spec, server, monkeypatch, question, said):
     for module in (upstream_engine, guard):
         monkeypatch.setattr(module, "TIMEOUT", httpx.Timeout(5.0, read=0.3))
@@ -238,7 +238,7 @@ def test_a_batch_does_not_wait_for_an_answer_that_will_not_come(engine, monkeypa
 
 def test_a_batch_does_not_wait_for_ever_for_an_answer_that_goes_on_and_on(engine, monkeypatch):
     monkeypatch.setattr(upstream_engine, "LONGEST_SECONDS", 0.5)
-    with pytest.raises(EngineError, match="still at one answer after 0.5 s"):
+    with pytest.raises(EngineError, match=r"still at one answer after 0\.5 s"):
         engine.generate_all([asking("slow " * 100)], 100)
     wait_for(lambda: ask(engine, "stopped").text != "0", "the server notices that nobody reads")
 
