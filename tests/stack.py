@@ -29,7 +29,7 @@ KNOWLEDGE = Path(__file__).with_name("knowledge.jsonl")
 # The contract: whatever died is back, and everything accepted is answered, within this time; a second start takes no longer than that.
 # It is promised on a machine that is the portal's own: see `shared`.
 RECOVERY_SECONDS, SECOND_START_SECONDS = 30.0, 15.0
-PATIENCE_SECONDS = 120.0  # for what the contract gives no time: the machine may be slow and shared
+PATIENCE_SECONDS = 240.0  # for what the contract gives no time: the machine may be slow and shared
 POLL_SECONDS = 0.05
 ROLES = {
     "supervisor": "dsportal.supervisor", "redis": "redis-server", "web": "granian", "jobs": "-n jobs@", "inference": "-n inference@",

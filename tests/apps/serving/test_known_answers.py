@@ -6,6 +6,7 @@ import pytest
 import redis
 
 import apps.redis as lines
+from apps.accounts import selectors
 from apps.accounts.services import create_token
 from apps.experiments import services as experiments
 from apps.monitoring import names
@@ -19,6 +20,13 @@ from tests.apps.conftest import Api
 pytestmark = pytest.mark.django_db
 
 CHAT = {"model": "dsportal", "messages": [{"role": "user", "content": "What is water?"}]}
+
+
+@pytest.fixture(autouse=True)
+def is_remembered_for_long(settings, monkeypatch):
+    """What is remembered of routes and of tokens for a second or two: on a busy machine a question takes as long."""
+    settings.ROUTES_KEPT_SECONDS = 3600.0
+    monkeypatch.setattr(selectors, "TOKEN_CACHE_SECONDS", 3600)
 
 
 @pytest.fixture
