@@ -55,6 +55,7 @@ class Plan:
     failing: float = 0.0  # share of questions that no model can read
     until_full: bool = False  # stop after a stage whose questions were not all answered in time
     max_tokens: int = 32
+    version: str | None = None  # the live one where none is given
     seed: int = 0
     subjects: Sequence[str] = ()
     results: str = ""

@@ -57,7 +57,7 @@ class Asker(FastHttpUser):
             prompt = f"What is {subjects[rank % len(subjects)]}? ({first + rank})"
             if PLAN["failing"] and self._chance.random() < PLAN["failing"]:
                 prompt = TOO_LONG
-            yield {"prompt": prompt, "max_tokens": PLAN["max_tokens"], "temperature": 0}
+            yield {"prompt": prompt, "max_tokens": PLAN["max_tokens"], "version": PLAN["version"], "temperature": 0}
 
     def _ask(self, due: float, question: dict) -> None:
         sent = time.time()

@@ -1,11 +1,14 @@
 """What a portal does under load, each row against its target: a replay by Zipf's law, twice what it can, its charts beside the generator's own figures,
 promotions in between.
 
-    python -m benchmarks.load [replay overload charts swaps] [--minutes 10] [--home TRAINED]
+    python -m benchmarks.load [replay overload charts swaps] [--minutes 10] [--home TRAINED]      (`charts` alone: four minutes with a `--home`)
 
 A real portal with all its processes and a trained model answers (`tests.stack.teach`; `--home`: a copy of a home where that was done). Locust asks, in an
 open loop: questions arrive whether earlier ones are answered or not, and a latency counts from when its question was due. What the portal can is
 measured first, by a ramp of the same questions. The generator has no core of its own: it shares the portal's.
+
+The charts are compared under two loads: one that the answer cache takes most of, so that an answer is about as quick as what the web server does around it,
+and one where every answer is computed, by a larger model (random: speed does not depend on what the weights say), as is usual for a language model.
 """
 
 import argparse
@@ -21,6 +24,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks._generator import Asked, Load, percentile_ms
+from benchmarks.serving import random_model
 from tests.stack import Stack, teach
 
 QUICK = bool(os.environ.get("BENCH_QUICK"))
@@ -32,7 +36,10 @@ OVERLOAD_SECONDS, CALM_SECONDS = (5.0, 5.0) if QUICK else (120.0, 15.0)
 CALM_SHARE = 0.5
 LATE_SECONDS = 10.0  # an answer that takes longer counts as one of a pile of late ones
 RECOVERY_SECONDS = 5.0
-CHART_SECONDS, CHART_STEP = (14.0, 5) if QUICK else (70.0, 10)
+CHART_SECONDS, CHART_STEP = (14.0, 5) if QUICK else (60.0, 10)
+COMPUTING, COMPUTED_TOKENS = ("nano", 16) if QUICK else ("small", 64)  # what computes, and tokens of each answer
+COMPUTED_SHARE = 0.6  # of what it can
+COMPUTED_RAMP = {"first_rate": 10.0, "growth": 1.5}
 UNREADABLE = 0.05  # of the questions of the charts' row, so that there is an error rate
 AGREE = 0.02
 SWAPS, SWAP_SECONDS = (1, 2.0) if QUICK else (3, 4.0)
@@ -90,7 +97,14 @@ class Measuring:
 
     def charts(self) -> list[Row]:
         rate = CALM_SHARE * self._uncached()
-        asked = self._load.press([(rate, CHART_SECONDS)], distinct=QUESTIONS, first=self._first(), failing=UNREADABLE)
+        cached = self._compared("cached", rate, distinct=QUESTIONS)
+        asked = {"version": self._computing(), "max_tokens": COMPUTED_TOKENS}
+        rate = COMPUTED_SHARE * self._ramp(**COMPUTED_RAMP, first=self._first(), **asked)
+        return cached + self._compared(f"computed, {COMPUTED_TOKENS} tokens each", rate, **asked)
+
+    def _compared(self, load: str, rate: float, **how) -> list[Row]:
+        """The portal's charts beside Locust's figures. `load`: its name."""
+        asked = self._load.press([(rate, CHART_SECONDS)], first=self._first(), failing=UNREADABLE, **how)
         query = {"window": int(CHART_SECONDS) + 20, "step": CHART_STEP}
         points = self._portal.get("/api/v1/metrics/timeseries/", **query)["points"]
         seen = [(p, mine) for p in points if (mine := _within(asked, datetime.fromisoformat(p["time"]).timestamp()))]
@@ -99,19 +113,34 @@ class Measuring:
         charted = sum(p["p99_ms"] for p, _ in seen) / len(seen)
         waited = sum(_p99([_as_sent_ms(one) for one in mine]) for _, mine in seen) / len(seen)
         told = sum(_p99([one.latency_ms or _as_sent_ms(one) for one in mine]) for _, mine in seen) / len(seen)
-        outside = sorted(_as_sent_ms(one) - one.latency_ms for _, mine in seen for one in mine if one.latency_ms)
-        seconds = len(seen) * CHART_STEP
+        outside = [_as_sent_ms(one) - one.latency_ms for _, mine in seen for one in mine if one.latency_ms]
+        late = [(one.sent - one.due) * 1000 for _, mine in seen for one in mine]
+        seconds, refused = len(seen) * CHART_STEP, sum(one.status == 429 for one in asked)
+        hits, answered = sum(one.cached for one in asked), sum(one.is_answered for one in asked)
+        about = f"{hits / answered:.0%} from the cache, {refused} refused"
         return [
-            (f"QPS over {seconds} s: chart, Locust", *_both(counted / seconds, sent / seconds, "{:.1f}")),
-            (f"P99, mean of {len(seen)} spans of {CHART_STEP} s: chart, Locust", *_both(charted, waited, "{:.1f} ms")),
-            ("the same: chart, what the answers said of themselves (`latency_ms`)", *_both(charted, told, "{:.1f} ms")),
+            (f"{load} ({about}): QPS over {seconds} s: chart, Locust", *_both(counted / seconds, sent / seconds, "{:.1f}")),
+            (f"{load}: P99, mean of {len(seen)} spans of {CHART_STEP} s: chart, Locust", *_both(charted, waited, "{:.1f} ms")),
+            (f"{load}: the same: chart, what the answers said of themselves (`latency_ms`)", *_both(charted, told, "{:.1f} ms")),
+            (f"{load}: between the portal's clock and Locust's (HTTP, threads and cores waited for): P50, P99", _middle_and_p99(outside), ""),
             (
-                "between the portal's clock and Locust's (HTTP, threads and cores waited for): P50, P99",
-                f"{outside[len(outside) // 2]:.1f} ms, {_p99(outside):.1f} ms",
+                f"{load}: questions that Locust sent later than they were due, for want of a core or busy with another: P50, P99",
+                _middle_and_p99(late),
                 "",
             ),
-            (f"errors where {UNREADABLE:.0%} of the questions cannot be read: chart, Locust", *_both(errors / counted, failed / sent, "{:.2%}")),
+            (
+                f"{load}: errors where {UNREADABLE:.0%} of the questions cannot be read: chart, Locust",
+                *_both(errors / counted, failed / sent, "{:.2%}"),
+            ),
         ]
+
+    def _computing(self) -> str:
+        """The id of a version that takes long over its answers."""
+        folder = random_model(COMPUTING, self._portal.home / "imports" / "computing")
+        job = self._portal.post("/api/v1/model-versions/", {"name": "computing", "path": str(folder)})
+        version = self._portal.wait_job(job)["model_version"]
+        self._portal.wait_evaluated(version)  # which happens by itself, and takes a core while it does
+        return version
 
     def swaps(self) -> list[Row]:
         first, second = self._portal.named("v1")["id"], self._portal.named("v2")["id"]
@@ -143,9 +172,9 @@ class Measuring:
         self._capacity = self._capacity or self._ramp(first=self._first())
         return self._capacity
 
-    def _ramp(self, **how) -> float:
+    def _ramp(self, first_rate: float = RAMP_FIRST, growth: float = RAMP_GROWTH, **how) -> float:
         """The most answers a second of a stage of a growing load that ends where it is more than is answered."""
-        stages = [(RAMP_FIRST * RAMP_GROWTH**stage, RAMP_SECONDS) for stage in range(RAMP_STAGES)]
+        stages = [(first_rate * growth**stage, RAMP_SECONDS) for stage in range(RAMP_STAGES)]
         asked = self._load.press(stages, until_full=True, **how)
         ended = [one.ended - asked[0].due for one in asked if one.is_answered]
         stages_run = range(int((asked[-1].due - asked[0].due) // RAMP_SECONDS) + 1)
@@ -169,9 +198,10 @@ def _recovery(asked: Sequence[Asked], ends: float) -> float:
 
 
 def _within(asked: Sequence[Asked], start: float) -> list[Asked]:
-    """Those that ended in the span of a chart that begins at `start`; none where the load began or ended in it."""
+    """Those that ended in the span of a chart that begins at `start`; none where the load began or ended in it. What was told to come back later is
+    no request in the charts, which draw it apart."""
     whole = asked[0].due <= start and start + CHART_STEP <= asked[-1].due
-    return [one for one in asked if whole and start <= one.ended < start + CHART_STEP]
+    return [one for one in asked if whole and start <= one.ended < start + CHART_STEP and one.status != 429]
 
 
 def _as_sent_ms(one: Asked) -> float:
@@ -181,6 +211,10 @@ def _as_sent_ms(one: Asked) -> float:
 
 def _p99(found: Sequence[float]) -> float:
     return sorted(found)[-(-len(found) * 99 // 100) - 1]
+
+
+def _middle_and_p99(found: Sequence[float]) -> str:
+    return f"{sorted(found)[len(found) // 2]:.1f} ms, {_p99(found):.1f} ms"
 
 
 def _both(charted: float, own: float, form: str) -> tuple[str, str]:
