@@ -155,7 +155,7 @@ SAYINGS = (
     _("INT8 with some matrices left FP32 is larger than INT8 and no faster, and quality is not all that lacked."),
     _("It is handed on because the others lose more; the gate will say whether it may go live."),
     # figures of compressions, as their jobs name them
-    _("%(name)s, answers 1 / 8 / 32 at a time"), _("tokens per second before"), _("tokens per second after"), _("prompt ms before"), _("prompt ms after"),
+    _("%(figure)s, answers 1 / 8 / 32 at a time"), _("tokens per second before"), _("tokens per second after"), _("prompt ms before"), _("prompt ms after"),
     _("size ratio"), _("speed ratio"), _("bytes before"), _("bytes after"), _("greedy agreement"), _("questions"), _("threshold"), _("sparsity"),
     _("sparsity of all"), _("structure"), _("removed parameters"), _("recovery steps"), _("hidden units before"), _("hidden units after"),
     _("parameter ratio"), _("temperature"), _("alpha"), _("divergence before"), _("divergence after"), _("kernel"), _("max abs error"),
@@ -206,7 +206,8 @@ SAYINGS = (
     _("%(control)s against %(treatment)s"),
     _("%(n)s ratings"),
 )  # fmt: skip
-_SENTENCES = ("formats", "message", "wanted", "reason", "how", "lacks")  # holes that hold another of the sayings
+_SENTENCES = ("figure", "formats", "message", "wanted", "reason", "how", "lacks")  # holes that hold another of the sayings
+_METHODS = ("INT8", "INT8 ONNX", "ONNX")  # the same in every language
 _HOLE = re.compile(r"%\((\w+)\)s")
 
 
@@ -228,9 +229,11 @@ def retold(text: str) -> str:
         return text
     if text in SAYINGS:
         return gettext(text)
+    before, mark, after = text.partition(": ")  # a policy's parts, "INT8: Measuring speed against the parent"
+    if mark and (before in SAYINGS or before in _METHODS):
+        return f"{retold(before)}: {retold(after)}"
     for pattern, saying in _forms():
         if match := pattern.fullmatch(text):
             found = match.groupdict()
             return gettext(saying) % {name: retold(said) if name in _SENTENCES else said for name, said in found.items()}
-    before, mark, after = text.partition(": ")  # a policy's parts, "INT8: Loading the model"
     return f"{retold(before)}: {retold(after)}" if mark else text
