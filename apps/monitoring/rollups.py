@@ -29,7 +29,10 @@ def roll_up() -> None:
     now = int(time.time())
     there = {role: present(role) for role in ROLES}
     memory = sum(sum(processes.values()) for processes in there.values())
-    set_gauges(now, {"queue_depth": queue_depth(), "replicas": len(there["inference"]), "memory_bytes": memory})
+    gauges = {"queue_depth": queue_depth(), "replicas": len(there["inference"])}
+    if memory:  # else nobody has spoken since Redis came back: that is no figure
+        gauges["memory_bytes"] = memory
+    set_gauges(now, gauges)
     minute = now - now % MINUTE
     done = int(connection().get(names.ROLLED_UP) or minute)
     first = max(min(done, minute) - MINUTE, minute - names.SECONDS_KEPT // MINUTE * MINUTE)  # the one before was perhaps written before its end

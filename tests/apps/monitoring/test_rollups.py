@@ -69,6 +69,17 @@ def test_hours_hold_what_their_seconds_held_however_often_they_are_rolled_up(clo
     assert (points[-1]["phase_decode_ms"], points[-1]["phase_queue_ms"]) == (90, 0)
 
 
+def test_the_memory_of_processes_that_have_not_spoken_yet_is_not_nothing(clock):
+    be_present("inference", "one", memory_bytes=300)
+    rollups.roll_up()
+    connection().delete(names.PRESENT.format(role="inference"))  # Redis came back without it
+    clock[0] += 2
+    rollups.roll_up()
+    points = timeseries(window=10, step=1, now=clock[0])
+    assert [point["memory_bytes"] for point in points[-3:]] == [300, 300, 300]
+    assert points[-1]["replicas"] == 0
+
+
 def test_minutes_that_nobody_rolled_up_are_made_good(clock):
     rollups.roll_up()
     for minute in range(10):  # beat is away, the web process counts
