@@ -74,7 +74,7 @@ SAYINGS = (
     _("The upstream %(place)s fails (%(status)s): %(why)s."), _("The upstream %(place)s refuses the portal's key (%(status)s): %(why)s."),
     _("The upstream %(place)s fails at this question (%(status)s): %(why)s."),
     _("The upstream %(place)s gives no answer to this question, which may be too long for it. %(why)s"),
-    _("The upstream %(place)s does not answer (%(why)s). It is tried again every few seconds; ask again in a moment."),
+    _("The upstream %(place)s does not answer. It is tried again every few seconds; ask again in a moment. The last time: %(why)s"),
     _("The upstream %(place)s was still at one answer after %(n)s s."), _("The upstream %(place)s has not begun to answer within %(n)s s."), _("Nothing came for %(n)s s."), _("Its stream ended without an end."),
     _("The upstream %(place)s does not answer at the address that it was connected by (%(status)s): %(why)s."), _("it takes too long"), _("no reason was given"),
     _("The upstream %(place)s broke off in the middle of its answer. %(why)s"), _("its list of models answers with %(status)s"),
@@ -206,7 +206,7 @@ SAYINGS = (
     _("%(control)s against %(treatment)s"),
     _("%(n)s ratings"),
 )  # fmt: skip
-_SENTENCES = ("figure", "formats", "message", "wanted", "reason", "how", "lacks")  # holes that hold another of the sayings
+_SENTENCES = ("figure", "formats", "message", "wanted", "reason", "how", "lacks", "why")  # holes that hold another of the sayings
 _METHODS = ("INT8", "INT8 ONNX", "ONNX")  # the same in every language
 _HOLE = re.compile(r"%\((\w+)\)s")
 

@@ -123,7 +123,7 @@ def _keeps_up_with_live(version: ModelVersion, own: Evaluation, live: ModelVersi
     if theirs is None:
         return []
     bleu, floor = own.metrics["bleu"], theirs.metrics["bleu"] - COMPRESSION_TOLERANCE
-    text = gettext_noop("BLEU %(bleu)s against %(theirs)s of %(live)s, which is live; at least %(floor)s is asked.")
+    text = gettext_noop("BLEU %(bleu)s against %(theirs)s of %(live)s, live at the time; at least %(floor)s is asked.")
     values = {"bleu": f"{bleu:.1f}", "theirs": f"{theirs.metrics['bleu']:.1f}", "live": live.name, "floor": f"{floor:.1f}"}
     return [Rule(gettext_noop("bleu against the live version"), bleu >= floor, bleu, floor, text, values)]
 

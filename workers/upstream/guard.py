@@ -97,7 +97,8 @@ class Guard:
         """What is done in here tells whether the server works. EngineError at once while it is left alone."""
         if self._breaker.current_state == STATE_OPEN:
             raise LeftAlone(
-                f"The upstream {self._spec.place} does not answer ({self._error}). It is tried again every few seconds; ask again in a moment."
+                f"The upstream {self._spec.place} does not answer. It is tried again every few seconds; ask again in a moment. "
+                f"The last time: {self._error}"
             )
         try:
             with self._breaker.calling():

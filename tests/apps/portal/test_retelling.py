@@ -21,6 +21,9 @@ HOLE = re.compile(r"%\(\w+\)s")
         ("INT8: Loading the model", "INT8: 加载模型"),
         ("INT8: Measuring speed against the parent", "INT8: 与父版本比较速度"),
         ("tokens per second before, answers 1 / 8 / 32 at a time", "之前每秒 token 数，同时回答 1 / 8 / 32 个"),
+        ("The upstream gpu:8000 does not answer. It is tried again every few seconds; ask again in a moment. The last time: "
+         "The upstream gpu:8000 has not begun to answer within 30 s.",
+         "上游 gpu:8000 没有回答，每隔几秒会重试一次；请稍后再问。上一次：上游 gpu:8000 在 30 秒内没有开始回答。"),
         ("data.pdf is a PDF document, which cannot be read. Send JSONL (one JSON object a line), CSV with a header, Parquet or plain UTF-8 text.",
          "data.pdf（a PDF document）无法读取。请发送 JSONL（每行一个 JSON 对象）、带表头的 CSV、Parquet 或 UTF-8 纯文本。"),
         ("Something nobody knows: not even this", "Something nobody knows: not even this"),
