@@ -154,17 +154,10 @@ SAYINGS = (
     _("It is no graph for onnxruntime yet."), _("There is no model from %(name)s to go on from."),
     _("INT8 with some matrices left FP32 is larger than INT8 and no faster, and quality is not all that lacked."),
     _("It is handed on because the others lose more; the gate will say whether it may go live."),
-    # figures of compressions, as their jobs name them
-    _("%(figure)s, answers 1 / 8 / 32 at a time"), _("tokens per second before"), _("tokens per second after"), _("prompt ms before"), _("prompt ms after"),
-    _("size ratio"), _("speed ratio"), _("bytes before"), _("bytes after"), _("greedy agreement"), _("questions"), _("threshold"), _("sparsity"),
-    _("sparsity of all"), _("structure"), _("removed parameters"), _("recovery steps"), _("hidden units before"), _("hidden units after"),
-    _("parameter ratio"), _("temperature"), _("alpha"), _("divergence before"), _("divergence after"), _("kernel"), _("max abs error"),
-    _("mean abs error"), _("logit deviation"), _("opset"), _("nodes"), _("weight max abs error"), _("weight relative error"), _("quantized share"),
-    _("bleu"), _("parent bleu"), _("student"), _("minutes"), _("steps"), _("seconds"), _("max bleu loss"), _("min bleu ratio"),
-    _("max bytes"), _("max questions"), _("unstructured"), _("neuron"), _("pruned"), _("distilled"), _("baseline"), _("pruning and INT8"),
-    _("distillation and INT8"), _("pruning"), _("distillation"), _("mixed precision"), _("pruning and INT8 ONNX"), _("distillation and INT8 ONNX"),
-    _("importance"), _("weights"), _("max p99 ms"), _("min speed ratio"), _("target"), _("questions answered by teacher"), _("recommended sparsity"),
-    _("experts before"), _("experts after"), _("kept matrices"), _("layer"), _("expert"), _("use"), _("magnitude"), _("turns"), _("step"),
+    # words in which compressions' jobs tell what they did
+    _("unstructured"), _("neuron"), _("pruned"), _("distilled"), _("baseline"), _("pruning and INT8"), _("distillation and INT8"), _("pruning"),
+    _("distillation"), _("mixed precision"), _("pruning and INT8 ONNX"), _("distillation and INT8 ONNX"), _("layer"), _("expert"), _("use"),
+    _("magnitude"),
     # what a call of the REST interface does
     _("Memory part by part with its formula, and which devices hold it, how many, how fast, at what cost."),
     _("What was measured on a version, and what to change next, most urgent first."),

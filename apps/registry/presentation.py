@@ -1,4 +1,4 @@
-"""How gates, domains, lineage and what compressions measured are told on the pages."""
+"""How gates, domains and lineage are told on the pages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,19 +21,6 @@ RULES = {
 }
 SHARES = ("smaller or faster", "refuses falsehoods", "false alarms")
 ANCESTORS_SHOWN = 4
-BATCHES = ("batch_1", "batch_8", "batch_32")  # answers at a time, of which compressions tell the speed
-
-
-def figures_told(found: dict) -> list[tuple[str, str]]:
-    """Names and figures of a compression for people, whatever the method reported."""
-    told = []
-    for key, value in found.items():
-        name = key.replace("_", " ")
-        if isinstance(value, dict) and set(value) == set(BATCHES):
-            told.append((f"{name}, answers 1 / 8 / 32 at a time", " / ".join(decimals(value[b], 2 if value[b] < 100 else 0) for b in BATCHES)))
-        elif isinstance(value, str | int | float) and not isinstance(value, bool):
-            told.append((name, f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value))
-    return told
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,12 @@ from apps.registry import drafts, exports, imports, services
 from apps.registry.answers import VIEWS, pairs
 from apps.registry.charts import variants
 from apps.registry.expertise import chosen_layer, expertise_charts, layers_to_choose
+from apps.registry.figures import figures_told
 from apps.registry.forms import FIELDS, CompressForm, ImportForm
 from apps.registry.job_charts import chart_note, chart_title, job_chart
 from apps.registry.listing import SORTS, listing, sort_link
 from apps.registry.models import CompressionJob, Evaluation, ImportJob, ModelVersion
-from apps.registry.presentation import domain_lines, figures_told, gate_lines, lineage_nodes
+from apps.registry.presentation import domain_lines, gate_lines, lineage_nodes
 from apps.registry.selectors import family, latest_evaluation, lineage, versions
 from apps.registry.upstream_access import health_of
 from apps.rest import source_of
