@@ -20,7 +20,6 @@ HOLE = re.compile(r"%\(\w+\)s")
         ("86 of 214 questions answered", "已回答 86 / 214 个问题"),
         ("INT8: Loading the model", "INT8: 加载模型"),
         ("INT8: Measuring speed against the parent", "INT8: 与父版本比较速度"),
-        ("tokens per second before, answers 1 / 8 / 32 at a time", "之前每秒 token 数，同时回答 1 / 8 / 32 个"),
         ("The upstream gpu:8000 does not answer. It is tried again every few seconds; ask again in a moment. The last time: "
          "The upstream gpu:8000 has not begun to answer within 30 s.",
          "上游 gpu:8000 没有回答，每隔几秒会重试一次；请稍后再问。上一次：上游 gpu:8000 在 30 秒内没有开始回答。"),
