@@ -71,7 +71,7 @@ class GenerateOutput(FixedSerializer):
     cached = serializers.BooleanField()
     finish_reason = serializers.CharField(help_text="stop, or length where max_tokens cut it short")
     usage = UsageOutput(source="*")
-    latency_ms = serializers.FloatField(source="row.latency_ms")
+    latency_ms = serializers.FloatField()
     first_token_ms = serializers.FloatField(allow_null=True)
 
 
@@ -150,7 +150,7 @@ def _turn(pending: Pending) -> Iterator[bytes]:
     usage = {"prompt_tokens": pending.prompt_tokens, "completion_tokens": pending.completion_tokens}
     yield event(
         {
-            "done": True, **who, "cached": pending.cached, "latency_ms": pending.row.latency_ms, "first_token_ms": pending.first_token_ms,
+            "done": True, **who, "cached": pending.cached, "latency_ms": pending.latency_ms, "first_token_ms": pending.first_token_ms,
             "finish_reason": pending.finish_reason, "usage": usage,
         }
     )  # fmt: skip

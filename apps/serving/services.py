@@ -12,6 +12,7 @@ import orjson
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Model
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from apps.accounts.models import User
@@ -77,7 +78,7 @@ class Pending:
     reused_tokens: int = 0  # of the prompt, whose keys and values the engine had from an earlier turn
     logprobs: list[dict] = field(default_factory=list)  # of each token: its bytes, its logprob, and those of the likeliest as `top`
     first_token_ms: float | None = None
-    row: Answer | None = None
+    row: dict[str, Any] | None = None  # its columns; no `Answer`, which takes as long to make as all of them to write
     journey: Journey = field(default_factory=current)
     is_streamed: bool = True  # else it is read as a whole
     _key: str = ""  # of the same question in the cache, and in flight
@@ -87,6 +88,12 @@ class Pending:
     @property
     def elapsed_ms(self) -> float:
         return (time.monotonic() - self.began) * 1000
+
+    @property
+    def latency_ms(self) -> float:
+        """Of the whole, once it is remembered."""
+        assert self.row is not None
+        return self.row["latency_ms"]
 
     def pieces(self) -> Iterator[str]:
         """The answer's text, piece by piece. Closing the iterator early stops the work and remembers what came."""
@@ -272,16 +279,17 @@ class Pending:
             ledger.write()
         except QUEUE_OUTAGES as lost:  # the answer is there; it may be missing from charts and quotas, but not from the log
             log.warning("answer %s is written to the database at once: %s", self.id, lost)
-            answer_log.write([self.row])
+            answer_log.write([Answer(**self.row)])
 
-    def _row(self, status: str, error: str = "") -> Answer:
-        return Answer(
-            id=self.id, conversation_id=_key(self.conversation), model_version_id=self.route.version.pk, experiment_id=_key(self.route.experiment),
-            arm=self.route.arm, user_id=_key(self.user), route=self.channel, prompt=self.question.prompt[:8000], prompt_key=prompt_key(self.question.prompt, picture_of(self.question.messages)),
-            messages=self.question.messages, parameters=self.question.parameters, text=self.text, status=status, error=error[:300],
-            cached=self.cached, prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, latency_ms=self.elapsed_ms,
-            first_token_ms=self.first_token_ms,
-        )  # fmt: skip
+    def _row(self, status: str, error: str = "") -> dict[str, Any]:
+        return {
+            "id": self.id, "conversation_id": _key(self.conversation), "model_version_id": self.route.version.pk,
+            "experiment_id": _key(self.route.experiment), "arm": self.route.arm, "user_id": _key(self.user), "route": self.channel,
+            "prompt": self.question.prompt[:8000], "prompt_key": prompt_key(self.question.prompt, picture_of(self.question.messages)),
+            "messages": self.question.messages, "parameters": self.question.parameters, "text": self.text, "status": status,
+            "error": error[:300], "cached": self.cached, "prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens,
+            "latency_ms": self.elapsed_ms, "first_token_ms": self.first_token_ms, "created_at": timezone.now(),
+        }  # fmt: skip
 
     def _tell(self, status: str) -> None:
         """Its journey, which counts it."""

@@ -31,7 +31,7 @@ def log(version, **fields) -> Answer:
     """An answer in the stream, as a web process leaves it."""
     made = Answer(model_version=version, **{"route": "generate", "prompt": "p", "prompt_key": "k", "text": "t", **fields})
     ledger = Ledger()
-    answer_log.append(made, ledger)
+    answer_log.append({field.attname: getattr(made, field.attname) for field in Answer._meta.concrete_fields}, ledger)
     ledger.write()
     return made
 
