@@ -85,7 +85,7 @@ def figures_told(found: dict[str, Any]) -> list[tuple[str, str]]:
     for key, value in found.items():
         name, how = FIGURES.get(key, (capfirst(key.replace("_", " ")), str))
         if isinstance(value, dict) and set(value) == set(BATCHES):
-            told.append((_("%(figure)s, answers 1 / 8 / 32 at a time") % {"figure": name}, " / ".join(_three_digits(value[b]) for b in BATCHES)))
+            told.append((_("%(figure)s, 1 / 8 / 32 at once") % {"figure": name}, " / ".join(_three_digits(value[b]) for b in BATCHES)))
         elif isinstance(value, str | int | float) and not isinstance(value, bool):
             told.append((str(name), how(value)))
     return told

@@ -17,7 +17,7 @@ def test_figures_have_their_units():
 
 def test_what_is_measured_at_several_batches_is_one_line_and_what_is_drawn_is_none():
     found = {"speed_ratio": {"batch_1": 2.9, "batch_8": 2.257, "batch_32": 123.4}, "curve": [1, 2], "loss": {"a": 1}}
-    assert figures_told(found) == [("Decoding, times the parent's speed, answers 1 / 8 / 32 at a time", "2.90 / 2.26 / 123")]
+    assert figures_told(found) == [("Decoding, times the parent's speed, 1 / 8 / 32 at once", "2.90 / 2.26 / 123")]
 
 
 def test_a_figure_of_another_release_is_told_by_its_name():
