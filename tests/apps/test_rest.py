@@ -40,7 +40,7 @@ def test_an_answer_is_written_as_drf_writes_it():
     version = SimpleNamespace(pk="1", name="v1")
     pending = SimpleNamespace(
         id="2", text="水", route=SimpleNamespace(version=version), cached=True, finish_reason="stop", prompt_tokens=3, completion_tokens=4,
-        row=SimpleNamespace(latency_ms=1.25), first_token_ms=None,
+        latency_ms=1.25, first_token_ms=None,
     )  # fmt: skip
     assert GenerateOutput.written(pending) == GenerateOutput(pending).data
 
