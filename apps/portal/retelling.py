@@ -199,7 +199,7 @@ SAYINGS = (
     _("%(control)s against %(treatment)s"),
     _("%(n)s ratings"),
 )  # fmt: skip
-_SENTENCES = ("figure", "formats", "message", "wanted", "reason", "how", "lacks", "why")  # holes that hold another of the sayings
+_SENTENCES = ("formats", "message", "wanted", "reason", "how", "lacks", "why")  # holes that hold another of the sayings
 _METHODS = ("INT8", "INT8 ONNX", "ONNX")  # the same in every language
 _HOLE = re.compile(r"%\((\w+)\)s")
 

@@ -197,7 +197,7 @@ def test_a_collector_gets_them_only_where_the_environment_names_one(as_viewer, l
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
     settings.OTLP_ENDPOINT = address
     monkeypatch.setattr(telling, "_made", None)
-    followed(ask(as_viewer, "What is ice?"))
+    response = followed(ask(as_viewer, "What is ice?"))
 
     assert {path for path, _body in collector.got} == {"/v1/traces"}
     sent = [ExportTraceServiceRequest.FromString(body) for _path, body in collector.got]
@@ -206,3 +206,4 @@ def test_a_collector_gets_them_only_where_the_environment_names_one(as_viewer, l
     assert {span.trace_id for span in spans} == {root.trace_id}
     assert {span.parent_span_id for span in spans if span.name != "request"} == {root.span_id}
     assert {"queue", "prefill", "decode"} <= {span.name for span in spans}
+    assert store.find(response["X-Request-Id"])  # as before
