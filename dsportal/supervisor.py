@@ -25,11 +25,12 @@ from dsportal.metrics_folder import bury_dead
 
 BASE = Path(__file__).resolve().parent.parent
 CORES = os.cpu_count() or 1
-WEB_PROCESSES, WEB_THREADS = min(4, CORES), 48
+WEB_PROCESSES = min(4, CORES)
 # A connection on which nobody asks is closed after so long. Who asks again at that very moment loses the question, and must not repeat a POST unasked: so it
 # is as long as granian takes it, which is what most proxies keep theirs.
 IDLE_SECONDS = 60
-MAX_ASKING = 40  # questions that one of them is at; the other threads carry pages, and refusals
+MAX_ASKING = 40  # questions that one of them is at while the portal is full; with room elsewhere, it may be at those of all
+SPARE_THREADS = 8  # `settings.SPARE_THREADS`: they carry pages, and refusals
 MIN_FREE_BYTES = 500 * 1024**2
 STARTUP_SECONDS = 60.0
 STOP_SECONDS = 20.0
@@ -90,6 +91,9 @@ class Supervisor:
         self.most_replicas = int(os.environ.get("DSPORTAL_MAX_REPLICAS") or max(1, CORES // self.inference_threads))
         self.replicas_started = 0
         self._buried = 0.0  # when it was last looked for counts of the dead
+        asking = int(os.environ.get("DSPORTAL_MAX_ASKING") or MAX_ASKING)
+        in_flight = int(os.environ.get("DSPORTAL_MAX_IN_FLIGHT") or WEB_PROCESSES * asking)
+        self.web_threads = max(asking, min(in_flight, WEB_PROCESSES * MAX_ASKING)) + SPARE_THREADS
         self.env = {
             **os.environ,
             "DSPORTAL_HOME": str(home),
@@ -97,8 +101,9 @@ class Supervisor:
             "DSPORTAL_REPLICAS_FILE": str(self.replicas_file),
             "DSPORTAL_MAX_REPLICAS": str(self.most_replicas),
             "DSPORTAL_INFERENCE_THREADS": str(self.inference_threads),
-            "DSPORTAL_MAX_ASKING": os.environ.get("DSPORTAL_MAX_ASKING") or str(MAX_ASKING),
-            "DSPORTAL_MAX_IN_FLIGHT": os.environ.get("DSPORTAL_MAX_IN_FLIGHT") or str(WEB_PROCESSES * MAX_ASKING),
+            "DSPORTAL_WEB_THREADS": str(self.web_threads),
+            "DSPORTAL_MAX_ASKING": str(asking),
+            "DSPORTAL_MAX_IN_FLIGHT": str(in_flight),
             "PYTHONUNBUFFERED": "1",
             # Light processes need no threads of OpenMP; spinning ones would take the cores from those that do.
             "OMP_NUM_THREADS": "1",
@@ -177,7 +182,7 @@ class Supervisor:
     def add_processes(self) -> None:
         web = [
             sys.executable, "-m", "granian", "--interface", "wsgi", "--host", self.host, "--port", str(self.port),
-            "--workers", str(WEB_PROCESSES), "--blocking-threads", str(WEB_THREADS), "--backlog", "1024", "--respawn-failed-workers",
+            "--workers", str(WEB_PROCESSES), "--blocking-threads", str(self.web_threads), "--backlog", "1024", "--respawn-failed-workers",
             "--workers-kill-timeout", "10", "--http1-header-read-timeout", str(IDLE_SECONDS * 1000), "--log-level", "warning", "dsportal.wsgi:application",
         ]  # fmt: skip
         self.services += [

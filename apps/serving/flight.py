@@ -10,6 +10,7 @@ from apps.accounts.problems import Busy
 from apps.monitoring import names
 from apps.redis import connection
 from apps.serving import line
+from apps.serving.room import room
 
 # KEYS: those in flight; the line; what is made for this question, where others may read it. ARGV: the answer; now; when it counts no longer; how many may
 # be in flight; seconds for which others may join it; the question ('' where it does not go by the line); how long the line may get.
@@ -53,6 +54,7 @@ def enter(answer: str, *, key: str = "", question: line.Asked | None = None) -> 
         ],
     )  # fmt: skip
     if not leader:
+        room.portal_is_full()
         raise Busy(_("%(n)s answers are being made already; ask again in a moment.") % {"n": others}, retry_after_seconds=2)
     return leader, number
 

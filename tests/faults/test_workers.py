@@ -160,6 +160,28 @@ def test_the_web_process_is_back_at_once_and_nothing_was_forgotten(stack, whole)
     stack.wait_answers(within=shared(RECOVERY_SECONDS))
 
 
+def test_one_web_process_takes_in_what_both_would(stack):
+    """As after a start or a crash: connections come, and stay, while only one process is there to accept them."""
+    asking = 60
+    for process in sorted(stack.processes("web"), key=lambda process: process.create_time())[2:]:  # the very first is granian's own
+        process.kill()
+        process.wait()
+    freeze(stack, "inference")  # so that all of them wait at once
+
+    def ask(number: int) -> httpx.Response:
+        with stack.client(stack.token) as http:
+            return http.post("/api/v1/generate/", json={"prompt": f"What is an anchor? alone {number}", "max_tokens": 8, "temperature": 0})
+
+    with ThreadPoolExecutor(asking) as pool:
+        asked = [pool.submit(ask, number) for number in range(asking)]
+        try:
+            wait_for(lambda: stack.redis().zcard(names.IN_FLIGHT) >= asking or any(each.done() for each in asked), what="all are asking")
+        finally:
+            for process in stack.processes("inference"):
+                process.resume()
+        assert {each.result().status_code for each in asked} == {200}
+
+
 def test_beat_killed_is_started_again_and_its_rounds_go_on(stack):
     stack.kill("beat")
     wait_for(lambda: stack.processes("beat"), within=shared(RECOVERY_SECONDS), what="beat is back")

@@ -10,19 +10,20 @@ from apps.monitoring import buckets, names
 from apps.monitoring.tally import tally
 from apps.redis import connection
 from apps.serving import door as doors
+from apps.serving import flight
 from apps.serving.answer_log import answers as logged
-from apps.serving.door import Door
+from apps.serving.room import FULL_SECONDS, Room
 
 pytestmark = pytest.mark.django_db
 PATHS = ["/api/v1/generate/", "/api/v1/chat/", "/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
 
 
 @pytest.fixture
-def full(monkeypatch) -> Iterator[Door]:
-    door = Door(1)
-    assert door.enter() is not None
-    monkeypatch.setattr(doors, "door", door)
-    yield door
+def full(monkeypatch) -> Iterator[Room]:
+    room = Room(1, 1)
+    assert room.enter() is not None
+    monkeypatch.setattr(doors, "room", room)
+    yield room
     tally.write()  # now, and not in the middle of another test
 
 
@@ -75,14 +76,30 @@ def test_a_stream_keeps_its_place_until_it_ends(as_viewer, live, full):
 
 def test_the_time_to_come_back_is_what_the_last_answers_took():
     now = [0.0]
-    door = Door(40, clock=lambda: now[0])
-    came = [door.enter() for _ in range(40)]
-    assert door.enter() is None
+    room = Room(40, 40, clock=lambda: now[0])
+    came = [room.enter() for _ in range(40)]
+    assert room.enter() is None
     now[0] = 3.2
     for at in came:
-        door.leave(at)
+        room.leave(at)
 
-    assert door.wait_seconds() == 4
+    assert room.wait_seconds() == 4
+
+
+def test_one_process_takes_in_what_the_others_leave_and_its_share_while_the_portal_is_full():
+    now = [0.0]
+    room = Room(6, 3, clock=lambda: now[0])
+    came = [room.enter() for _ in range(4)]
+    assert None not in came
+
+    room.portal_is_full()
+    assert room.enter() is None
+    for at in came[:2]:
+        room.leave(at)
+    assert room.enter() is not None
+    assert room.enter() is None
+    now[0] = FULL_SECONDS
+    assert [room.enter() is not None for _ in range(4)] == [True, True, True, False]
 
 
 def test_refusals_are_counted_apart_from_requests_and_from_errors(as_viewer, live, full):
@@ -97,11 +114,15 @@ def test_refusals_are_counted_apart_from_requests_and_from_errors(as_viewer, liv
     assert (seen.refused, seen.requests, seen.errors, sum(seen.latency.values())) == (2, 1, 0, 1)
 
 
-def test_a_full_queue_is_a_refusal_and_no_error(as_viewer, live, monkeypatch):
+def test_a_full_queue_is_a_refusal_and_no_error_and_from_then_on_said_at_the_door(as_viewer, live, monkeypatch):
+    room = Room(40, 0)
+    monkeypatch.setattr(doors, "room", room)
+    monkeypatch.setattr(flight, "room", room)
     monkeypatch.setattr("django.conf.settings.MAX_IN_FLIGHT", 1)
     connection().zadd(names.IN_FLIGHT, {json.dumps("another"): 9e9})
 
     assert ask(as_viewer).status_code == 429
+    assert room.enter() is None
 
     tally.write()
     now = int(time.time())
