@@ -7,7 +7,7 @@ of waiting for a server that is down, and the health check alone tries it until 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -76,13 +76,8 @@ class Guard:
 
     def __init__(self, spec: UpstreamSpec, client: httpx.AsyncClient):
         self._spec, self._client = spec, client
-        # None says anything of the server: a stop by the asker, and a question that is refused or too much for it.
-        self._breaker = CircuitBreaker(
-            FAILURES_UNTIL_OPEN,
-            OPEN_SECONDS,
-            exclude=[asyncio.CancelledError, GeneratorExit, ParameterRefused, Busy, Unanswered],
-            throw_new_error_on_trip=False,
-        )
+        # A server that refuses a question, or finds it too much, lives.
+        self._breaker = CircuitBreaker(FAILURES_UNTIL_OPEN, OPEN_SECONDS, exclude=[ParameterRefused, Busy, Unanswered], throw_new_error_on_trip=False)
         self._checked_at, self._error = 0.0, ""
         self._failed_checks = 0  # in a row
         self._latency_ms: float | None = None
@@ -101,12 +96,19 @@ class Guard:
                 f"The last time: {self._error}"
             )
         try:
-            with self._breaker.calling():
-                yield
-        except (Unreached, OutOfOrder, BrokenOff) as failure:
-            if not isinstance(failure, Busy | Unanswered):
+            yield
+        except Exception as failure:  # not a stop by the asker, which says nothing of the server
+            self._count(failure)
+            if isinstance(failure, Unreached | OutOfOrder | BrokenOff) and not isinstance(failure, Busy | Unanswered):
                 self._error = str(failure)
             raise
+        self._count(None)
+
+    def _count(self, failure: Exception | None) -> None:
+        """Told once a question has ended: were it asked within the breaker, a stop would count as a success, if not as a failure."""
+        with suppress(Exception), self._breaker.calling():  # the failure itself, or that meanwhile others have opened the circuit
+            if failure:
+                raise failure
 
     def retries(self) -> AsyncRetrying:
         return AsyncRetrying(retry=retry_if_exception_type(Unreached), stop=stop_after_attempt(ATTEMPTS), wait=_pause, reraise=True)

@@ -220,6 +220,26 @@ def test_a_server_that_lists_its_models_and_breaks_off_its_answers_is_left_alone
         engine.close()
 
 
+@pytest.mark.parametrize("question", ["mute", "one two hang"])
+def test_an_asker_who_stops_waiting_says_nothing_of_the_server(spec, server, question):
+    engine = UpstreamEngine(spec)
+    try:
+        for _ in range(guard.FAILURES_UNTIL_OPEN - 1):
+            with pytest.raises(EngineError, match="broke off in the middle"):
+                ask(engine, "one two fall")
+
+        stopped = engine.submit(asking(question), SamplingParams(max_tokens=100), deadline=time.monotonic() + 0.5).result(30)
+
+        assert stopped.finish_reason == "timeout"
+        assert engine.health().failures == guard.FAILURES_UNTIL_OPEN - 1
+        assert engine.health().state == "closed"
+        with pytest.raises(EngineError, match="broke off in the middle"):
+            ask(engine, "one two fall")
+        assert engine.health().state == "open"
+    finally:
+        engine.close()
+
+
 @pytest.mark.parametrize(("question", "said"), [("empty", "may be too long for it"), ("fault", "it failed inside")])
 def test_questions_that_fail_alone_do_not_close_the_upstream_to_others(engine, monkeypatch, question, said):
     monkeypatch.setattr(guard, "ATTEMPTS", 1)
