@@ -23,6 +23,7 @@ from apps.jobs import services as jobs
 from apps.jobs.models import Job
 from apps.jobs.runs import Command, Run, register
 from apps.portal.retelling import retold
+from apps.portal.templatetags.portal import percent
 from apps.registry.models import EvaluationSet
 from workers.corpus.reading import UnreadableFile, inspect_file
 
@@ -114,17 +115,22 @@ def create_from_files(*, name: str, paths: list[Path], origin: str, actor: User 
 
 @transaction.atomic
 def process(*, dataset: Dataset, actor: User | None, options: dict | None = None, source: str = "") -> ProcessingRun:
-    jobs.take_turn(dataset)
-    active = ProcessingRun.objects.filter(dataset=dataset, status__in=(Job.Status.QUEUED, Job.Status.RUNNING)).first()
-    if active:
-        raise Conflict(
-            _("This dataset is already being processed (%(progress)s); wait for it or cancel it first.") % {"progress": f"{active.progress:.0%}"},
-            job=active.pk,
-        )
+    _require_idle(dataset)
     run = ProcessingRun.objects.create(dataset=dataset, title=f"Process {dataset.name}"[:200], options=options or {}, created_by=actor)
     record(actor, "dataset.process", dataset, after={"run": run.pk}, source=source)
     jobs.nudge()
     return run
+
+
+def _require_idle(dataset: Dataset) -> None:
+    """Conflict while it is being processed; whoever else is about to process it waits."""
+    jobs.take_turn(dataset)
+    active = ProcessingRun.objects.filter(dataset=dataset, status__in=(Job.Status.QUEUED, Job.Status.RUNNING)).first()
+    if active:
+        raise Conflict(
+            _("This dataset is already being processed (%(progress)s); wait for it or cancel it first.") % {"progress": percent(active.progress)},
+            job=active.pk,
+        )
 
 
 def _prepare(run: ProcessingRun, work: Path) -> Command:
@@ -164,4 +170,8 @@ def _complete(run: ProcessingRun, result: dict, work: Path) -> dict:
     return {"folder": folder, "funnel": report["funnel"]}
 
 
-register(Job.Kind.PROCESSING, Run(_prepare, _complete))
+def _before_resume(run: ProcessingRun) -> None:
+    _require_idle(run.dataset)
+
+
+register(Job.Kind.PROCESSING, Run(_prepare, _complete, before_resume=_before_resume))

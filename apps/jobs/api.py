@@ -92,7 +92,10 @@ class JobActions(ListModelMixin, RetrieveModelMixin, Resource):
     @extend_schema(request=None)
     @action(detail=True, methods=["post"])
     def resume(self, request, pk=None):
-        """Queue a failed or cancelled job again; it goes on from its last checkpoint."""
+        """Queue a failed or cancelled job again; it goes on from its last checkpoint.
+
+        409 while another does the same: `job` is its id.
+        """
         job = services.resume(job=self.get_object(), actor=request.user, source=source_of(request))
         return Response(self.get_serializer(job).data, status=status.HTTP_202_ACCEPTED)
 

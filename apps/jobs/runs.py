@@ -28,6 +28,8 @@ class Run:
     complete: Callable[[Job, dict, Path], dict]  # publishes artifacts and writes rows; returns the job's result
     on_event: Callable[[Job, dict], dict] = lambda job, event: {}  # fields of the job's own table to update
     succeeded: Callable[[Job], None] = lambda job: None  # after the row says so
+    # In the transaction that would queue it again: Conflict where another that does the same is under way (`services.require_alone`).
+    before_resume: Callable[[Job], None] = lambda job: None
 
 
 _RUNS: dict[str, Run] = {}

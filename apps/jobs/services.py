@@ -13,6 +13,8 @@ from apps.accounts.models import User
 from apps.accounts.problems import Conflict
 from apps.accounts.services import record
 from apps.jobs.models import Job, JobEvent
+from apps.jobs.runs import run_of, specific
+from apps.portal.retelling import retold
 from dsportal.celery import app as celery
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,16 @@ def under_way(rows: QuerySet[Work]) -> QuerySet[Work]:
     """Those that wait or run, and that nobody has cancelled. Who asks for the same again, by a double click or since the answer was lost on its
     way, is given these (after `take_turn`)."""
     return rows.filter(status__in=(S.QUEUED, S.RUNNING), cancel_requested=False)
+
+
+def require_alone(same: Job | None) -> None:
+    """Conflict where there is one that does the same: what ended before it is not begun again beside it."""
+    if same:
+        raise Conflict(
+            _("The same is under way already: %(title)s (job %(job)s). Wait for it, or cancel it first.")
+            % {"title": retold(same.title), "job": same.pk},
+            job=same.pk,
+        )
 
 
 def move(job: Job, to: str, *, of_attempt: int | None = None, **fields) -> bool:
@@ -128,12 +140,13 @@ def cancel(*, job: Job, actor: User | None, source: str = "") -> Job:
 
 @transaction.atomic
 def resume(*, job: Job, actor: User | None, source: str = "") -> Job:
-    """Queue a failed or cancelled job again; it goes on from its last checkpoint."""
+    """Queue a failed or cancelled job again; it goes on from its last checkpoint. Conflict where the same is under way."""
     job.refresh_from_db()
     before = job.status
-    if before not in (S.FAILED, S.CANCELLED) or not move(
-        job, S.QUEUED, cancel_requested=False, attempt=0, error="", finished_at=None, message="", heartbeat_at=None
-    ):
+    ended = before in (S.FAILED, S.CANCELLED)
+    if ended:
+        run_of(job.kind).before_resume(specific(job))
+    if not ended or not move(job, S.QUEUED, cancel_requested=False, attempt=0, error="", finished_at=None, message="", heartbeat_at=None):
         raise Conflict(_("Only a failed or cancelled job can be resumed; this one is %(status)s.") % {"status": S(before).label})
     record(actor, f"{job.kind}.resume", job, before={"status": before}, after={"status": S.QUEUED}, source=source)
     nudge()

@@ -106,12 +106,22 @@ def evaluate(
 
 
 def _queue_evaluation(version: ModelVersion, chosen: EvaluationSet, actor: User | None, options: dict) -> Evaluation:
-    for same in jobs.under_way(version.evaluations.filter(evaluation_set=chosen)):
-        if _asked(same.options) == _asked(options):
-            return same
+    if same := _same_evaluation(version, chosen, options):
+        return same
     return Evaluation.objects.create(
         title=f"Evaluate {version.name}", model_version=version, evaluation_set=chosen, created_by=actor, options=options, priority=1
     )
+
+
+def _same_evaluation(version: ModelVersion, chosen: EvaluationSet, options: dict) -> Evaluation | None:
+    """One under way that asks the same (to be looked for after `jobs.take_turn` of the set)."""
+    rows = jobs.under_way(version.evaluations.filter(evaluation_set=chosen))
+    return next((row for row in rows if _asked(row.options) == _asked(options)), None)
+
+
+def _before_evaluation_resumes(job: Evaluation) -> None:
+    jobs.take_turn(job.evaluation_set)
+    jobs.require_alone(_same_evaluation(job.model_version, job.evaluation_set, job.options))
 
 
 def _asked(options: dict) -> dict:
@@ -248,16 +258,25 @@ def compress(*, version: ModelVersion, method: str, options: dict, actor: User |
         raise Conflict(_("%(name)s was not trained here, so there is no text to distil on; train from it first.") % {"name": version.name})
     if refusal := unusable(_known_of(version), method, options, {preset["name"]: preset["total_parameters"] for preset in presets()}):
         raise Problem(retold(refusal.reason), field=refusal.field)
-    jobs.take_turn(version)
-    for same in jobs.under_way(version.compression_jobs.filter(method=method)):
-        if _meant(method, same.options) == _meant(method, options):
-            return same
+    if same := _same_compression(version, method, options):
+        return same
     with override("en"):  # rows are in English, whoever asks; pages retell them
         title = f"{CompressionJob.Method(method).label} of {version.name}"[:200]
     job = CompressionJob.objects.create(title=title, model_version=version, method=method, options=options, created_by=actor)
     record(actor, "version.compress", version, after={"method": method, **options}, source=source)
     jobs.nudge()
     return job
+
+
+def _same_compression(version: ModelVersion, method: str, options: dict) -> CompressionJob | None:
+    """One under way that does the same to the version; whoever else begins to compress that waits."""
+    jobs.take_turn(version)
+    rows = jobs.under_way(version.compression_jobs.filter(method=method))
+    return next((row for row in rows if _meant(method, row.options) == _meant(method, options)), None)
+
+
+def _before_compression_resumes(job: CompressionJob) -> None:
+    jobs.require_alone(_same_compression(job.model_version, job.method, job.options))
 
 
 def _known_of(version: ModelVersion) -> Known:
@@ -328,5 +347,5 @@ def _complete_compression(job: CompressionJob, result: dict, work: Path) -> dict
     return {**result, "folder": version.folder, "model_version": version.pk}
 
 
-register(Job.Kind.EVALUATION, Run(_prepare_evaluation, _complete_evaluation, succeeded=_evaluated))
-register(Job.Kind.COMPRESSION, Run(_prepare_compression, _complete_compression))
+register(Job.Kind.EVALUATION, Run(_prepare_evaluation, _complete_evaluation, succeeded=_evaluated, before_resume=_before_evaluation_resumes))
+register(Job.Kind.COMPRESSION, Run(_prepare_compression, _complete_compression, before_resume=_before_compression_resumes))

@@ -120,13 +120,18 @@ def start(
     job.full_clean(exclude=["kind", "options", "result", "metrics", "created_by", "spec_sha256"])
     check_spec(spec_of(job, Path()))
     job.spec_sha256 = hashlib.sha256(spec_text(job).encode()).hexdigest()
-    jobs.take_turn(dataset)
-    if same := jobs.under_way(TrainingJob.objects.filter(spec_sha256=job.spec_sha256)).first():
+    if same := _same_under_way(job):
         return same
     job.save()
     record(actor, "training.start", job, after={"preset": preset, "dataset": dataset.name, "steps": steps, "minutes": minutes}, source=source)
     jobs.nudge()
     return job
+
+
+def _same_under_way(job: TrainingJob) -> TrainingJob | None:
+    """One that trains as this one does; whoever else begins work on the dataset waits."""
+    jobs.take_turn(job.dataset)
+    return jobs.under_way(TrainingJob.objects.filter(dataset=job.dataset, spec_sha256=job.spec_sha256)).first()
 
 
 def spec_text(job: TrainingJob) -> str:
@@ -187,4 +192,8 @@ def _complete(job: TrainingJob, result: dict, work: Path) -> dict:
     return {**result, "folder": version.folder, "model_version": version.pk}
 
 
-register(Job.Kind.TRAINING, Run(_prepare, _complete, _on_event))
+def _before_resume(job: TrainingJob) -> None:
+    jobs.require_alone(_same_under_way(job))
+
+
+register(Job.Kind.TRAINING, Run(_prepare, _complete, _on_event, before_resume=_before_resume))

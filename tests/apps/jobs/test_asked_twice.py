@@ -77,19 +77,70 @@ def test_what_has_ended_or_is_about_to_can_be_asked_for_again(as_operator, reque
     assert ask(as_operator, address, body) != first
 
 
-def at_once(clients: list[Api], address: str, body: dict[str, Any]) -> list[Any]:
-    """What each is answered."""
+def ended(client: Api, address: str, body: dict[str, Any], state: str) -> str:
+    pk = ask(client, address, body)
+    Job.objects.filter(pk=pk).update(status=state)
+    return pk
+
+
+@each_kind
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_what_ended_is_not_resumed_beside_the_same_that_is_under_way(as_operator, request_of, kind, state):
+    first = ended(as_operator, *request_of[kind], state)
+    second = ask(as_operator, *request_of[kind])
+
+    refused = as_operator.post(f"/api/v1/jobs/{first}/resume/")
+
+    assert refused.status_code == 409
+    assert refused.json()["job"] == second
+    assert second in refused.json()["detail"]
+    assert Job.objects.get(pk=first).status == state
+    Job.objects.filter(pk=second).update(status="succeeded")
+    assert as_operator.post(f"/api/v1/jobs/{first}/resume/").status_code == 202
+
+
+@each_kind
+def test_what_ended_is_resumed_beside_work_of_another_kind(as_operator, request_of, kind):
+    first = ended(as_operator, *request_of[kind], "failed")
+    for other in set(WORK) - {kind}:
+        ask(as_operator, *request_of[other])
+
+    assert as_operator.post(f"/api/v1/jobs/{first}/resume/").status_code == 202
+
+
+def test_a_page_says_which_job_does_the_same(client, as_operator, operator, request_of):
+    first = ended(as_operator, *request_of["compression"], "failed")
+    second = ask(as_operator, *request_of["compression"])
+    client.force_login(operator)
+
+    page = client.post(f"/jobs/{first}/resume/", {"next": f"/compression/{first}/"}, follow=True)
+
+    assert f"The same is under way already: pruning of v1 (job {second})." in page.content.decode()
+
+
+def test_a_dataset_s_processing_is_not_resumed_beside_another(as_operator, operator):
+    data = making.dataset(operator)
+    first = ended(as_operator, f"/api/v1/datasets/{data.pk}/process/", {}, "failed")
+    second = ask(as_operator, f"/api/v1/datasets/{data.pk}/process/", {"seed": 1})
+
+    refused = as_operator.post(f"/api/v1/processing-runs/{first}/resume/")
+
+    assert (refused.status_code, refused.json()["job"]) == (409, second)
+
+
+def at_once(clients: list[Api], *requests: tuple[str, dict[str, Any]]) -> list[Any]:
+    """What each is answered: to its own request, or all to the same."""
     together = threading.Barrier(len(clients))
 
-    def one(client: Api) -> Any:
+    def one(client: Api, request: tuple[str, dict[str, Any]]) -> Any:
         try:
             together.wait(10)
-            return client.post(address, body)
+            return client.post(*request)
         finally:
             connections.close_all()
 
     with ThreadPoolExecutor(len(clients)) as pool:
-        return list(pool.map(one, clients))
+        return list(pool.map(one, clients, requests * (len(clients) // len(requests))))
 
 
 @pytest.fixture
@@ -101,17 +152,28 @@ def slow_to_commit(monkeypatch):
 @pytest.mark.django_db(transaction=True)
 @each_kind
 def test_of_two_who_ask_at_once_both_are_given_the_one_job(operator, request_of, slow_to_commit, kind):
-    found = at_once([Api(operator), Api(operator)], *request_of[kind])
+    found = at_once([Api(operator), Api(operator)], request_of[kind])
 
     assert [response.status_code for response in found] == [202, 202]
     assert [response.json()["id"] for response in found] == [Job.objects.get(kind=kind).pk] * 2
 
 
 @pytest.mark.django_db(transaction=True)
+@each_kind
+def test_of_two_equal_ones_that_are_resumed_at_once_one_goes_on(as_operator, operator, request_of, slow_to_commit, kind):
+    first, second = (ended(as_operator, *request_of[kind], "failed") for _ in range(2))
+
+    found = at_once([Api(operator), Api(operator)], (f"/api/v1/jobs/{first}/resume/", {}), (f"/api/v1/jobs/{second}/resume/", {}))
+
+    assert sorted(response.status_code for response in found) == [202, 409]
+    assert Job.objects.filter(kind=kind, status="queued").count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
 def test_of_two_who_process_a_dataset_at_once_one_is_told_that_it_is_under_way(operator, slow_to_commit):
     data = making.dataset(operator)
 
-    found = at_once([Api(operator), Api(operator)], f"/api/v1/datasets/{data.pk}/process/", {})
+    found = at_once([Api(operator), Api(operator)], (f"/api/v1/datasets/{data.pk}/process/", {}))
 
     assert sorted(response.status_code for response in found) == [202, 409]
     assert Job.objects.filter(kind="processing").count() == 1
