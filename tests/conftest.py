@@ -4,6 +4,7 @@
 """
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -11,9 +12,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import django
+import hypothesis
 import pytest
 from django.conf import settings
 
@@ -21,9 +24,12 @@ pytest_plugins = ["tests.stack", "tests.processes"]
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below those that the kernel gives to connections: one of those would often be taken again before Redis listens to it."""
+    while True:
+        port = random.randrange(10_000, 32_768)
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 HOME = Path(tempfile.mkdtemp(prefix="dsportal-tests-"))
@@ -31,11 +37,14 @@ REDIS_PORT = _free_port()
 for _name in [name for name in os.environ if name.startswith(("DSPORTAL_", "PROMETHEUS_MULTIPROC"))]:
     del os.environ[_name]
 os.environ |= {
-    "DSPORTAL_HOME": str(HOME), "REDIS_URL": f"redis://127.0.0.1:{REDIS_PORT}/0", "DSPORTAL_DEMO": "0", "DSPORTAL_TEST_DATABASE": str(HOME / "tests.sqlite3"), "DSPORTAL_ANSWER_TIMEOUT": "10",
+    "DSPORTAL_HOME": str(HOME), "REDIS_URL": f"redis://127.0.0.1:{REDIS_PORT}/0", "DSPORTAL_DEMO": "0", "DSPORTAL_TEST_DATABASE": str(HOME / "tests.sqlite3"), "DSPORTAL_ANSWER_TIMEOUT": "60",
     "DJANGO_SETTINGS_MODULE": "dsportal.settings",
 }  # fmt: skip
 os.environ.pop("ARTIFACTS_URL", None)
 django.setup()  # the conftests below import models
+# On a busy machine an example that takes a millisecond may take a second.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_configure() -> None:
@@ -63,11 +72,12 @@ def redis_server() -> Iterator[int]:
     """A real Redis on a port of its own, empty and without a file. Its port."""
     arguments = ["--port", str(REDIS_PORT), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(HOME)]
     server = subprocess.Popen([redis_executable(), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
+    deadline = time.monotonic() + 60
+    while True:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", REDIS_PORT)) == 0:
                 break
+        assert server.poll() is None and time.monotonic() < deadline, "Redis does not start"
         time.sleep(0.02)
     yield REDIS_PORT
     if worker := sys.modules.get("workers.tasks.cancelling"):

@@ -29,5 +29,5 @@ def test_the_worker_runs_models_on_the_device_of_the_setting(settings):
     engines = Engines(1, 10**9)
     with engines.lent(version.pk) as engine:
         assert isinstance(engine._runner, TorchRunner)
-        assert engine.submit([{"role": "user", "content": "water"}], SamplingParams(max_tokens=3)).result(20).tokens == 3
+        assert engine.submit([{"role": "user", "content": "water"}], SamplingParams(max_tokens=3)).result(120).tokens == 3
     engines.close()
