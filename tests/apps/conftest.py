@@ -2,19 +2,23 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 import pytest
 import redis
 from celery.contrib.testing.worker import start_worker
 from django.test import Client
 
+from apps.accounts import quotas
 from apps.accounts.models import User
 from apps.accounts.selectors import _token_cache
 from apps.accounts.services import create_token
 from apps.monitoring.presence import be_present
 from apps.monitoring.tally import tally
+from apps.monitoring.traces import telling
 from apps.redis import connection
 from apps.registry.models import ModelVersion
 from apps.serving.cache import near
@@ -52,6 +56,7 @@ class Api(Client):
 @pytest.fixture(autouse=True)
 def clean_redis(redis_server):
     tally.write()  # what an earlier test left, and not in the middle of this one
+    telling.flush()
     connection().flushall()
     _token_cache.clear()
     near.get("", None)  # in no epoch: what it kept in another is forgotten
@@ -77,6 +82,12 @@ def late_reply(monkeypatch) -> Callable[[], AbstractContextManager[None]]:
             yield
 
     return late
+
+
+@pytest.fixture
+def within_a_minute(monkeypatch) -> None:
+    """For quotas it is the middle of a minute all the time: once the next one begins, the window covers a little less of what was used in this."""
+    monkeypatch.setattr(quotas, "Quota", partial(quotas.Quota, clock=lambda: 30.0))
 
 
 @pytest.fixture
@@ -135,8 +146,11 @@ def _inference(redis_server) -> Iterator[None]:
 
 @pytest.fixture
 def answers_with(_inference) -> Iterator[Callable[[ModelVersion], None]]:
-    """Say which version the worker answers for: `You asked: …`, from the real engine, without a model's weights."""
-    from workers.tasks.answers import engines
+    """Say which version the worker answers for: `You asked: …`, from the real engine, without a model's weights.
+
+    At the end the worker is done with what it was asked: an answer is read before it has told the charts of it, and the next test is not to hear of that.
+    """
+    from workers.tasks.answers import cancellations, engines
 
     be_present("inference", "tests", seconds=60)
     opened = []
@@ -146,6 +160,10 @@ def answers_with(_inference) -> Iterator[Callable[[ModelVersion], None]]:
         opened.append(version.pk)
 
     yield hold
+    ends = time.monotonic() + 30
+    while cancellations._heard:
+        assert time.monotonic() < ends, "the worker is still at what this test asked"
+        time.sleep(0.002)
     for pk in opened:
         engines.let_go(pk)
 

@@ -4,6 +4,7 @@ import socket
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 from django.db import connections
@@ -14,11 +15,12 @@ from apps.accounts.quotas import Quota
 from apps.accounts.services import create_token
 from apps.monitoring import names
 from apps.redis import connection
+from apps.serving import flight
 from apps.serving.answer_log import answers as logged
 from tests.apps.conftest import Api
 from workers.tasks.answers import engines
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("within_a_minute")]
 
 
 def with_limits(user, **limits) -> Api:
@@ -160,16 +162,21 @@ def test_what_was_done_is_not_done_again_where_its_key_cannot_be_kept(as_viewer,
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_question_asked_by_many_at_once_is_worked_out_once(viewer, live):
-    engine = engines._held[live.pk].engine
-    asked = []
-    submit = engine.submit
+def test_a_question_asked_by_many_at_once_is_worked_out_once(viewer, live, monkeypatch):
+    engine, enter = engines._held[live.pk].engine, flight.enter
+    asked, submit, together = [], engine.submit, Barrier(13)  # the engine begins when all twelve have asked
+
+    def entered(*args, **kwargs):
+        found = enter(*args, **kwargs)
+        together.wait(50)
+        return found
 
     def slow(*args, **kwargs):
         asked.append(args)
-        time.sleep(0.5)
+        together.wait(50)
         return submit(*args, **kwargs)
 
+    monkeypatch.setattr(flight, "enter", entered)
     engine.submit = slow
     clients = [Api(viewer) for _ in range(12)]
 
