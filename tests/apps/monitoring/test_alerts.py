@@ -67,4 +67,4 @@ def test_a_short_peak_tells_nobody():
     answer_in(20)
     evaluate_alerts()
 
-    assert not Alert.objects.exists()
+    assert not Alert.objects.filter(rule=P99.name).exists()  # this machine's disk may have an alert of its own

@@ -1,4 +1,5 @@
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,7 +19,16 @@ def points(client, query):
     return client.get(f"/api/v1/metrics/timeseries?{query}").json()["points"]
 
 
-def test_the_charts_count_every_request_once_and_by_version(as_viewer):
+@pytest.fixture
+def now(monkeypatch) -> int:
+    """Requests are counted and charts are drawn in one second, in the middle of a minute: no point ends between two lines of a test."""
+    at = int(time.time()) // 60 * 60 + 30
+    for module in ("tally", "selectors"):
+        monkeypatch.setattr(f"apps.monitoring.{module}.time", SimpleNamespace(time=lambda: at, sleep=time.sleep))
+    return at
+
+
+def test_the_charts_count_every_request_once_and_by_version(as_viewer, now):
     version, other = making.version("v1"), making.version("v2")
     for latency in (10, 20, 30, 1000):
         recorder.observe(version=version.pk, route="generate", latency_ms=latency)
@@ -209,8 +219,8 @@ def test_a_version_that_was_never_evaluated_is_to_be_evaluated_first(as_viewer):
     assert (first["severity"], first["action"]) == ("act", "evaluate")
 
 
-def test_the_minute_that_has_just_ended_is_in_the_long_windows_before_it_is_rolled_up(as_viewer):
-    second = int(time.time()) // 60 * 60 - 1  # the last second of the minute before this one
+def test_the_minute_that_has_just_ended_is_in_the_long_windows_before_it_is_rolled_up(as_viewer, now):
+    second = now // 60 * 60 - 1  # the last second of the minute before this one
     connection().hset(names.SECOND.format(second=second), mapping={"v|n": 3, "v|200": 3})
 
     assert sum(p["requests"] for p in points(as_viewer, "window=86400&step=60")) == 3

@@ -4,16 +4,16 @@ import csv
 import io
 import time
 from datetime import timedelta
+from types import SimpleNamespace
 
 import plotly.graph_objects as go
 import pytest
 from django.test import Client
 from django.utils import timezone
 
-from apps.monitoring import buckets, names, recorder
+from apps.monitoring import recorder
 from apps.monitoring.models import Alert
 from apps.monitoring.tally import tally
-from apps.redis import connection
 from apps.registry.models import ModelVersion
 from apps.serving.models import Answer
 from tests.apps import making
@@ -33,24 +33,30 @@ def reader(viewer) -> Client:
     return client
 
 
+@pytest.fixture(autouse=True)
+def ten_seconds_ago(monkeypatch) -> None:
+    """All that is counted is counted in one second, so that it is one point of a chart however long a test takes; and in one ten seconds ago: the charts
+    leave out the point that is still young."""
+    then = time.time() - 10
+    monkeypatch.setattr("apps.monitoring.tally.time", SimpleNamespace(time=lambda: then, sleep=time.sleep))
+
+
 def observe(version: ModelVersion, latency_ms: float, count: int = 1, **more) -> None:
-    """Requests of ten seconds ago: the charts leave out the point that is still young."""
     for _ in range(count):
         recorder.observe(version=version.pk, route="chat", latency_ms=latency_ms, **more)
     tally.write()
-    redis, seconds = connection(), names.SECOND.format(second="*")
-    ago = names.SECOND.format(second=int(time.time()) - 10)
-    for key in redis.scan_iter(seconds):
-        if key > ago:
-            for name, value in redis.hgetall(key).items():
-                redis.hincrby(ago, name, value)
-            redis.delete(key)
 
 
-def told(version: ModelVersion, phases: dict[str, float], seconds_ago: int = 10) -> None:
+def refuse(count: int = 1) -> None:
+    for _ in range(count):
+        recorder.refuse(version="", route="chat", tenant="user")
+    tally.write()
+
+
+def told(version: ModelVersion, phases: dict[str, float]) -> None:
     """Seconds that requests were in each phase."""
-    counts = {f"{buckets.PHASE}{name}": round(seconds * 1e6) for name, seconds in phases.items()}
-    buckets.count(version.pk, counts, at=time.time() - seconds_ago)
+    recorder.observe_phases(version=version.pk, route="chat", tenant="user", phases=phases.items())
+    tally.write()
 
 
 def text(response) -> str:
@@ -114,7 +120,7 @@ def test_refusals_are_drawn_beside_the_errors_once_there_are_any(reader, db):
     alone = charts(reader)["errors"]
     assert len(alone["data"]) == 1
     assert not [label for label in alone["layout"]["annotations"] if label["xanchor"] == "left"]
-    buckets.count("", {"b": 1}, at=time.time() - 10)
+    refuse()
 
     chart = charts(reader, "window=1h")["errors"]  # an answer is kept for a second
     assert {trace["name"]: {y for y in trace["y"] if y is not None} for trace in chart["data"]} == {"Errors": {0}, "Refused (429)": {0.25}}
@@ -123,7 +129,7 @@ def test_refusals_are_drawn_beside_the_errors_once_there_are_any(reader, db):
 
 
 def test_a_window_in_which_all_were_refused_is_no_quiet_one(reader, db):
-    buckets.count("", {"b": 5}, at=time.time() - 10)
+    refuse(5)
     chart = charts(reader)["errors"]
     assert [y for y in chart["data"][1]["y"] if y] == [1.0]
 

@@ -115,7 +115,7 @@ def test_refusals_are_counted_apart_from_requests_and_from_errors(as_viewer, liv
 
 
 def test_a_full_queue_is_a_refusal_and_no_error_and_from_then_on_said_at_the_door(as_viewer, live, monkeypatch):
-    room = Room(40, 0)
+    room = Room(40, 0, clock=lambda: 0.0)  # the portal is taken for full for two seconds from now, and now stays
     monkeypatch.setattr(doors, "room", room)
     monkeypatch.setattr(flight, "room", room)
     monkeypatch.setattr("django.conf.settings.MAX_IN_FLIGHT", 1)

@@ -27,9 +27,9 @@ def window(redis_server, monkeypatch):
     return open_window
 
 
-@pytest.fixture
-def impatient(monkeypatch):
-    monkeypatch.setattr(line, "LOST_SECONDS", 0.05)
+def fall_silent(worker: str, *numbers: str) -> None:
+    """As if the worker had said nothing of these for longer than it may be silent."""
+    connection().xclaim(names.ASKED, line.GROUP, worker, 0, list(numbers), idle=round(2000 * line.LOST_SECONDS), justid=True)
 
 
 def done(window: Window, *numbers: str) -> None:
@@ -60,26 +60,27 @@ def test_a_question_is_in_the_line_until_it_is_answered(window):
     assert worker.take_over(9) == []
 
 
-def test_what_a_silent_worker_had_goes_to_another_and_what_is_kept_does_not(window, impatient):
+def test_what_a_silent_worker_had_goes_to_another_and_what_is_kept_does_not(window):
     silent, living, other = window("silent"), window("living"), window("other")
-    line.stand(asked("lost"))
+    lost = line.stand(asked("lost"))
     silent.take(1, 0.01)
     kept = line.stand(asked("kept"))
     living.take(1, 0.01)
 
-    time.sleep(0.1)
+    fall_silent("silent", lost)
+    fall_silent("living", kept)
     living.keep([kept])
 
     assert [question.answer for question in other.take_over(9)] == ["lost"]
     assert other.take_over(9) == []  # its own now
 
 
-def test_a_question_whose_asker_left_is_not_taken_over(window, impatient):
+def test_a_question_whose_asker_left_is_not_taken_over(window):
     silent, other = window("silent"), window("other")
     number = line.stand(asked("a"))
     silent.take(1, 0.01)
+    fall_silent("silent", number)
     flight.leave("a", number=number)
-    time.sleep(0.1)
 
     assert other.take_over(9) == []
     assert connection().xpending(names.ASKED, line.GROUP)["pending"] == 0
