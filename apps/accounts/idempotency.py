@@ -11,10 +11,10 @@ import re
 from contextlib import suppress
 
 import redis
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 
-from apps.accounts.middleware import current_request_id
+from apps.accounts.problems import plain_refusal
 from apps.redis import connection
 
 HEADER = "Idempotency-Key"
@@ -34,12 +34,12 @@ class IdempotencyMiddleware:
         if key is None or request.method != "POST" or not request.path.startswith(("/api/", "/v1/")) or request.content_type != "application/json":
             return self.get_response(request)
         if not _ACCEPTABLE.fullmatch(key):
-            return _problem(400, _("Bad key"), _("An Idempotency-Key is 1 to 255 visible ASCII characters, such as a UUID."))
+            return plain_refusal(request, 400, _("Bad key"), _("An Idempotency-Key is 1 to 255 visible ASCII characters, such as a UUID."))
         name, digest = _name(request, key), hashlib.sha256(request.body).hexdigest()
         try:
             r = connection()
             if not r.set(name, json.dumps({"digest": digest}), nx=True, ex=WORKING_SECONDS):
-                return _again(json.loads(r.get(name) or "{}"), digest)
+                return _again(request, json.loads(r.get(name) or "{}"), digest)
         except redis.RedisError:  # doing it without a promise is better than not doing it
             return self.get_response(request)
         try:
@@ -73,11 +73,13 @@ def _name(request: HttpRequest, key: str) -> str:
     return "dsportal:idempotency:" + hashlib.sha256(f"{who}\n{request.path}\n{key}".encode()).hexdigest()
 
 
-def _again(kept: dict, digest: str) -> HttpResponse:
+def _again(request: HttpRequest, kept: dict, digest: str) -> HttpResponse:
     if kept and kept["digest"] != digest:
-        return _problem(422, _("Used before"), _("This Idempotency-Key was sent with another body. Take a new key for a new request."))
+        detail = _("This Idempotency-Key was sent with another body. Take a new key for a new request.")
+        return plain_refusal(request, 422, _("Used before"), detail)
     if "status" not in kept:
-        answer = _problem(409, _("Being done"), _("The first request with this Idempotency-Key is still being worked on; ask again in a moment."))
+        detail = _("The first request with this Idempotency-Key is still being worked on; ask again in a moment.")
+        answer = plain_refusal(request, 409, _("Being done"), detail)
         answer["Retry-After"] = "1"
         return answer
     response = HttpResponse(kept["body"], status=kept["status"])
@@ -85,8 +87,3 @@ def _again(kept: dict, digest: str) -> HttpResponse:
         response[header] = value
     response["Idempotent-Replayed"] = "true"
     return response
-
-
-def _problem(status: int, title: str, detail: str) -> HttpResponse:
-    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": current_request_id()}
-    return JsonResponse(body, status=status, content_type="application/problem+json")

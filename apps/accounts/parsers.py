@@ -13,7 +13,7 @@ MAX_DIGITS = 30  # a longer whole number fits no column, and does not even becom
 
 def _whole_number(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
-        raise ValueError(f"a number has {len(digits)} digits")
+        raise ParseError(_("A number in this JSON has %(n)s digits; at most %(most)s are read.") % {"n": len(digits), "most": MAX_DIGITS})
     return int(digits)
 
 

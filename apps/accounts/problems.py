@@ -5,7 +5,7 @@ import logging
 import redis
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import InterfaceError, OperationalError
-from django.http import Http404
+from django.http import Http404, HttpRequest, JsonResponse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from kombu.exceptions import OperationalError as BrokerUnreachable
@@ -47,6 +47,10 @@ class Missing(Problem):
     title = gettext_lazy("Not found")
 
 
+class TooLong(Problem):
+    """For what the model can read."""
+
+
 class TooLarge(Problem):
     status = status.HTTP_413_REQUEST_ENTITY_TOO_LARGE
     title = gettext_lazy("Too large")
@@ -86,6 +90,22 @@ def outage(error: BaseException | None) -> Unavailable | None:
             _("The database cannot be reached at the moment, or has too much to do. Nothing was half-done; try again in a few seconds.")
         )
     return None
+
+
+_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+def openai_body(code: int, message: str, *, param: str | None = None, reason: str | None = None) -> dict:
+    """An error as OpenAI's API tells it. `reason`: its `code`."""
+    kind = _OPENAI_TYPES.get(code) or ("server_error" if code >= 500 else "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": reason}}
+
+
+def plain_refusal(request: HttpRequest, code: int, title: str, detail: str, *, reason: str | None = None) -> JsonResponse:
+    """An error from outside of DRF's views, in the form of the API that was addressed."""
+    if request.path.startswith("/v1/"):
+        return JsonResponse(openai_body(code, detail, reason=reason), status=code)
+    return JsonResponse(_body(code, title, detail), status=code, content_type="application/problem+json")
 
 
 def _body(code: int, title: str, detail, **extra) -> dict:

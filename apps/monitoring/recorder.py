@@ -13,7 +13,7 @@ from apps.monitoring.tally import tally
 
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 2, 5, 10, 30)
 PHASE_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
-BUSY = "busy"
+BUSY, INVALID = "busy", "invalid"  # refused: as there was too much to do; as the asker's mistake
 Metric = TypeVar("Metric", Counter, Histogram)
 WHOSE = ["version", "route", "tenant"]  # tenant: token, user, guest, or none outside of a request
 requests_total = Counter(names.REQUESTS_TOTAL, "Questions answered or refused", [*WHOSE, "outcome"])
@@ -39,12 +39,15 @@ def observe(
     *, version: str, route: str, latency_ms: float, tenant: str = "none", outcome: str = "ok", cached: bool = False, prompt_tokens: int = 0,
     completion_tokens: int = 0, first_token_ms: float | None = None,
 ) -> None:  # fmt: skip
-    """Count one request. `outcome`: ok, error, cancelled or busy; only `error` counts as a failure in the charts, and one that was refused, `busy`, is
-    no request there: it is counted apart. The charts hear of it within a second."""
+    """Count one request. `outcome`: ok, error, cancelled, busy or invalid; only `error` counts as a failure in the charts, and one that was refused,
+    `busy` or `invalid`, is no request there: the one is counted apart, the other, like what is refused before a version is asked, not at all. The
+    charts hear of it within a second."""
     if outcome == BUSY:
         refuse(version=version, route=route, tenant=tenant)
         return
     _of(requests_total, version, route, tenant, outcome).inc()
+    if outcome == INVALID:
+        return
     _of(request_seconds, version, route, tenant).observe(latency_ms / 1000)
     _of(tokens_total, version, "prompt").inc(prompt_tokens)
     _of(tokens_total, version, "completion").inc(completion_tokens)

@@ -18,7 +18,7 @@ from apps.registry.selectors import live_version
 OBJECTIVE = 0.99  # of the questions are answered
 ROOM = 4  # times what jobs ask for at least: somebody should hear of it before they are refused
 FEWEST_REQUESTS = 20
-_FAILED, _ASKED = '{outcome="error"}', '{outcome!="busy"}'  # as in the charts, where what was refused is no request
+_FAILED, _ASKED = '{outcome="error"}', '{outcome!~"busy|invalid"}'  # as in the charts, where what was refused is no request
 P99_SECONDS, ERROR_SECONDS = 15, 30  # over which they are taken
 
 

@@ -3,12 +3,12 @@
 import sys
 
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.translation import gettext as _
 
 from apps.accounts.middleware import current_request_id
-from apps.accounts.problems import outage
+from apps.accounts.problems import outage, plain_refusal
 from apps.portal import loop
 from apps.portal.context import stations_and_keys
 from apps.portal.home import snapshot
@@ -54,8 +54,7 @@ def styleguide(request: HttpRequest) -> HttpResponse:
 
 def _error(request: HttpRequest, status: int, title: str, detail: str) -> HttpResponse:
     if request.path.startswith(("/api/", "/v1/")):
-        body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": current_request_id()}
-        return JsonResponse(body, status=status, content_type="application/problem+json")
+        return plain_refusal(request, status, title, detail)
     values = {"status": status, "title": title, "detail": detail, "request_id": current_request_id()}
     return render(request, "error.html", values, status=status)
 

@@ -6,13 +6,12 @@ Refusing happens before anything is done for the request, so that it costs a sma
 
 from collections.abc import Iterator
 
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse
 from django.utils import translation
 from django.utils.translation import gettext as _
 
-from apps.accounts.problems import Busy, body_of
+from apps.accounts.problems import Busy, plain_refusal
 from apps.monitoring import recorder
-from apps.serving.openai import error_body
 from apps.serving.room import room
 from apps.serving.turns import turns
 
@@ -65,9 +64,6 @@ def _refusal(request: HttpRequest, route: str) -> HttpResponse:
             _("%(n)s answers are being made already; ask again in %(seconds)s s.") % {"n": room.inside, "seconds": seconds},
             retry_after_seconds=seconds,
         )
-        if request.path.startswith("/v1/"):
-            response = JsonResponse(error_body(busy.status, busy.detail, code="rate_limit_exceeded"), status=busy.status)
-        else:
-            response = JsonResponse(body_of(busy), status=busy.status, content_type="application/problem+json")
+        response = plain_refusal(request, busy.status, str(busy.title), busy.detail, reason="rate_limit_exceeded")
     response["Retry-After"] = str(seconds)
     return response

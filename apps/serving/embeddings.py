@@ -11,16 +11,16 @@ from django.conf import settings
 from django.utils.translation import gettext as _
 
 from apps.accounts.models import User
-from apps.accounts.problems import QUEUE_OUTAGES, Busy, Problem, TimedOut, Unavailable, queue_outage
+from apps.accounts.problems import QUEUE_OUTAGES, Problem, TimedOut, queue_outage
 from apps.accounts.quotas import Quota
 from apps.ids import new_id
-from apps.monitoring import names, recorder
+from apps.monitoring import names
 from apps.monitoring.traces.journey import current
 from apps.redis import Ledger, connection
 from apps.registry.models import ModelVersion
 from apps.serving import flight
 from apps.serving.routing import route
-from apps.serving.services import sent_with
+from apps.serving.services import outcome_of, refusal_of, sent_with
 from apps.serving.turns import turns
 from dsportal.celery import app as celery
 
@@ -46,8 +46,8 @@ def embed(*, texts: list[str], user: User, version: str, quota: Quota | None = N
     try:
         found = _ask(request, texts, model, str(user.pk))
         outcome, tokens = "ok", found["tokens"]
-    except Busy:
-        outcome = recorder.BUSY
+    except Problem as problem:
+        outcome = outcome_of(problem)
         raise
     except QUEUE_OUTAGES as lost:
         raise queue_outage() from lost
@@ -73,7 +73,7 @@ def _ask(request: str, texts: list[str], model: ModelVersion, tenant: str) -> di
             if answer := connection().blpop([names.EMBEDDING.format(request=request)], timeout=1):
                 found = json.loads(answer[1])
                 if "error" in found:
-                    raise Problem(found["error"]) if found.get("whose") == "asker" else Unavailable(found["error"])
+                    raise refusal_of(found)
                 if found.get("late"):
                     break
                 return found

@@ -14,13 +14,14 @@ from django.urls import path
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from apps.accounts.parsers import BoundedJSONParser
 from apps.accounts.permissions import SignedIn
-from apps.accounts.problems import Busy, Missing, Problem, outage
+from apps.accounts.problems import Busy, Missing, Problem, TooLong, openai_body, outage
 from apps.accounts.quotas import Metered, Quota
 from apps.registry.models import ModelVersion
 from apps.rest import AlwaysJSON, as_json
@@ -33,20 +34,20 @@ from apps.serving.services import Pending
 from apps.serving.streams import HEARTBEAT, event, event_stream
 
 SUBJECT_HEADER = "X-Conversation-Id"
-_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_CODES = {Missing: "model_not_found", Busy: "rate_limit_exceeded", TooLong: "context_length_exceeded"}
 
 
-def error_body(status: int, message: str, *, param: str | None = None, code: str | None = None) -> dict:
-    kind = _TYPES.get(status) or ("server_error" if status >= 500 else "invalid_request_error")
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+def _body_of(error: Problem, request_class: type[Request | EmbeddingsRequest] | None) -> dict:
+    params = {"version": "model"}
+    if request_class:
+        params |= dict.fromkeys(("prompt", "image"), request_class.text_param)
+    code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), None)
+    return openai_body(error.status, error.detail, param=params.get(error.field, error.field), reason=code)
 
 
-def _code_of(error: Problem) -> str | None:
-    return "model_not_found" if isinstance(error, Missing) else "rate_limit_exceeded" if isinstance(error, Busy) else None
-
-
-def _param_of(error: Problem) -> str | None:
-    return "model" if error.field == "version" else "messages" if error.field in ("prompt", "image") else error.field
+def _message_of(error: ErrorDetails) -> str:
+    """Pydantic puts its own words before ours."""
+    return error["msg"].removeprefix("Value error, ")
 
 
 def openai_errors(error: Exception, context: dict) -> Response | None:
@@ -54,18 +55,18 @@ def openai_errors(error: Exception, context: dict) -> Response | None:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         param = str(first["loc"][0]) if first["loc"] else None
-        return Response(error_body(400, f"{param}: {first['msg']}" if param else first["msg"], param=param), status=400)
+        return Response(openai_body(400, f"{param}: {_message_of(first)}" if param else _message_of(first), param=param), status=400)
     if isinstance(error, Problem):
         if isinstance(error, Busy):
             headers["Retry-After"] = str(error.retry_after_seconds)
-        return Response(error_body(error.status, error.detail, param=_param_of(error), code=_code_of(error)), status=error.status, headers=headers)
+        return Response(_body_of(error, getattr(context["view"], "request_class", None)), status=error.status, headers=headers)
     if isinstance(error, exceptions.NotAuthenticated | exceptions.AuthenticationFailed):
         headers["WWW-Authenticate"] = "Bearer"
-        return Response(error_body(401, str(error.detail), code="invalid_api_key"), status=401, headers=headers)
+        return Response(openai_body(401, str(error.detail), reason="invalid_api_key"), status=401, headers=headers)
     if isinstance(error, exceptions.APIException):
-        return Response(error_body(error.status_code, str(error.detail)), status=error.status_code)
+        return Response(openai_body(error.status_code, str(error.detail)), status=error.status_code)
     if isinstance(error, Http404):
-        return Response(error_body(404, str(error)), status=404)
+        return Response(openai_body(404, str(error)), status=404)
     return None
 
 
@@ -143,6 +144,8 @@ class CompletionsView(AnsweringView):
 
 
 class EmbeddingsView(OpenAIView):
+    request_class = EmbeddingsRequest
+
     @extend_schema(request=OpenApiTypes.OBJECT, responses=OpenApiTypes.OBJECT, operation_id="openai_embeddings", tags=["openai"])
     def post(self, request):
         asked = EmbeddingsRequest.model_validate(request.data)
@@ -206,7 +209,7 @@ def _written(pendings: list[Pending], asked: Request, shape: Shape, first: str |
                 for chunk in _choice(number, pending, shape, first, pieces):
                     yield event({**chunk, **blank}) if chunk else HEARTBEAT
     except Problem as problem:
-        yield event(error_body(problem.status, problem.detail, param=_param_of(problem), code=_code_of(problem)))
+        yield event(_body_of(problem, type(asked)))
         return
     if with_usage:
         yield event(json.dumps({**shape.head, "object": shape.chunk_object, "choices": [], "usage": shape.usage()}))
@@ -217,7 +220,7 @@ def _choice(number: int, pending: Pending, shape: Shape, first: str | None, piec
     """The chunks of one choice; None for a sign of life."""
     try:
         if opening := shape.opening():
-            yield shape.chunk(number, opening)
+            yield shape.bare_chunk(number, opening)
         if first:
             yield shape.chunk(number, shape.piece(first))
         for piece in pieces:

@@ -3,9 +3,9 @@
 import base64
 import json
 from array import array
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, ValidationInfo, field_validator, model_validator
 
 from apps.serving.pictures import MAX_CHARACTERS as MAX_PICTURE_CHARACTERS
 from apps.serving.pictures import accepted
@@ -16,10 +16,45 @@ MAX_CHOICES = 8
 MAX_TEXTS = 256
 
 
+def _not_offered(value: Any) -> Any:
+    if value not in (None, False, 0, "", "none", []):
+        raise ValueError("this is not offered here; leave it out")
+    return value
+
+
+NotOffered = Annotated[Any, AfterValidator(_not_offered)]  # ignoring it would change the answer
+
+
 class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     include_usage: bool = False
+
+
+class NamedSchema(BaseModel):
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)  # `strict` changes nothing: the schema is always kept to
+
+    given: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> "ResponseFormat":
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema belongs to the type json_schema, and that needs it")
+        return self
+
+    @property
+    def schema_text(self) -> str | None:
+        """JSON Schema; None for free text. The order of properties is theirs: answers keep to it."""
+        if self.type == "text":
+            return None
+        return json.dumps(self.json_schema.given if self.json_schema else {"type": "object"})
 
 
 class Request(BaseModel):
@@ -37,13 +72,59 @@ class Request(BaseModel):
     n: StrictInt | None = Field(None, ge=1, le=MAX_CHOICES)
     stop: str | list[str] | None = None
     seed: StrictInt | None = None
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     guided_regex: str | None = Field(None, min_length=1)  # as top_k
+    response_format: ResponseFormat | None = None
+    tool_choice: Any = None
+    tools: Any = None
+    functions: NotOffered = None
+    function_call: NotOffered = None
+    echo: NotOffered = None
+    suffix: NotOffered = None
+    best_of: StrictInt | None = None
+    # vLLM's
+    guided_json: NotOffered = None  # a response_format says the same
+    guided_choice: NotOffered = None
+    guided_grammar: NotOffered = None
+    structured_outputs: NotOffered = None
+    stop_token_ids: NotOffered = None
+    min_tokens: NotOffered = None
+    ignore_eos: NotOffered = None
+    use_beam_search: NotOffered = None
+
+    text_param: ClassVar[str]
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _none_is_chosen(cls, choice: Any) -> Any:
+        if choice not in (None, "none", "auto"):
+            raise ValueError("no tools are offered, so none can be chosen")
+        return choice
+
+    @field_validator("tools")
+    @classmethod
+    def _none_is_used(cls, tools: Any, info: ValidationInfo) -> Any:
+        if tools and info.data.get("tool_choice") != "none":
+            raise ValueError("these are not offered: the models here answer in text, and call nothing")
+        return tools
+
+    @field_validator("best_of")
+    @classmethod
+    def _all_are_given(cls, best_of: int | None, info: ValidationInfo) -> int | None:
+        if best_of not in (None, info.data.get("n") or 1):
+            raise ValueError("no other number than n is offered")
+        return best_of
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if self.guided_regex and self.response_format and self.response_format.schema_text:
+            raise ValueError("ask for a response_format or for guided_regex, not for both")
+        return self
 
     @property
     def choices(self) -> int:
@@ -53,7 +134,7 @@ class Request(BaseModel):
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def _question(self, messages: list[dict], max_tokens: int | None, logprobs: int | None, schema: str | None = None) -> Question:
+    def _question(self, messages: list[dict], max_tokens: int | None, logprobs: int | None) -> Question:
         return Question(
             messages,
             # Clients ask for thousands by default; a shorter limit is told by finish_reason.
@@ -69,7 +150,7 @@ class Request(BaseModel):
             repetition_penalty=self.repetition_penalty if self.repetition_penalty is not None else 1.0,
             logit_bias=self.logit_bias or {},
             logprobs=logprobs,
-            schema=schema,
+            schema=self.response_format.schema_text if self.response_format else None,
             regex=self.guided_regex,
         )
 
@@ -121,62 +202,34 @@ class Message(BaseModel):
         return {"role": "system" if self.role == "developer" else self.role, "content": text, **image}
 
 
-class NamedSchema(BaseModel):
-    model_config = ConfigDict(extra="ignore", populate_by_name=True)  # `strict` changes nothing: the schema is always kept to
-
-    given: dict[str, Any] = Field(alias="schema")
-
-
-class ResponseFormat(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: NamedSchema | None = None
-
-    @model_validator(mode="after")
-    def _has_its_schema(self) -> "ResponseFormat":
-        if (self.type == "json_schema") != (self.json_schema is not None):
-            raise ValueError("json_schema belongs to the type json_schema, and that needs it")
-        return self
-
-    @property
-    def schema_text(self) -> str | None:
-        """JSON Schema; None for free text. The order of properties is theirs: answers keep to it."""
-        if self.type == "text":
-            return None
-        return json.dumps(self.json_schema.given if self.json_schema else {"type": "object"})
-
-
 class ChatRequest(Request):
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: StrictInt | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: StrictInt | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    tools: list[Any] | None = None
-    response_format: ResponseFormat | None = None
+    modalities: list[Literal["text"]] | None = None
+    audio: NotOffered = None
+    web_search_options: NotOffered = None
 
-    @model_validator(mode="after")
-    def _plain_text(self) -> "ChatRequest":
-        if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs to be true")
-        if self.tools:
-            raise ValueError("tools are not offered: this model answers in text")
-        if self.response_format and self.response_format.schema_text and self.guided_regex:
-            raise ValueError("ask for a response_format or for guided_regex, not for both")
-        return self
+    text_param: ClassVar[str] = "messages"
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _with_logprobs(cls, top_logprobs: int | None, info: ValidationInfo) -> int | None:
+        if top_logprobs is not None and not info.data.get("logprobs"):
+            raise ValueError("this needs logprobs to be true")
+        return top_logprobs
 
     def question(self) -> Question:
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
-        schema = self.response_format.schema_text if self.response_format else None
-        return self._question([message.plain() for message in self.messages], self.max_completion_tokens or self.max_tokens, logprobs, schema)
+        return self._question([message.plain() for message in self.messages], self.max_completion_tokens or self.max_tokens, logprobs)
 
 
 class CompletionRequest(Request):
     prompt: str | list[str]
     logprobs: StrictInt | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    echo: bool | None = None
-    suffix: str | None = None
-    best_of: StrictInt | None = None
+
+    text_param: ClassVar[str] = "prompt"
 
     @field_validator("prompt")
     @classmethod
@@ -184,12 +237,6 @@ class CompletionRequest(Request):
         if isinstance(prompt, list) and len(prompt) != 1:
             raise ValueError("one prompt is answered at a time, given as text")
         return prompt
-
-    @model_validator(mode="after")
-    def _plain_text(self) -> "CompletionRequest":
-        if self.echo or self.suffix or self.best_of not in (None, self.choices):
-            raise ValueError("echo, suffix and a best_of other than n are not offered; leave them out")
-        return self
 
     def question(self) -> Question:
         prompt = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
@@ -203,6 +250,8 @@ class EmbeddingsRequest(BaseModel):
     input: str | list[Any]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: StrictInt | None = None
+
+    text_param: ClassVar[str] = "input"
 
     @field_validator("input")
     @classmethod

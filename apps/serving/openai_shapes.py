@@ -50,6 +50,9 @@ class Shape(ABC):
         pending = self.pendings[number]
         since, self._told[number] = self._told[number], len(pending.logprobs)
         scores = self._scores(pending, since) if self._told[number] > since else None
+        return self.bare_chunk(number, piece, scores, finish_reason)
+
+    def bare_chunk(self, number: int, piece: dict, scores: dict | None = None, finish_reason: str | None = None) -> dict:
         return {
             **self.head, "object": self.chunk_object, "choices": [{"index": number, **piece, "logprobs": scores, "finish_reason": finish_reason}],
         }  # fmt: skip

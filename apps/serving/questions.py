@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 
 from django.utils.translation import gettext as _
 
-from apps.accounts.problems import Problem
+from apps.accounts.problems import Problem, TooLong
 from apps.serving.pictures import require_few
 
 MAX_CHARACTERS = 32_000
@@ -65,7 +65,7 @@ class Question:
         require_few(self.messages)
         length = sum(len(m["content"]) for m in self.messages)
         if length > MAX_CHARACTERS:
-            raise Problem(
+            raise TooLong(
                 _("The conversation has %(length)s characters; at most %(most)s can be read.")
                 % {"length": f"{length:,}", "most": f"{MAX_CHARACTERS:,}"},
                 field="prompt",

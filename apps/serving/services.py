@@ -16,7 +16,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from apps.accounts.models import User
-from apps.accounts.problems import QUEUE_OUTAGES, Busy, Problem, TimedOut, Unavailable, queue_outage
+from apps.accounts.problems import QUEUE_OUTAGES, Busy, Problem, TimedOut, TooLong, Unavailable, queue_outage
 from apps.accounts.quotas import Quota
 from apps.ids import new_id
 from apps.monitoring import names, recorder
@@ -47,6 +47,18 @@ def stop(answer: str) -> None:
     pipe.set(names.CANCEL.format(answer=answer), 1, ex=CANCEL_SECONDS)
     pipe.publish(names.CANCELLED, answer)
     pipe.execute()
+
+
+def refusal_of(found: dict) -> Problem:
+    """What a worker says in place of an answer."""
+    if found.get("whose") != "asker":
+        return Unavailable(found["error"])
+    return (TooLong if found.get("is_too_long") else Problem)(found["error"], field=found.get("field") or None)
+
+
+def outcome_of(problem: Problem) -> str:
+    """Of a request that ended so, for the counters: whoever asks for what cannot be had is no fault of the portal's."""
+    return recorder.BUSY if isinstance(problem, Busy) else recorder.INVALID if problem.status < 500 else "error"
 
 
 def _late() -> TimedOut:
@@ -83,7 +95,7 @@ class Pending:
     is_streamed: bool = True  # else it is read as a whole
     _key: str = ""  # of the same question in the cache, and in flight
     _number: str = ""  # where it stands in the line, once it does
-    _refused: bool = False
+    _failed_as: str = ""  # for the counters
 
     @property
     def elapsed_ms(self) -> float:
@@ -109,7 +121,7 @@ class Pending:
             raise
         except Problem as problem:
             status, error = Answer.Status.ERROR, problem.detail
-            self._refused = isinstance(problem, Busy)
+            self._failed_as = outcome_of(problem)
             self.journey.failure = problem.detail
             raise
         except QUEUE_OUTAGES as lost:
@@ -251,7 +263,7 @@ class Pending:
         if answer != self.id and (failed or cut):
             raise flight.LeaderLost  # what stopped another's answer need not stop this one
         if "error" in entry:
-            raise Unavailable(entry["error"]) if failed else Problem(entry["error"])
+            raise refusal_of(entry)
         piece = entry.get("text", "")[max(0, len(self.text) - int(entry.get("at", len(self.text)))) :]
         if piece and self.first_token_ms is None and self.is_streamed:
             self.first_token_ms = self.elapsed_ms
@@ -295,7 +307,7 @@ class Pending:
         """Its journey, which counts it."""
         self.journey.answered(self.id, self.route.version, self.channel)
         self.journey.observe(
-            version=self.route.version.pk, route=self.channel, outcome=recorder.BUSY if self._refused else status, cached=self.cached,
+            version=self.route.version.pk, route=self.channel, outcome=self._failed_as or status, cached=self.cached,
             prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, first_token_ms=self.first_token_ms,
         )  # fmt: skip
 

@@ -11,12 +11,13 @@ import llguidance
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.engine.errors import EngineError, ParameterRefused
+from workers.engine.errors import ParameterRefused
 from workers.engine.text import Vocabulary
 from workers.moe import ChatTokenizer
 
 # Without free white space: a model that is unsure would write nothing else until its tokens are used up.
 JSON_OPTIONS: Any = {"whitespace_flexible": False}
+FORM = "response_format"
 SPECIAL = b"\xff"  # by which llguidance tells tokens that are no text
 
 
@@ -27,17 +28,23 @@ class Constraint:
         self._matcher = matcher
 
     def mask(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(vocab,) logits with what may not follow ruled out, a copy. EngineError where nothing may."""
+        """(vocab,) logits with what may not follow ruled out, a copy. ParameterRefused where nothing may, as in a form without an end."""
         packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         allowed = np.zeros(len(logits), bool)
         bits = np.unpackbits(packed, bitorder="little")[: len(logits)]
         allowed[: len(bits)] = bits
         if self._matcher.is_error() or not allowed.any():
-            raise EngineError(f"The answer could not be kept in its form. {self._matcher.get_error()}".strip())
+            raise _refused(self._matcher)
         return np.where(allowed, logits, np.float32(-np.inf))
 
     def consume(self, token: int) -> None:
         self._matcher.consume_token(token)
+
+
+def _refused(matcher: llguidance.LLMatcher) -> ParameterRefused:
+    """In a few words: what follows them there is the parser's state."""
+    why = matcher.get_error().partition("\n<state>")[0].strip()
+    return ParameterRefused(f"An answer of this form cannot be made: {why or 'nothing may follow'}"[:1000], FORM)
 
 
 class Constraints:
@@ -53,18 +60,18 @@ class Constraints:
         if schema is None and regex is None:
             return None
         if schema is not None and regex is not None:
-            raise ParameterRefused("Ask for a JSON schema or for a regular expression, not for both.")
+            raise ParameterRefused("Ask for a JSON schema or for a regular expression, not for both.", FORM)
         if schema is not None:
             try:
                 grammar = llguidance.LLMatcher.grammar_from_json_schema(json.loads(schema), defaults=JSON_OPTIONS)
             except ValueError as error:
-                raise ParameterRefused(f"The JSON schema cannot be read: {error}") from error
+                raise ParameterRefused(f"The JSON schema cannot be read: {error}", FORM) from error
         else:
             assert regex is not None
             grammar = llguidance.LLMatcher.grammar_from_regex(regex)
         matcher = llguidance.LLMatcher(self._spelt(), grammar, log_level=0)
         if matcher.is_error():
-            raise ParameterRefused(f"An answer of this form cannot be made: {matcher.get_error()}"[:1000])
+            raise _refused(matcher)
         return Constraint(matcher)
 
     def _spelt(self) -> llguidance.LLTokenizer:

@@ -141,7 +141,7 @@ class Engine:
     def _sequence(self, messages: Many[Message], sampling: SamplingParams, on_token: OnToken | None, **manner: Any) -> Sequence:
         """`manner`: tenant, is_batch, deadline."""
         if wrong := next((token for token, _ in sampling.logit_bias if not 0 <= token < self._runner.vocab_size), None):
-            raise ParameterRefused(f"logit_bias names token {wrong}; this model has {self._runner.vocab_size:,}, from 0 on.")
+            raise ParameterRefused(f"logit_bias names token {wrong}; this model has {self._runner.vocab_size:,}, from 0 on.", "logit_bias")
         pictures = [message["image"] for message in messages if message.get("image")]
         try:
             prompt = self._tokenizer.encode_prompt(messages, self._front_end.tokens if self._front_end else 0)
@@ -151,7 +151,7 @@ class Engine:
         except (NoPictures, BadPicture) as refusal:
             raise PictureRefused(str(refusal)) from refusal
         except TemplateRefused as refusal:
-            raise EngineError(str(refusal)) from refusal
+            raise ParameterRefused(str(refusal), "prompt") from refusal
         room = self._longest - len(prompt)
         if room < 1:
             raise self._too_long(len(prompt), self._longest - 1)

@@ -38,7 +38,11 @@ class CacheTooSmall(PromptTooLong):
 
 
 class ParameterRefused(EngineError):
-    """A parameter does not fit this model."""
+    """A parameter does not fit this model. `parameter`: which, in the API's names; empty where it is not known."""
+
+    def __init__(self, message: str, parameter: str = ""):
+        super().__init__(message)
+        self.parameter = parameter
 
 
 class PictureRefused(EngineError):

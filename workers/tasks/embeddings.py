@@ -12,6 +12,7 @@ from apps.redis import connection
 from dsportal.celery import app
 from workers.tasks.answers import WORKER, engines
 from workers.tasks.engines import NoRoom
+from workers.tasks.making import askers_mistake
 from workers.tasks.phases import Phases
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def embed(self, *, request: str, version: str, texts: list[str], deadline: float
 
 
 def _embed(version: str, texts: list[str], deadline: float, tenant: str, phases: Phases) -> dict:
-    from workers.engine import EngineError, ParameterRefused, PromptTooLong
+    from workers.engine import EngineError
 
     ends, tickets = time.monotonic() + deadline - time.time(), []
     try:
@@ -53,10 +54,8 @@ def _embed(version: str, texts: list[str], deadline: float, tenant: str, phases:
         for completion in done:
             phases.answered(asked, completion, WORKER)
         vectors = [ticket.embedding for ticket in tickets]
-    except (ParameterRefused, PromptTooLong) as refusal:
-        return {"error": str(refusal), "whose": "asker"}
     except (EngineError, NoRoom) as failure:
-        return {"error": str(failure)}
+        return askers_mistake(failure) or {"error": str(failure)}
     finally:
         for ticket in tickets:
             ticket.cancel()  # nothing where it is done

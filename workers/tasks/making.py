@@ -170,11 +170,22 @@ class Making:
             self.phases.delivered(self.phases.answered(self._handed_over, self._done, worker))
 
 
-def _told(error: Exception, answer: str) -> Entry:
-    from workers.engine import EngineError, ParameterRefused, PictureRefused, PromptTooLong
+def askers_mistake(error: Exception) -> Entry:
+    """What its asker is told of it (`refusal_of` in apps/serving/services.py); empty where it is not the asker's."""
+    from workers.engine import ParameterRefused, PictureRefused, PromptTooLong
 
-    if isinstance(error, PromptTooLong | PictureRefused | ParameterRefused):
-        return {"error": str(error), "whose": "asker"}
+    if isinstance(error, PromptTooLong):
+        return {"error": str(error), "whose": "asker", "field": "prompt", "is_too_long": 1}
+    if isinstance(error, ParameterRefused | PictureRefused):
+        return {"error": str(error), "whose": "asker", "field": error.parameter if isinstance(error, ParameterRefused) else "image"}
+    return {}
+
+
+def _told(error: Exception, answer: str) -> Entry:
+    from workers.engine import EngineError
+
+    if mistake := askers_mistake(error):
+        return mistake
     if isinstance(error, NoRoom | Problem | EngineError | artifacts.ArtifactDamaged | ModelVersion.DoesNotExist | OSError | ValueError):
         log.warning("answer %s failed: %s", answer, error)
         return {"error": str(error)}

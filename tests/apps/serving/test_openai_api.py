@@ -4,6 +4,7 @@ import json
 
 import openai
 import pytest
+from prometheus_client import REGISTRY
 
 from apps.monitoring import names
 from apps.redis import connection
@@ -101,9 +102,11 @@ def test_an_answer_keeps_to_the_schema_or_expression_that_is_asked_for(client):
 
     answer = client.chat.completions.create(model="v1", messages=QUESTION, response_format=response_format).choices[0]
     pieces = client.completions.create(model="v1", prompt="What is water?", stream=True, extra_body={"guided_regex": "(ice|ICE)!"})
+    completed = client.completions.create(model="v1", prompt="What is water?", extra_body={"response_format": response_format})
 
     assert (json.loads(answer.message.content), answer.finish_reason) == ({"wet": True}, "stop")
     assert "".join(piece.choices[0].text for piece in pieces) in ("ice!", "ICE!")
+    assert json.loads(completed.choices[0].text) == {"wet": True}
 
 
 def test_the_next_turn_says_how_much_of_its_prompt_was_known(client):
@@ -136,7 +139,7 @@ def test_logprobs_come_whole_in_pieces_and_from_the_cache_alike(client):
     asking = {"model": "v1", "messages": QUESTION, "logprobs": True, "top_logprobs": 2}
     whole = client.chat.completions.create(**asking).choices[0].logprobs.content
     cached = client.chat.completions.create(**asking).choices[0].logprobs.content
-    chunks = client.chat.completions.create(**{**asking, "max_tokens": 99}, stream=True)
+    chunks = list(client.chat.completions.create(**{**asking, "max_tokens": 99}, stream=True))
     streamed = [token for chunk in chunks if chunk.choices[0].logprobs for token in chunk.choices[0].logprobs.content]
 
     assert [row.cached for row in logged().order_by("id")] == [False, True, False]
@@ -145,6 +148,7 @@ def test_logprobs_come_whole_in_pieces_and_from_the_cache_alike(client):
     assert all(token.logprob == pytest.approx(0) for token in whole)  # all others are ruled out
     assert all(token.top_logprobs[0].token == token.token and token.top_logprobs[1].logprob == -9999.0 for token in whole)
     assert whole == cached == streamed
+    assert chunks[0].choices[0].logprobs is None  # it says no text, only whose
 
 
 def test_a_completion_tells_logprobs_in_its_own_shape(client):
@@ -189,6 +193,8 @@ def test_a_wrong_key_is_their_authentication_error(client):
     {"messages": []}, {"messages": [{"role": "robot", "content": "hi"}]}, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
     {"messages": [{"role": "user", "content": ""}]}, {"messages": [{"role": "user", "content": "x" * 100_000}]}, {"stop": ["x"] * 9},
     {"messages": [{"role": "user", "content": "a\0b"}]},
+    {"functions": [{"name": "f"}]}, {"tool_choice": "required"}, {"modalities": ["text", "audio"]}, {"web_search_options": {}},
+    {"extra_body": {"guided_json": {}}}, {"extra_body": {"guided_choice": ["yes"]}}, {"extra_body": {"min_tokens": 5}}, {"extra_body": {"best_of": 2}},
 ])  # fmt: skip
 def test_what_cannot_be_honoured_is_their_bad_request(client, bad):
     with pytest.raises(openai.BadRequestError) as refused:
@@ -196,6 +202,65 @@ def test_what_cannot_be_honoured_is_their_bad_request(client, bad):
 
     assert refused.value.type == "invalid_request_error"
     assert refused.value.body["message"]
+    assert "Value error" not in refused.value.body["message"]
+
+
+@pytest.mark.parametrize("nothing", [
+    {"stream": None}, {"tools": []}, {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"}, {"tool_choice": "auto"},
+    {"stop": []}, {"modalities": ["text"]}, {"extra_body": {"best_of": 1, "min_tokens": 0, "ignore_eos": False, "echo": False, "unheard_of": 1}},
+])  # fmt: skip
+def test_what_asks_for_nothing_is_let_pass(client, nothing):
+    assert client.chat.completions.create(model="v1", messages=QUESTION, **nothing).choices[0].message.content == "You asked: What is water?"
+
+
+@pytest.mark.parametrize(("endpoint", "param"), [("chat", "messages"), ("completions", "prompt"), ("embeddings", "input")])
+def test_a_text_that_is_too_long_is_told_by_the_code_that_clients_look_for(client, endpoint, param):
+    text = "word " * 2000
+    ask = {
+        "chat": lambda: client.chat.completions.create(model="v1", messages=[{"role": "user", "content": text}]),
+        "completions": lambda: client.completions.create(model="v1", prompt=text),
+        "embeddings": lambda: client.embeddings.create(model="v1", input=text),
+    }[endpoint]
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask()
+
+    assert (refused.value.code, refused.value.param) == ("context_length_exceeded", param)
+
+
+def test_what_the_asker_got_wrong_is_no_failure_of_the_version(client, live):
+    def counted(outcome: str) -> float:
+        labels = {"version": live.pk, "route": "openai", "tenant": "token", "outcome": outcome}
+        return REGISTRY.get_sample_value(names.REQUESTS_TOTAL, labels) or 0.0
+
+    invalid, failed = counted("invalid"), counted("error")
+    for _ in range(2):
+        with pytest.raises(openai.BadRequestError):
+            client.chat.completions.create(model="v1", messages=[{"role": "user", "content": "word " * 2000}])
+
+    assert (counted("invalid") - invalid, counted("error") - failed) == (2, 0)
+
+
+def test_a_form_without_an_end_is_a_bad_request_in_few_words(client):
+    form = {"type": "object", "additionalProperties": False, "properties": {"a": {"$ref": "#"}}, "required": ["a"]}
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(
+            model="v1", messages=QUESTION, response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": form}}
+        )
+
+    assert refused.value.param == "response_format"
+    assert len(refused.value.body["message"]) < 300
+
+
+def test_an_address_that_is_not_there_and_a_key_used_for_something_else_are_told_in_their_form(client):
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.responses.create(model="v1", input="What is water?")
+    key = {"Idempotency-Key": "once"}
+    client.chat.completions.create(model="v1", messages=QUESTION, extra_headers=key)
+    with pytest.raises(openai.UnprocessableEntityError) as other:
+        client.chat.completions.create(model="v1", messages=QUESTION, max_tokens=3, extra_headers=key)
+
+    assert missing.value.type == other.value.type == "invalid_request_error"
+    assert "another body" in other.value.body["message"]
 
 
 def test_a_question_that_does_not_fit_the_model_is_a_status_also_when_streaming(client):
