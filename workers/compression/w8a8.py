@@ -6,6 +6,7 @@ from typing import Any, Protocol
 FORMAT = "int8"
 MIXED = "mixed"  # some matrices stay floating point (`sensitivity`): read like the other, computed in FP32
 SCALE = "_scale"
+EMBEDDING = "model.embed_tokens.weight"
 
 
 class Shaped(Protocol):
@@ -23,15 +24,15 @@ def quantization_config(stored: Mapping[str, Shaped], *, tied: bool) -> dict[str
         for name, tensor in stored.items()
         if len(tensor.shape) == 2 and name.endswith(".weight") and name + SCALE not in stored
     ]
-    group = {"weights": weights, "output_activations": None, "format": "int-quantized"}
+    group: dict[str, Any] = {"weights": weights, "output_activations": None, "format": "int-quantized"}
+    groups = {"group_0": group | {"targets": ["Linear"], "input_activations": activations}}
+    if f"{EMBEDDING}{SCALE}" in stored:  # rows are looked up, nothing is multiplied; vLLM opens no model with such a group
+        groups["group_1"] = group | {"targets": ["Embedding"], "input_activations": None}
     return {
         "quant_method": "compressed-tensors",
         "format": "int-quantized",
         "quantization_status": "compressed",
-        "config_groups": {
-            "group_0": group | {"targets": ["Linear"], "input_activations": activations},
-            "group_1": group | {"targets": ["Embedding"], "input_activations": None},  # rows are looked up, nothing is multiplied
-        },
+        "config_groups": groups,
         "ignore": [*whole, *(["lm_head"] if tied else [])],
         "kv_cache_scheme": None,
     }

@@ -24,12 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from workers.compression.w8a8 import FORMAT, SCALE, quantization_config
+from workers.compression.w8a8 import EMBEDDING, FORMAT, SCALE, quantization_config
 from workers.moe.config import VISION_FILE
 from workers.protocol import JobError
 
 ALPHA, LIMIT = 1.702, 7.0  # of gpt-oss, fixed in servers
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+HEAD = "lm_head.weight"
 WEIGHTS_FILE = "model.safetensors"
 CHUNK_BYTES = 2**20
 

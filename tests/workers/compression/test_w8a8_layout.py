@@ -97,6 +97,16 @@ def _logits(folder: Path) -> np.ndarray:
         return runner.forward([Chunk(0, 0, [3, 14, 15, 92, 65])]).copy()
 
 
+def test_each_group_of_the_export_rounds_activations_as_vllm_demands_of_int8(any_model, int8, tmp_path):
+    """Its CompressedTensorsConfig.from_config asserts that a group without input_activations holds floating-point weights."""
+    folder = int8(any_model)
+    export(folder, tmp_path / "exported")
+    kept, exported = (QuantizationConfig.model_validate(_config(f)["quantization_config"]).config_groups for f in (folder, tmp_path / "exported"))
+    assert [group.targets for group in exported.values()] == [["Linear"]]
+    assert all(group.input_activations is not None for group in exported.values())
+    assert [group.targets for group in kept.values()] == [["Linear"], ["Embedding"]]  # as compressed-tensors decodes what lies here
+
+
 TOKENS = torch.tensor([[3, 14, 15, 92, 65, 35]])
 
 
