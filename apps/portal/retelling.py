@@ -88,7 +88,7 @@ SAYINGS = (
     _("Use is counted for plain SwiGLU experts only, and this model's have biases or limits. Let their magnitude decide."),
     _("importance by use is for whole neurons and experts; single weights go by their magnitude"),
     _("experts are removed by their share: give a sparsity, not a threshold"),
-    _("give a threshold or a sparsity, not both"), _("give steps or minutes, not both"),
+    _("give a threshold or a sparsity, not both"), _("give steps or minutes, not both"), _("give max_bleu_loss or min_bleu_ratio, not both"),
     _("2:4 pruning zeroes two of every four weights: it takes neither a threshold nor another sparsity than 0.5"),
     # why a model cannot be read
     _("Weights quantized as %(what)s cannot be read; MXFP4, FP8 in blocks and compressed-tensors' symmetric 8 bits can. Use the model's unquantized folder."),

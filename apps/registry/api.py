@@ -333,6 +333,9 @@ class CompressionInput(serializers.Serializer):
     student = serializers.CharField(required=False, max_length=40, help_text="distill, policy: a preset; else a shape derived from the teacher's")
     minutes = serializers.FloatField(required=False, help_text="distill, policy; prune: of recovery")
     steps = serializers.IntegerField(required=False, min_value=1, max_value=10_000_000, help_text="in place of minutes")
+    temperature = serializers.FloatField(
+        required=False, min_value=0, max_value=100, help_text="distill: the logits are divided by it; 1 where none is given, and above it softer"
+    )
     weights = serializers.CharField(required=False, max_length=10, help_text="onnx: fp32 or int8")
     max_bleu_loss = serializers.FloatField(
         required=False, min_value=0, max_value=100, help_text="policy, and of prune the curve's advice: BLEU points that may be lost"
@@ -347,6 +350,11 @@ class CompressionInput(serializers.Serializer):
         required=False, min_value=0, help_text="policy: tokens per second of decoding next to the parent's, eight answers at a time"
     )
     target = serializers.CharField(required=False, max_length=10, help_text="policy: cpu or onnx")
+
+    def validate(self, attrs):
+        if strange := [name for name in self.initial_data if name not in self.fields]:
+            raise serializers.ValidationError({name: [_("No method has such an option.")] for name in strange})
+        return attrs
 
 
 class CompressionViewSet(JobActions):

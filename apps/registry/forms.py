@@ -19,7 +19,7 @@ TARGETS = [("cpu", _("this portal's engine")), ("onnx", _("onnxruntime, on any d
 FIELDS = {
     "int8": (),
     "prune": ("threshold", "sparsity", "structure", "importance", "recovery_minutes"),
-    "distill": ("student", "minutes"),
+    "distill": ("student", "minutes", "temperature"),
     "onnx": ("weights",),
     "policy": ("max_bleu_loss", "max_megabytes", "min_speed_ratio", "max_p99_ms", "target", "most_minutes"),
 }
@@ -119,6 +119,10 @@ class CompressForm(forms.Form):
     weights = forms.ChoiceField(label=_("Weights"), choices=WEIGHTS, required=False, initial="fp32")
     student = forms.ChoiceField(label=_("Student"), required=False, help_text=_("A preset, or a shape derived from the teacher's."))
     minutes = forms.FloatField(label=_("Minutes"), required=False, min_value=0.05, max_value=10080)
+    temperature = forms.FloatField(
+        label=_("Temperature"), required=False, min_value=0.05, max_value=100,
+        help_text=_("The logits of teacher and student are divided by it; 1 where empty, and above it unlikely tokens count more."),
+    )  # fmt: skip
     most_minutes = forms.FloatField(
         label=_("Minutes at most"), required=False, min_value=0.05, max_value=10080, help_text=_("Of all of it; a few where empty.")
     )
@@ -144,6 +148,7 @@ class CompressForm(forms.Form):
             "threshold",
             "sparsity",
             "minutes",
+            "temperature",
             "recovery_minutes",
             "most_minutes",
             "max_bleu_loss",

@@ -1,8 +1,11 @@
 """Distillation: a small student learns what its teacher would say (Hinton et al. 2015), and the right answers beside it.
 
-Loss: α · KL(teacher ‖ student) plus (1 - α) · cross-entropy, over the answers' tokens, each answer as a whole counting as much as any other: a
-verdict on a claim is a few tokens, and would be drowned by the long answers beside it. The answers are the dataset's and, at sequence level (Kim & Rush 2016), those that the teacher itself gives to questions which the dataset does not ask
+Loss: α · T² · KL(teacher ‖ student), of logits divided by the temperature T, plus (1 - α) · cross-entropy, over the answers' tokens, each answer as
+a whole counting as much as any other: a verdict on a claim is a few tokens, and would be drowned by the long answers beside it. The answers are the
+dataset's and, at sequence level (Kim & Rush 2016), those that the teacher itself gives to questions which the dataset does not ask
 (`workers.compression.questions`).
+
+T is 1 unless another is asked for: at 2 the flat tail of the teacher drowned verdicts too.
 """
 
 from collections.abc import Sequence
@@ -42,7 +45,7 @@ def run_distill(spec: CompressSpec) -> dict[str, Any]:
     before = divergence(teacher, student.eval(), probe)
     every = [*examples, *taught]
     learnt = learn(
-        student, every, distillation(Teacher(teacher, every), student), length=Length.of(spec, DEFAULT_MINUTES), rates=RATES, seed=spec.seed,
+        student, every, distillation(Teacher(teacher, every, spec.temperature), student), length=Length.of(spec, DEFAULT_MINUTES), rates=RATES, seed=spec.seed,
         share=(0.05, 0.9), message="The student learns", work_folder=spec.work_folder, goal=Goal.of(spec, tokenizer),
     )  # fmt: skip
     card = model_card(spec.model_folder, "Distilled", "A smaller model that learnt its teacher's answers.")
@@ -51,7 +54,7 @@ def run_distill(spec: CompressSpec) -> dict[str, Any]:
     measured = compare(spec.model_folder, spec.output_folder, sample_prompts(spec.dataset_folder, tokenizer, spec.seed))
     parameters = count_parameters(config)[0] / count_parameters(teacher.config)[0]
     details = {
-        **measured, "parameter_ratio": parameters, "alpha": ALPHA, "steps": learnt.steps, "seconds": learnt.seconds,
+        **measured, "parameter_ratio": parameters, "temperature": spec.temperature, "alpha": ALPHA, "steps": learnt.steps, "seconds": learnt.seconds,
         "questions_answered_by_teacher": len(taught), "loss": learnt.figures, "curve": learnt.curve, "trials": learnt.trials, "divergence_before": before,
         "divergence_after": divergence(teacher, student, probe), "turns": MOST_TURNS,
     }  # fmt: skip
@@ -75,9 +78,11 @@ def distillation(teacher: Teacher, student: Decoder, alpha: float = ALPHA) -> Ob
 
     def objective(batch: Batch, chosen: Sequence[int]) -> tuple[Tensor, dict[str, float]]:
         count = batch.learnt_count  # padding lies at the end
-        log_q = F.log_softmax(_logits(student, batch)[:count], -1)
-        share = _shares(batch)
-        kl = (share * teacher.wanted(batch, chosen).divergence(log_q)).sum()
+        logits = _logits(student, batch)[:count]
+        log_q = F.log_softmax(logits, -1)
+        share, t = _shares(batch), teacher.temperature
+        soft = log_q if t == 1 else F.log_softmax(logits / t, -1)
+        kl = t**2 * (share * teacher.wanted(batch, chosen).divergence(soft)).sum()  # T²: its gradient stays as large as the other's
         hard = (share * F.nll_loss(log_q, batch.targets[:count], reduction="none")).sum()
         loss = alpha * kl + (1 - alpha) * hard
         return loss, {"loss": float(loss.detach()), "kl": float(kl.detach()), "cross_entropy": float(hard.detach())}

@@ -313,8 +313,8 @@ class _Policy:
         for variant in self.variants:
             if variant is not chosen and variant.folder.name not in needed:
                 shutil.rmtree(variant.folder, ignore_errors=True)
-        best = pareto([parent, *(variant.figures for variant in self.variants)])
+        best = [asdict(figures) for figures in pareto([parent, *(variant.figures for variant in self.variants)])]
         for row in trail:
-            row["front"] = any(row["figures"].get("bleu") == f.bleu and row["figures"].get("bytes") == f.bytes for f in best)
+            row["front"] = any(row["figures"].items() >= figures.items() for figures in best)
         details = chosen.result["details"] | {"trail": trail, "bleu": chosen.figures.bleu, "parent_bleu": parent.bleu, "step": chosen.step}
         return chosen.result | {"details": details, "above": chosen.above}

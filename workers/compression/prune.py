@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.compression import magnitude, sparse, structure
+from workers.compression.applicable import use_uncounted
 from workers.compression.distill import distillation
 from workers.compression.folders import describe_result, load_parent, model_card
 from workers.compression.goal import Goal
@@ -71,8 +72,8 @@ def worth_of(model: Decoder, tokenizer: ChatTokenizer, spec: CompressSpec) -> st
         return None
     if spec.importance == "magnitude":
         return structure.by_weight(model)
-    if model.config.expert_bias or model.config.swiglu_limit:
-        raise JobError("Use is counted for plain SwiGLU experts only, and this model's have biases or limits. Let their magnitude decide.")
+    if why := use_uncounted(model.config.as_dict()):
+        raise JobError(why)
     examples = read_examples(spec.dataset_folder, tokenizer, model.config)
     step = max(1, len(examples) // USE_EXAMPLES)
     spread = examples[::step][:USE_EXAMPLES]  # over the file: neighbours are of one entry

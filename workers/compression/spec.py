@@ -40,6 +40,7 @@ class CompressSpec(BaseModel):
     student_speed: float = Field(STUDENT_SPEED, gt=0)
     steps: int | None = Field(None, ge=1)
     minutes: float | None = Field(None, gt=0)  # the policy's: of all of it
+    temperature: float = Field(1.0, gt=0, le=100)  # by which teacher's and student's logits are divided before they are compared
     until_good: bool = False  # distill, prune: learn no longer than until held-out questions are answered as well as by the parent
 
     # onnx
@@ -60,6 +61,8 @@ class CompressSpec(BaseModel):
             raise ValueError("give a threshold or a sparsity, not both")
         if self.steps is not None and self.minutes is not None:
             raise ValueError("give steps or minutes, not both")
+        if self.min_bleu_ratio is not None and "max_bleu_loss" in self.model_fields_set:
+            raise ValueError("give max_bleu_loss or min_bleu_ratio, not both")
         if self.importance == "use" and self.structure not in NARROWING:
             raise ValueError("importance by use is for whole neurons and experts; single weights go by their magnitude")
         if self.structure == "expert" and self.threshold is not None:

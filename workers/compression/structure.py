@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from workers.compression.applicable import units_left
 from workers.moe import Decoder, ModelConfig
 from workers.protocol import JobError
 from workers.training import Batch
@@ -90,10 +91,7 @@ def without_units(model: Decoder, sparsity: float, worth: Importance | None = No
     """A narrower model: of each network, the least important share of hidden units is gone. Experts keep one width, at least 1."""
     config, worth = model.config, worth or by_weight(model)
 
-    def narrowed(width: int) -> int:
-        return max(1, round(width * (1 - sparsity))) if width else 0
-
-    smaller = config.with_(d_expert=narrowed(config.d_expert), d_dense=narrowed(config.d_dense))
+    smaller = config.with_(d_expert=units_left(config.d_expert, sparsity), d_dense=units_left(config.d_dense, sparsity))
 
     def change(state: dict[str, Tensor]) -> None:
         for prefix, (gate_up, down) in networks(model).items():

@@ -1,27 +1,17 @@
 """The shape of a student: a preset, or the teacher's made smaller and quicker by as much as is wanted; and with what it begins."""
 
 from collections.abc import Sequence
-from dataclasses import fields
-from itertools import product
 
 import torch
 
 from workers.compression.inheritance import inherit
 from workers.compression.spec import STUDENT_PARAMETERS, STUDENT_SPEED
+from workers.compression.student_shapes import shapes_of, too_small
 from workers.moe import PRESETS, Decoder, ModelConfig, count_parameters
-from workers.moe.families import OPTIONAL
 from workers.protocol import JobError
 from workers.training import Example, pack
 
-# A student need not have what its teacher's family is peculiar for: all methods then apply to it.
-_PLAIN = {f.name: f.default for f in fields(ModelConfig) if f.name in OPTIONAL}
-
 SEEN, SEEN_AT_ONCE = 512, 64  # examples by which it is decided what of the teacher to take over
-
-# Shares of the teacher's that are tried, in all combinations. An expert's width is next to the model's own. At least two layers stay where there
-# are two, since a model of one layer cannot look up what it read (induction heads take two: Olsson et al. 2022).
-WIDTHS, LAYERS, EXPERTS, HIDDEN = (1.0, 0.75, 0.5, 0.375, 0.25), (1.0, 0.67, 0.5), (1.0, 0.5, 0.25), (1.33, 1.0, 0.75)
-FEWEST_LAYERS = 2
 
 # What a layer costs a token beside its matrices (norms, routing, attention to the keys), in parameters that could be multiplied instead: fitted to
 # twelve shapes next to `nano`. At 32 answers at a time, where students gain least, `cost` tells their speed within a tenth; of those that are wider
@@ -55,14 +45,11 @@ def student_config(teacher: ModelConfig, preset: str | None, *, parameters: floa
 
 def _derive(teacher: ModelConfig, share: float, speed: float) -> ModelConfig:
     """The largest that is small and quick enough; where none is as quick, the quickest."""
-    costs = {config: cost(config) for config in {_shrink(teacher, *shares) for shares in product(WIDTHS, LAYERS, EXPERTS, HIDDEN)}}
+    costs = {config: cost(config) for config in set(shapes_of(teacher))}
     size, work = cost(teacher)
     fitting = [config for config, (parameters, _) in costs.items() if parameters <= share * size]
     if not fitting:
-        raise JobError(
-            f"The teacher is too small to have a student of {share:.0%} of its size: the smallest would have {min(costs.values())[0]:,} "
-            "parameters. Quantize it to INT8."
-        )
+        raise JobError(too_small(share, min(costs.values())[0]))
     quick = [config for config in fitting if costs[config][1] <= work * (1 - TOLERANCE) / speed]
     if not quick:
         return min(fitting, key=lambda config: costs[config][::-1])
@@ -79,26 +66,6 @@ def cost(config: ModelConfig) -> tuple[int, int]:
         _, active = count_parameters(config.with_(image_size=0))
     looked_up = 0 if config.tie_embeddings else config.vocab_size * config.d_model
     return parameters, active - looked_up + LAYER_WORK * config.n_layers
-
-
-def _shrink(teacher: ModelConfig, width: float, layers: float, experts: float, hidden: float) -> ModelConfig:
-    n_layers = max(min(FEWEST_LAYERS, teacher.n_layers), round(teacher.n_layers * layers))
-    n_experts = max(min(2, teacher.n_experts), round(teacher.n_experts * experts))
-    n_kv_heads = max(1, round(teacher.n_kv_heads * width))
-    d_model = _multiple(teacher.d_model * width)
-    scaled = d_model / teacher.d_model * hidden
-    sigmoid = teacher.router == "sigmoid"
-    return teacher.with_(
-        **_PLAIN, n_shared_experts=teacher.n_shared_experts if sigmoid else 0, d_model=d_model, n_layers=n_layers,
-        n_heads=n_kv_heads * (teacher.n_heads // teacher.n_kv_heads), n_kv_heads=n_kv_heads,  # a key head is shared by as many as in the teacher
-        n_experts=n_experts, top_k=min(teacher.top_k, n_experts), d_expert=_multiple(teacher.d_expert * scaled),
-        d_dense=_multiple(teacher.d_dense * scaled), first_dense_layers=min(teacher.first_dense_layers, n_layers - 1) if sigmoid else 0,
-        tie_embeddings=True,
-    )  # fmt: skip
-
-
-def _multiple(width: float, of: int = 16) -> int:
-    return max(of, round(width / of) * of) if width else 0
 
 
 def new_student(teacher: Decoder, config: ModelConfig, examples: Sequence[Example], seed: int) -> Decoder:

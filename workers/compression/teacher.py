@@ -36,10 +36,13 @@ class Wanted:
 
 
 class Teacher:
-    """`examples`: those that batches are made of; a batch names them by their place among these."""
+    """`examples`: those that batches are made of; a batch names them by their place among these.
 
-    def __init__(self, model: Decoder, examples: Sequence[Example]):
-        self._model, self._examples = model, examples
+    `temperature`: its logits are divided by this, so that above 1 it says more of what it thinks unlikely (Hinton et al. 2015 §2).
+    """
+
+    def __init__(self, model: Decoder, examples: Sequence[Example], temperature: float = 1.0):
+        self._model, self._examples, self.temperature = model, examples, temperature
         self._said: dict[int, Wanted] = {}
 
     @torch.no_grad()
@@ -56,7 +59,7 @@ class Teacher:
     def _ask(self, numbers: Sequence[int]) -> None:
         batch = pack([self._examples[number] for number in numbers])
         logits = self._model(batch.tokens, **batch.inputs).float()[: batch.learnt_count]
-        log_p, ids = F.log_softmax(logits, -1).topk(min(LIKELIEST, logits.shape[-1]), dim=-1)
+        log_p, ids = F.log_softmax(logits / self.temperature, -1).topk(min(LIKELIEST, logits.shape[-1]), dim=-1)
         owners = batch.owners
         for place, number in enumerate(numbers):
             mine = owners == place

@@ -29,7 +29,7 @@ def live(data):
 
 @pytest.mark.parametrize("options", [
     {"method": "int8"}, {"method": "prune", "sparsity": 0.5}, {"method": "prune", "threshold": 0.1}, {"method": "onnx"},
-    {"method": "distill", "minutes": 1}, {"method": "policy"}, {"method": "prune", "sparsity": 0.5, "structure": "neuron", "importance": "use"},
+    {"method": "distill", "minutes": 1, "temperature": 2.0}, {"method": "policy"}, {"method": "prune", "sparsity": 0.5, "structure": "neuron", "importance": "use"},
     {"method": "onnx", "weights": "int8"}, {"method": "policy", "min_speed_ratio": 2.0, "max_p99_ms": 9.0, "target": "onnx"},
 ])  # fmt: skip
 def test_each_method_is_queued_with_its_options(as_operator, live, options):
@@ -44,7 +44,7 @@ def test_each_method_is_queued_with_its_options(as_operator, live, options):
     ({"method": "zip"}, "method"), ({}, "method"), ({"method": "prune"}, "sparsity"), ({"method": "prune", "sparsity": 0.5, "threshold": 0.1}, "sparsity"),
     ({"method": "prune", "sparsity": 1.5}, "sparsity"), ({"method": "prune", "sparsity": 1.0}, "sparsity"), ({"method": "prune", "threshold": -1}, "threshold"),
     ({"method": "distill", "student": "nobody"}, "student"), ({"method": "distill", "steps": 5, "minutes": 1}, "steps"),
-    ({"method": "distill", "minutes": -1}, "minutes"),
+    ({"method": "distill", "minutes": -1}, "minutes"), ({"method": "distill", "temperature": 0}, "temperature"),
 ])  # fmt: skip
 def test_what_cannot_be_compressed_so_is_refused_at_its_field(as_operator, live, options, field):
     response = as_operator.post(ADDRESS, {"model_version": live.pk, **options})
@@ -66,6 +66,21 @@ def test_an_option_of_another_method_is_refused_and_told_whose_it_is(as_operator
         f"{field} is an option of {takers}, and {options['method']} does not look at it. Leave it out, or choose another method."
     ]
     assert not CompressionJob.objects.exists()
+
+
+def test_what_no_method_takes_is_refused_by_name(as_operator, live):
+    response = as_operator.post(ADDRESS, {"model_version": live.pk, "method": "prune", "sparsity": 0.5, "sparsness": 0.9})
+
+    assert response.status_code == 400
+    assert response.json()["errors"] == {"sparsness": ["No method has such an option."]}
+    assert not CompressionJob.objects.exists()
+
+
+def test_quality_is_limited_in_one_way_only(as_operator, live):
+    response = as_operator.post(ADDRESS, {"model_version": live.pk, "method": "policy", "max_bleu_loss": 1, "min_bleu_ratio": 0.9})
+
+    assert response.status_code == 400
+    assert "not both" in json.dumps(response.json())
 
 
 def test_all_options_of_other_methods_are_named_at_once(as_operator, live):

@@ -9,8 +9,9 @@ from workers.compression import applicable
 from workers.compression.applicable import Model, unusable
 from workers.compression.folders import load_parent
 from workers.compression.structure import without_experts, without_units
+from workers.compression.student_shapes import fewest_parameters, shapes_of
 from workers.compression.students import student_config
-from workers.moe import ModelConfig
+from workers.moe import ModelConfig, count_parameters
 from workers.protocol import JobError
 
 
@@ -81,6 +82,39 @@ def test_a_policy_for_onnxruntime_is_refused_where_no_graph_can_be_written():
     refusal = unusable(model, "policy", {"target": "onnx"}, {})
     assert refusal is not None
     assert (refusal.field, "kv_rank" in refusal.reason) == ("target", True)
+
+
+def test_neurons_of_which_that_share_is_not_one_are_refused():
+    known = Model({**LATENT, "d_expert": 40}, 1000, has_text=True, has_questions=True)
+    refusal = unusable(known, "prune", {"structure": "neuron", "sparsity": 0.01}, {})
+    assert refusal is not None
+    assert (refusal.field, "not one of 40 hidden units" in refusal.reason) == ("sparsity", True)
+    assert unusable(known, "prune", {"structure": "neuron", "sparsity": 0.02}, {}) is None
+
+
+@pytest.mark.parametrize("peculiar", [{"expert_bias": True}, {"swiglu_limit": 7.0}])
+def test_use_that_is_not_counted_is_refused_at_its_field(peculiar):
+    known = Model({**LATENT, **peculiar}, 1000, has_text=True, has_questions=True)
+    refusal = unusable(known, "prune", {"structure": "neuron", "sparsity": 0.5, "importance": "use"}, {})
+    assert refusal is not None
+    assert refusal.field == "importance"
+    assert unusable(known, "prune", {"structure": "neuron", "sparsity": 0.5}, {}) is None
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"n_experts": 0, "top_k": 0, "d_expert": 0, "d_dense": 56}, {"router": "sigmoid", "n_shared_experts": 1, "first_dense_layers": 1, "d_dense": 56},
+], ids=["softmax", "dense", "sigmoid"])  # fmt: skip
+def test_a_teacher_is_too_small_for_a_student_before_the_job_as_within_it(make_model, changes):
+    """What is told without torch is what torch counts."""
+    config = make_model(**changes).config
+    smallest = fewest_parameters(config)
+    assert smallest == min(count_parameters(shape)[0] for shape in set(shapes_of(config)))
+    for parameters, refused in ((5 * smallest, False), (5 * smallest - 5, True)):
+        known = Model(config.as_dict(), parameters, has_text=True, has_questions=True)
+        refusal = unusable(known, "distill", {}, {})
+        assert (refusal is not None) == refused
+        assert refusal is None or "too small to have a student" in refusal.reason
+    assert unusable(Model(config.as_dict(), 10, has_text=True, has_questions=True), "distill", {"student": "nano"}, {"nano": 9}) is None
 
 
 def test_a_peculiar_model_is_refused_by_onnx_and_can_be_pruned_and_distilled(make_model, save):

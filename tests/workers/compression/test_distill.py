@@ -14,7 +14,7 @@ from workers.compression.quality import held_out
 from workers.compression.questions import mentioned, rephrased
 from workers.compression.spec import STUDENT_PARAMETERS, STUDENT_SPEED
 from workers.compression.students import cost, new_student, student_config
-from workers.compression.teacher import Teacher
+from workers.compression.teacher import LIKELIEST, Teacher
 from workers.evaluation.questions import HeldOut
 from workers.moe import PRESETS, Decoder, count_parameters, load_model
 from workers.protocol import JobError
@@ -208,6 +208,20 @@ def test_the_remembered_divergence_is_the_whole_one_where_the_teacher_is_sure(ma
         log_p, log_q = (m(batch.tokens, **batch.inputs)[: batch.learnt_count].log_softmax(-1) for m in (teacher, student))
         found = Teacher(teacher, examples).wanted(batch, range(4)).divergence(log_q)
     torch.testing.assert_close(found, (log_p.exp() * (log_p - log_q)).sum(-1), rtol=1e-3, atol=1e-3)
+
+
+def test_a_temperature_softens_teacher_and_student_and_keeps_the_gradients_size(make_model, tokenizer, pairs):
+    """T² · KL of logits divided by T, over the likeliest tokens and all others as one."""
+    examples, _ = encode([{"question": q, "answer": a} for q, a in pairs[:1]], tokenizer, 96)
+    teacher, student, t = make_model(0), make_model(1), 3.0
+    batch = pack(examples)
+    with torch.no_grad():
+        loss, told = distillation(Teacher(teacher, examples, t), student, alpha=1.0)(batch, [0])
+        p, q = ((m(batch.tokens, **batch.inputs)[: batch.learnt_count] / t).softmax(-1) for m in (teacher, student))
+    likeliest = p.topk(LIKELIEST, dim=-1).indices
+    p, q = (torch.cat([share.gather(1, likeliest), 1 - share.gather(1, likeliest).sum(1, keepdim=True)], 1) for share in (p, q))
+    assert told["kl"] == pytest.approx(t**2 * float((p * (p / q).log()).sum(1).mean()), rel=1e-3)
+    assert float(loss) == pytest.approx(told["kl"])
 
 
 def test_a_short_answer_counts_as_much_as_a_long_one(make_model, tokenizer):

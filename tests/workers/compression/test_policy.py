@@ -123,6 +123,19 @@ def test_each_constraint_says_what_falls_short(limits, says):
     assert Constraints(bleu=0.0).shortfalls(_figures()) == []
 
 
+def test_of_two_with_the_same_bytes_and_bleu_the_slower_is_not_on_the_front(tmp_path, make_model, save, spec):
+    quick, slow = (
+        policy.Variant(step, tmp_path / step, {"details": {}}, [], _figures(bytes=25, speed_ratio=ratio), 0.0)
+        for step, ratio in (("q", 2.0), ("s", 1.5))
+    )
+    quick.folder.mkdir()
+    made = policy._Policy(spec("policy", save(make_model())), [])
+    made.variants = [quick, slow]
+    trail = [policy._row(variant.step, "refused", variant.figures, [], _figures()) for variant in made.variants]
+    told = made.hand_on(quick, trail, _figures())["details"]["trail"]
+    assert [row["front"] for row in told] == [True, False]
+
+
 def test_the_front_holds_what_no_other_beats():
     whole, small, worse, fast = _figures(), _figures(bytes=25), _figures(bytes=30, bleu=80.0), _figures(bytes=50, speed_ratio=3.0, bleu=85.0)
     assert pareto([whole, small, worse, fast]) == [small, fast]
