@@ -12,15 +12,16 @@ from apps.accounts.models import User
 from apps.accounts.problems import Conflict, Problem
 from apps.accounts.services import record
 from apps.monitoring import names
-from apps.monitoring.models import Alert, Silence
+from apps.monitoring.models import Alert, Notice, Silence
+from apps.monitoring.notifying import NotTold, notify
 from apps.monitoring.rules import RULES, AlertRule
 from apps.redis import connection
-from dsportal.celery import app as celery
 
 log = logging.getLogger(__name__)
 
 VALUES_COUNT_SECONDS = 30  # while beat lives it measures every five
 MOST_SILENT_MINUTES = 7 * 24 * 60
+FIRST_PATIENCE_SECONDS, MOST_TRIES = 5, 9  # the last one 21 minutes after the first
 
 
 def evaluate_alerts() -> None:
@@ -58,7 +59,7 @@ def _judge(rule: AlertRule, value: float | None) -> None:
         elif row.state == Alert.State.PENDING and now - row.started_at >= timedelta(seconds=rule.for_seconds):
             changes = {"state": Alert.State.FIRING, "fired_at": now, "value": max(value, row.value), "message": message, "resolved_at": None}
             Alert.objects.filter(pk=row.pk, state=Alert.State.PENDING).update(**changes)
-            _tell(row.pk, rule.name, now)
+            Notice.objects.create(alert=row, state=Alert.State.FIRING, due_at=now)
         else:
             Alert.objects.filter(pk=row.pk).update(value=max(value, row.value), resolved_at=None)
     elif row is None:
@@ -69,12 +70,41 @@ def _judge(rule: AlertRule, value: float | None) -> None:
         Alert.objects.filter(pk=row.pk).update(resolved_at=now)
     elif now - row.resolved_at >= timedelta(seconds=rule.for_seconds):
         Alert.objects.filter(pk=row.pk).update(state=Alert.State.RESOLVED)
-        _tell(row.pk, rule.name, now)
+        Notice.objects.create(alert=row, state=Alert.State.RESOLVED, due_at=now)
 
 
-def _tell(alert: str, rule: str, now: datetime) -> None:
-    if not silences(now).filter(rule__in=(rule, "")).exists():
-        transaction.on_commit(lambda: celery.send_task("dsportal.beat.notify", kwargs={"alert": alert}, queue="beat"))
+def tell_due() -> None:
+    """Tell people of what is due. Who was not reached is tried again after 5, 10, 20 … seconds; what is silenced waits, and is told when the silence ends
+    before the alert does."""
+    now = timezone.now()
+    silenced = set(silences(now).values_list("rule", flat=True))
+    for notice in Notice.objects.filter(due_at__lte=now).select_related("alert"):
+        if _is_past(notice, silenced):
+            Notice.objects.filter(pk=notice.pk).update(due_at=None)
+        elif not silenced & {notice.alert.rule, ""}:
+            _try_to_tell(notice, now)
+
+
+def _is_past(notice: Notice, silenced: set[str]) -> bool:
+    """Nobody needs to hear it any more: that an alert fired, once it is over; nor that it is over, of those that nobody was told of."""
+    if notice.alert.state != Alert.State.RESOLVED:
+        return False
+    began = notice.alert.notices.filter(state=Alert.State.FIRING).first()
+    return notice.state == Alert.State.FIRING or bool(silenced & {notice.alert.rule, ""}) or bool(began and not began.tries)
+
+
+def _try_to_tell(notice: Notice, now: datetime) -> None:
+    """Whoever dies in the middle has put it off, not lost it; of two who try, one does."""
+    again = now + timedelta(seconds=FIRST_PATIENCE_SECONDS * 2**notice.tries)
+    mine = Notice.objects.filter(pk=notice.pk, tries=notice.tries)
+    if not mine.update(tries=notice.tries + 1, due_at=again if notice.tries < MOST_TRIES - 1 else None):
+        return
+    try:
+        known = {"known_by": notify(notice.alert, notice.known_by), "due_at": None}
+    except NotTold as error:
+        log.warning("alert %s: %s", notice.alert.pk, error.args[0])
+        known = {"known_by": error.args[1]}
+    Notice.objects.filter(pk=notice.pk).update(**known)
 
 
 def silences(now: datetime | None = None) -> QuerySet[Silence]:

@@ -77,6 +77,23 @@ class Alert(models.Model):
         return f"{self.rule} {self.state}"
 
 
+class Notice(models.Model):
+    """That an alert fired, or is over: to be told to whoever asked to be told, until each of them knows."""
+
+    id = OpaqueIdField()
+    alert = models.ForeignKey(Alert, on_delete=models.CASCADE, related_name="notices")
+    state = models.CharField(max_length=10, choices=Alert.State.choices, help_text="that the alert came to")
+    known_by = models.JSONField(default=list, help_text="who has been reached")
+    tries = models.PositiveSmallIntegerField(default=0)
+    due_at = models.DateTimeField(null=True, db_index=True, help_text="when it is tried next; empty once nothing is left to do")
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"{self.alert} after {self.tries} tries"
+
+
 class Silence(models.Model):
     """Nobody is told of a rule's alerts until then. An empty rule is all of them."""
 

@@ -2,9 +2,7 @@
 
 from apps.demonstration.services import advance
 from apps.jobs.services import reap
-from apps.monitoring.alerting import evaluate_alerts
-from apps.monitoring.models import Alert
-from apps.monitoring.notifying import NotTold, notify
+from apps.monitoring.alerting import evaluate_alerts, tell_due
 from apps.monitoring.rollups import roll_up
 from apps.serving.answer_log import forget_old, settle
 from apps.serving.autoscaler import scale
@@ -25,6 +23,7 @@ def roll_up_metrics() -> None:
 @app.task(name="dsportal.beat.alerts", ignore_result=True)
 def judge_alerts() -> None:
     evaluate_alerts()
+    tell_due()
 
 
 @app.task(name="dsportal.beat.settle", ignore_result=True)
@@ -40,12 +39,3 @@ def forget_old_answers() -> None:
 @app.task(name="dsportal.beat.scale", ignore_result=True)
 def follow_load() -> None:
     scale()
-
-
-@app.task(name="dsportal.beat.notify", ignore_result=True, bind=True, max_retries=8)
-def tell_of_alert(self, *, alert: str, told: list[str] | None = None) -> None:
-    """Tries again after 5, 10, 20 … seconds, only those who were not reached."""
-    try:
-        notify(Alert.objects.get(pk=alert), told or [])
-    except NotTold as error:
-        raise self.retry(exc=error, kwargs={"alert": alert, "told": error.args[1]}, countdown=5 * 2**self.request.retries) from error

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from apps.feedback.models import Feedback
 from apps.monitoring import alerting, drift, rules
-from apps.monitoring.models import Alert, MetricMinute
+from apps.monitoring.models import Alert, MetricMinute, Notice
 from apps.monitoring.notifying import NotTold, notify
 from tests.apps import making
 
@@ -59,13 +59,6 @@ def firing() -> Alert:
     )
 
 
-@pytest.fixture
-def told(monkeypatch) -> list[str]:
-    sent = []
-    monkeypatch.setattr(alerting.celery, "send_task", lambda name, kwargs, **_: sent.append(kwargs["alert"]))
-    return sent
-
-
 def test_a_webhook_and_an_address_are_told_what_and_where(firing, hook, settings):
     settings.ALERT_WEBHOOKS, settings.ALERT_EMAILS, settings.PUBLIC_URL = [hook.url], ["ops@example.com"], "https://portal.example.com"
     assert notify(firing, []) == ["webhook 1", "e-mail"]
@@ -99,32 +92,76 @@ def over(rule: rules.AlertRule, monkeypatch, value: float) -> None:
     monkeypatch.setattr(alerting, "RULES", (rules.AlertRule(rule.name, rule.threshold, 0, rule.message, lambda: value, rule.promql),))
 
 
-def test_it_is_told_when_an_alert_fires_and_when_it_is_over(monkeypatch, told, django_capture_on_commit_callbacks):
-    with django_capture_on_commit_callbacks(execute=True):
-        over(rules.P99, monkeypatch, 900)
-        alerting.evaluate_alerts()  # pending
-        alerting.evaluate_alerts()  # firing
-        over(rules.P99, monkeypatch, 20)
-        alerting.evaluate_alerts()  # below
-        alerting.evaluate_alerts()  # resolved
-    assert told == [Alert.objects.get().pk] * 2
+def judged(monkeypatch, value: float) -> None:
+    """Beat's round, twice: once to notice, and once as the rule has no patience."""
+    over(rules.P99, monkeypatch, value)
+    for _ in range(2):
+        alerting.evaluate_alerts()
+        alerting.tell_due()
+
+
+def states(hook: Hook) -> list[str]:
+    return [body["alert"]["state"] for body in hook.received]
+
+
+def test_it_is_told_once_when_an_alert_fires_and_once_when_it_is_over(monkeypatch, hook, settings):
+    settings.ALERT_WEBHOOKS = [hook.url]
+    for value in (900, 900, 20, 20):
+        judged(monkeypatch, value)
+
+    assert states(hook) == ["firing", "resolved"]
+
+
+def test_a_failing_address_is_tried_again_later_and_later_until_it_hears_once(monkeypatch, hook, settings):
+    settings.ALERT_WEBHOOKS, hook.failures = [hook.url], 2
+    judged(monkeypatch, 900)
+    alerting.tell_due()  # at once it is not tried again
+    waits = []
+    for _ in range(4):
+        row = Notice.objects.get()
+        if row.due_at:
+            waits.append(round((row.due_at - timezone.now()).total_seconds()))
+            Notice.objects.update(due_at=timezone.now())
+        alerting.tell_due()
+
+    assert waits == [5, 10]
+    assert states(hook) == ["firing"]
+
+
+def test_whoever_cannot_be_reached_is_given_up_some_day(monkeypatch, hook, settings):
+    settings.ALERT_WEBHOOKS, hook.failures = [hook.url], 99
+    judged(monkeypatch, 900)
+    while Notice.objects.filter(due_at=None).count() == 0:
+        Notice.objects.update(due_at=timezone.now())
+        alerting.tell_due()
+
+    assert 99 - hook.failures == Notice.objects.get().tries == alerting.MOST_TRIES
 
 
 @pytest.mark.parametrize("rule", ["p99_latency", ""])
-def test_while_it_is_silenced_nobody_is_told_and_the_row_is_there(rule, admin, monkeypatch, told, django_capture_on_commit_callbacks):
+def test_a_silence_keeps_them_asleep_until_it_ends_before_the_alert_does(rule, admin, monkeypatch, hook, settings):
+    settings.ALERT_WEBHOOKS = [hook.url]
     row = alerting.silence(rule=rule, minutes=10, actor=admin)
-    with django_capture_on_commit_callbacks(execute=True):
-        over(rules.P99, monkeypatch, 900)
-        alerting.evaluate_alerts()
-        alerting.evaluate_alerts()
-    assert told == []
-    assert Alert.objects.get().state == "firing"
+    judged(monkeypatch, 900)
+    assert (states(hook), Alert.objects.get().state) == ([], "firing")
+
     alerting.end_silence(row=row, actor=admin)
-    with django_capture_on_commit_callbacks(execute=True):
-        over(rules.P99, monkeypatch, 20)
-        alerting.evaluate_alerts()
-        alerting.evaluate_alerts()
-    assert len(told) == 1
+    judged(monkeypatch, 900)
+    judged(monkeypatch, 20)
+    assert states(hook) == ["firing", "resolved"]
+
+
+def test_what_came_and_went_in_silence_is_not_told_later(admin, monkeypatch, hook, settings):
+    settings.ALERT_WEBHOOKS = [hook.url]
+    row = alerting.silence(rule="", minutes=10, actor=admin)
+    judged(monkeypatch, 900)
+    over(rules.P99, monkeypatch, 20)
+    alerting.evaluate_alerts()
+    alerting.end_silence(row=row, actor=admin)
+    alerting.evaluate_alerts()
+    alerting.tell_due()
+
+    assert (states(hook), Alert.objects.get().state) == ([], "resolved")
 
 
 def test_silences_by_rest_and_by_the_page(as_operator, as_viewer, operator, client, firing):
