@@ -154,6 +154,7 @@ SAYINGS = (
     _("It is no graph for onnxruntime yet."), _("There is no model from %(name)s to go on from."),
     _("INT8 with some matrices left FP32 is larger than INT8 and no faster, and quality is not all that lacked."),
     _("It is handed on because the others lose more; the gate will say whether it may go live."),
+    _("Nothing that was tried is good enough; this keeps most of the quality and is handed on, and the gate will say whether it may go live."),
     # words in which compressions' jobs tell what they did
     _("unstructured"), _("neuron"), _("pruned"), _("distilled"), _("baseline"), _("pruning and INT8"), _("distillation and INT8"), _("pruning"),
     _("distillation"), _("mixed precision"), _("pruning and INT8 ONNX"), _("distillation and INT8 ONNX"), _("layer"), _("expert"), _("use"),

@@ -155,7 +155,9 @@ def _least_bad(variants: list[Variant], trail: list[Row], spec: CompressSpec) ->
     best = max(candidates, key=lambda variant: variant.figures.bleu)
     row = next(row for row in trail if row["step"] == best.step)
     row["decision"] = "chosen"
-    row["reasons"].append("It is handed on because the others lose more; the gate will say whether it may go live.")
+    row["reasons"].append(
+        "Nothing that was tried is good enough; this keeps most of the quality and is handed on, and the gate will say whether it may go live."
+    )
     row["reason"] = " ".join(row["reasons"])
     return best
 

@@ -30,9 +30,8 @@ def fewest_parameters(teacher: ModelConfig) -> int:
 
 def too_small(share: float, fewest: int) -> str:
     """Why a teacher has no student of that share of its parameters."""
-    return (
-        f"The teacher is too small to have a student of {share:.0%} of its size: the smallest would have {fewest:,} parameters. Quantize it to INT8."
-    )
+    told = f"{share:.0%}" if share >= 0.01 else f"{share:.2%}"
+    return f"The teacher is too small to have a student of {told} of its size: the smallest would have {fewest:,} parameters. Quantize it to INT8."
 
 
 def _plain_parameters(c: ModelConfig) -> int:

@@ -9,7 +9,7 @@ from workers.compression import applicable
 from workers.compression.applicable import Model, unusable
 from workers.compression.folders import load_parent
 from workers.compression.structure import without_experts, without_units
-from workers.compression.student_shapes import fewest_parameters, shapes_of
+from workers.compression.student_shapes import fewest_parameters, shapes_of, too_small
 from workers.compression.students import student_config
 from workers.moe import ModelConfig, count_parameters
 from workers.protocol import JobError
@@ -115,6 +115,11 @@ def test_a_teacher_is_too_small_for_a_student_before_the_job_as_within_it(make_m
         assert (refusal is not None) == refused
         assert refusal is None or "too small to have a student" in refusal.reason
     assert unusable(Model(config.as_dict(), 10, has_text=True, has_questions=True), "distill", {"student": "nano"}, {"nano": 9}) is None
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.2, "of 20% of its"), (0.0006, "of 0.06% of its")])
+def test_a_share_that_no_student_has_is_not_told_as_none(share, told):
+    assert told in too_small(share, 100)
 
 
 def test_a_peculiar_model_is_refused_by_onnx_and_can_be_pruned_and_distilled(make_model, save):

@@ -23,6 +23,13 @@ def test_int8_is_chosen_where_it_keeps_the_quality(make_model, save, spec, datas
     load_model(made.output_folder)
 
 
+def test_where_nothing_is_good_enough_the_trail_says_so_of_what_it_hands_on(make_model, save, spec, dataset):
+    result = run_policy(spec("policy", save(make_model()), dataset_folder=dataset, max_questions=6, max_bleu_loss=100.0, max_bytes=1, steps=2))
+    chosen = next(row for row in result["details"]["trail"] if row["decision"] == "chosen")
+    assert "than the 1 allowed" in chosen["reason"]
+    assert chosen["reasons"][-1].startswith("Nothing that was tried is good enough;")
+
+
 def test_dearer_methods_are_tried_where_int8_is_too_large_and_each_leaves_its_figures(make_model, save, spec, dataset):
     parent = save(make_model(d_model=96, head_dim=24))
     limit = (parent / "model.safetensors").stat().st_size // 10
