@@ -2,7 +2,7 @@ import django_filters
 from django.urls import path
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status
-from rest_framework.mixins import DestroyModelMixin, ListModelMixin, RetrieveModelMixin
+from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
 from rest_framework.response import Response
 from rest_framework.routers import SimpleRouter
 from rest_framework.views import APIView
@@ -36,7 +36,7 @@ class TokenInput(serializers.Serializer):
     tokens_per_minute = serializers.IntegerField(default=None, allow_null=True, min_value=0, max_value=1_000_000_000)
 
 
-class TokenViewSet(ListModelMixin, RetrieveModelMixin, DestroyModelMixin, Resource):
+class TokenViewSet(ListModelMixin, RetrieveModelMixin, Resource):
     """One's own tokens."""
 
     queryset = ApiToken.objects.none()
@@ -50,13 +50,15 @@ class TokenViewSet(ListModelMixin, RetrieveModelMixin, DestroyModelMixin, Resour
 
     @extend_schema(request=TokenInput, responses={201: NewTokenOutput})
     def create(self, request):
+        """A new token, which is shown now and never again."""
         given = checked(TokenInput, request)
         row, token = services.create_token(user=request.user, actor=request.user, source=source_of(request), **given)
         return Response({**TokenOutput(row).data, "token": token}, status=status.HTTP_201_CREATED)
 
-    def perform_destroy(self, instance):
+    def destroy(self, request, pk=None):
         """Revoke it: the row stays, so that the audit log keeps its sense."""
-        services.revoke_token(token=instance, actor=self.request.user, source=source_of(self.request))
+        services.revoke_token(token=self.get_object(), actor=request.user, source=source_of(request))
+        return Response(status=status.HTTP_204_NO_CONTENT)
 
 
 # -- users
@@ -86,7 +88,7 @@ class UserChange(serializers.Serializer):
 
 
 class UserViewSet(ListModelMixin, RetrieveModelMixin, Resource):
-    """For administrators."""
+    """Accounts with their roles, for administrators."""
 
     queryset = User.objects.order_by("-pk")
     serializer_class = UserOutput
@@ -96,6 +98,7 @@ class UserViewSet(ListModelMixin, RetrieveModelMixin, Resource):
 
     @extend_schema(request=UserInput, responses={201: UserOutput})
     def create(self, request):
+        """A new account; a viewer's where no role is given."""
         user = services.create_user(**checked(UserInput, request), actor=request.user, source=source_of(request))
         return Response(UserOutput(user).data, status=status.HTTP_201_CREATED)
 

@@ -124,6 +124,8 @@ def _with_newest_run():
 
 
 class DatasetViewSet(ListModelMixin, RetrieveModelMixin, Resource):
+    """Uploaded texts, questions and ratings, and how far their processing is."""
+
     queryset = _with_newest_run()
     parser_classes = [BoundedJSONParser, MultiPartParser]
     filterset_fields = ["origin", "name", "format"]
@@ -147,6 +149,7 @@ class DatasetViewSet(ListModelMixin, RetrieveModelMixin, Resource):
     @extend_schema(request=ProcessInput, responses={202: ProcessingRunOutput})
     @action(detail=True, methods=["post"])
     def process(self, request, pk=None):
+        """Queue its cleaning: duplicates go, questions are made and some are held out; 409 while that is under way."""
         options = checked(ProcessInput, request)
         run = services.process(dataset=self.get_object(), actor=request.user, options=options, source=source_of(request))
         return Response(ProcessingRunOutput(run, context={"request": request}).data, status=status.HTTP_202_ACCEPTED)
@@ -154,6 +157,7 @@ class DatasetViewSet(ListModelMixin, RetrieveModelMixin, Resource):
     @extend_schema(responses=ReportOutput, filters=False)
     @action(detail=True, pagination_class=None, filterset_fields=[])
     def report(self, request, pk=None):
+        """What the newest finished run kept, step by step, and why rows were dropped; domains, languages, duplicates."""
         run = _processed(self.get_object())
         return Response({"run": run.pk, **run.report})
 

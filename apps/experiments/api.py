@@ -37,12 +37,15 @@ class ExperimentInput(serializers.Serializer):
 
 
 class ExperimentViewSet(ListModelMixin, RetrieveModelMixin, Resource):
+    """A/B tests of two versions on live traffic."""
+
     queryset = selectors.experiments()
     serializer_class = ExperimentOutput
     filterset_fields = ["status", "control", "treatment"]
 
     @extend_schema(request=ExperimentInput, responses={201: ExperimentOutput})
     def create(self, request):
+        """A draft: nothing changes for anybody until it is started."""
         given = checked(ExperimentInput, request)
         for arm in selectors.ARMS:
             given[arm] = find(ModelVersion.objects.all(), given[arm], arm)
@@ -52,11 +55,13 @@ class ExperimentViewSet(ListModelMixin, RetrieveModelMixin, Resource):
     @extend_schema(request=None)
     @action(detail=True, methods=["post"])
     def start(self, request, pk=None):
+        """Split the conversations from now on; 409 while another experiment runs."""
         return Response(ExperimentOutput(services.start(experiment=self.get_object(), actor=request.user, source=source_of(request))).data)
 
     @extend_schema(request=None)
     @action(detail=True, methods=["post"])
     def stop(self, request, pk=None):
+        """The live version answers everybody again; its figures stay."""
         return Response(ExperimentOutput(services.stop(experiment=self.get_object(), actor=request.user, source=source_of(request))).data)
 
     @extend_schema(responses=OpenApiTypes.OBJECT, filters=False)

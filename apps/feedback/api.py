@@ -63,6 +63,8 @@ class FeedbackFilter(django_filters.FilterSet):
 
 
 class FeedbackViewSet(ListModelMixin, RetrieveModelMixin, Resource):
+    """Ratings of answers, with their questions and what the answer should have been."""
+
     queryset = selectors.feedback()
     serializer_class = FeedbackOutput
     parser_classes = [BoundedJSONParser]

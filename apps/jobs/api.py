@@ -78,7 +78,7 @@ class EventsQuery(serializers.Serializer):
 
 
 class JobActions(ListModelMixin, RetrieveModelMixin, Resource):
-    """What can be done with a job of any kind."""
+    """What was asked for, how far it is, and what came of it or why it failed."""
 
     filterset_fields = ["status"]
 

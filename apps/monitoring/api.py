@@ -5,7 +5,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.decorators import action
-from rest_framework.mixins import DestroyModelMixin, ListModelMixin, RetrieveModelMixin
+from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
 from rest_framework.response import Response
 from rest_framework.routers import SimpleRouter
 from rest_framework.views import APIView
@@ -71,6 +71,7 @@ class TimeseriesOutput(serializers.Serializer):
 class TimeseriesView(APIView):
     @extend_schema(parameters=[TimeseriesQuery], responses=TimeseriesOutput, operation_id="metrics_timeseries")
     def get(self, request):
+        """How many requests there were, how long they and their phases took, how many failed or were known: step by step until now."""
         query = read_query(TimeseriesQuery, request)
         version = find_version(query["version"]).pk if query["version"] else None
         step = min(query["step"], query["window"])
@@ -97,6 +98,8 @@ class AlertOutput(serializers.Serializer):
 
 
 class AlertViewSet(ListModelMixin, RetrieveModelMixin, Resource):
+    """What somebody should look at, and what is over, each with the worst that was seen."""
+
     queryset = selectors.alerts()
     serializer_class = AlertOutput
     filterset_fields = ["state", "rule"]
@@ -104,6 +107,7 @@ class AlertViewSet(ListModelMixin, RetrieveModelMixin, Resource):
     @extend_schema(request=None)
     @action(detail=True, methods=["post"])
     def acknowledge(self, request, pk=None):
+        """Say that you look after it."""
         alert = alerting.acknowledge(alert=self.get_object(), actor=request.user, source=source_of(request))
         return Response(AlertOutput(alert).data)
 
@@ -122,7 +126,7 @@ class SilenceOutput(serializers.ModelSerializer):
         fields = ["id", "rule", "reason", "until", "created_at", "created_by"]
 
 
-class SilenceViewSet(ListModelMixin, RetrieveModelMixin, DestroyModelMixin, Resource):
+class SilenceViewSet(ListModelMixin, RetrieveModelMixin, Resource):
     """Rules of which nobody is told for a while."""
 
     queryset = Silence.objects.none()
@@ -133,12 +137,14 @@ class SilenceViewSet(ListModelMixin, RetrieveModelMixin, DestroyModelMixin, Reso
 
     @extend_schema(request=SilenceInput, responses={201: SilenceOutput})
     def create(self, request):
+        """Tell nobody of a rule, or of any, for so many minutes; alerts are shown all the same."""
         row = alerting.silence(**checked(SilenceInput, request), actor=request.user, source=source_of(request))
         return Response(SilenceOutput(row).data, status=201)
 
-    def perform_destroy(self, instance):
+    def destroy(self, request, pk=None):
         """End it before its time."""
-        alerting.end_silence(row=instance, actor=self.request.user, source=source_of(self.request))
+        alerting.end_silence(row=self.get_object(), actor=request.user, source=source_of(request))
+        return Response(status=204)
 
 
 # -- advisors

@@ -178,6 +178,8 @@ class ImportOutput(JobOutput):
 
 
 class ModelVersionViewSet(ListModelMixin, RetrieveModelMixin, Resource):
+    """Models that were trained, compressed, imported or connected, with their newest evaluation; one by one with lineage and figures too."""
+
     queryset = selectors.versions()
     parser_classes = [BoundedJSONParser, MultiPartParser]
     filterset_fields = ["state", "kind", "parent", "name", "training_job", "compression_job"]
@@ -252,6 +254,7 @@ class ModelVersionViewSet(ListModelMixin, RetrieveModelMixin, Resource):
     @extend_schema(responses=VersionFileOutput(many=True), filters=False)
     @action(detail=True, pagination_class=None, filterset_fields=[])
     def files(self, request, pk=None):
+        """What it consists of: names, sizes, SHA-256, and where each is downloaded."""
         version = self.get_object()
         base = request.build_absolute_uri(f"/api/v1/model-versions/{version.pk}/files/")
         return Response({"next": None, "previous": None, "results": [{**entry, "url": f"{base}{entry['name']}"} for entry in version.files]})
@@ -263,6 +266,7 @@ class VersionFileView(APIView):
         parameters=[OpenApiParameter("name", OpenApiTypes.STR, OpenApiParameter.PATH), OpenApiParameter("pk", OpenApiTypes.STR, OpenApiParameter.PATH)],
     )  # fmt: skip
     def get(self, request, pk: str, name: str):
+        """One of its files."""
         version = ModelVersion.objects.filter(pk=pk).first()
         entry = next((entry for entry in version.files if entry["name"] == name), None) if version else None
         if entry is None:
@@ -308,6 +312,8 @@ class EvaluationSetOutput(serializers.Serializer):
 
 
 class EvaluationSetViewSet(ListModelMixin, RetrieveModelMixin, Resource):
+    """Held-out questions and claims that versions are evaluated on."""
+
     queryset = EvaluationSet.objects.select_related("run")
     serializer_class = EvaluationSetOutput
     filterset_fields = ["run"]

@@ -60,6 +60,7 @@ class UpstreamViewSet(ListModelMixin, RetrieveModelMixin, Resource):
 
     @extend_schema(request=UpstreamInput, responses={201: UpstreamOutput})
     def create(self, request):
+        """Connect a model that another server holds; it is asked at once whether it has it."""
         given = checked(UpstreamInput, request)
         version = upstreams.connect(checked=given.pop("check"), **given, actor=request.user, source=source_of(request))
         shown = self.get_queryset().get(pk=version.pk)

@@ -7,7 +7,8 @@ from django.urls import path
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
-from rest_framework.mixins import DestroyModelMixin, ListModelMixin, RetrieveModelMixin
+from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
+from rest_framework.response import Response
 from rest_framework.routers import SimpleRouter
 from rest_framework.views import APIView
 
@@ -81,6 +82,7 @@ class GenerateView(Metered, APIView):
 
     @extend_schema(request=GenerateInput, responses=GenerateOutput, tags=["serving"], operation_id="generate")
     def post(self, request):
+        """Ask the live version, or another, one question; the answer comes whole."""
         given = checked(GenerateInput, request)
         version, image = given.pop("version"), given.pop("image")
         message = {"role": "user", "content": given.pop("prompt"), **({"image": accepted(image)} if image else {})}
@@ -240,7 +242,7 @@ class ConversationDetail(ConversationOutput):
     turns = TurnOutput(source="in_order", many=True, help_text="oldest first; answers to one question made again follow each other")
 
 
-class ConversationViewSet(ListModelMixin, RetrieveModelMixin, DestroyModelMixin, Resource):
+class ConversationViewSet(ListModelMixin, RetrieveModelMixin, Resource):
     """One's own conversations."""
 
     queryset = Conversation.objects.none()
@@ -258,8 +260,10 @@ class ConversationViewSet(ListModelMixin, RetrieveModelMixin, DestroyModelMixin,
     def get_serializer_class(self):
         return ConversationOutput if self.action == "list" else ConversationDetail
 
-    def perform_destroy(self, instance):
-        chat.forget(conversation=instance)
+    def destroy(self, request, pk=None):
+        """Forget it."""
+        chat.forget(conversation=self.get_object())
+        return Response(status=204)
 
 
 router = SimpleRouter()

@@ -89,6 +89,7 @@ def _model(name: str, created: float) -> dict:
 class ModelsView(OpenAIView):
     @extend_schema(responses=OpenApiTypes.OBJECT, operation_id="openai_models", tags=["openai"])
     def get(self, request):
+        """The versions by their names, and `live` for the one that is."""
         versions = list(ModelVersion.objects.only("name", "state", "created_at"))
         live = [_model(LIVE_NAMES[0], v.created_at.timestamp()) for v in versions if v.state == ModelVersion.State.LIVE]
         return Response({"object": "list", "data": [*live, *(_model(v.name, v.created_at.timestamp()) for v in versions)]})
@@ -99,6 +100,7 @@ class ModelView(OpenAIView):
         responses=OpenApiTypes.OBJECT, operation_id="openai_model", tags=["openai"], parameters=[OpenApiParameter("name", str, OpenApiParameter.PATH)]
     )
     def get(self, request, name: str):
+        """One version by its name."""
         if name in LIVE_NAMES:
             live = ModelVersion.objects.filter(state=ModelVersion.State.LIVE).first()
             if live is None:
@@ -132,6 +134,7 @@ class ChatCompletionsView(AnsweringView):
 
     @extend_schema(request=OpenApiTypes.OBJECT, responses=OpenApiTypes.OBJECT, operation_id="openai_chat_completions", tags=["openai"])
     def post(self, request):
+        """Answer a conversation, whole or streamed, in OpenAI's shape."""
         return self.answer(request)
 
 
@@ -140,6 +143,7 @@ class CompletionsView(AnsweringView):
 
     @extend_schema(request=OpenApiTypes.OBJECT, responses=OpenApiTypes.OBJECT, operation_id="openai_completions", tags=["openai"])
     def post(self, request):
+        """Go on from a prompt, whole or streamed, in OpenAI's shape."""
         return self.answer(request)
 
 
@@ -148,6 +152,7 @@ class EmbeddingsView(OpenAIView):
 
     @extend_schema(request=OpenApiTypes.OBJECT, responses=OpenApiTypes.OBJECT, operation_id="openai_embeddings", tags=["openai"])
     def post(self, request):
+        """A vector of length 1 for each text, in OpenAI's shape."""
         asked = EmbeddingsRequest.model_validate(request.data)
         found = embeddings.embed(texts=asked.texts, user=request.user, version=asked.model, quota=self.quota)
         data = [{"object": "embedding", "index": number, "embedding": asked.encoded(vector)} for number, vector in enumerate(found.vectors)]

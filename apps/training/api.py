@@ -181,6 +181,7 @@ class PresetsOutput(serializers.Serializer):
 class PresetsView(APIView):
     @extend_schema(responses=PresetsOutput, operation_id="presets_list")
     def get(self, request):
+        """Shapes of models that can be trained, with their parameters and the dense model as large."""
         return Response({"next": None, "previous": None, "results": selectors.presets()})
 
 

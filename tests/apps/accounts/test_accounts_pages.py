@@ -6,8 +6,11 @@ import re
 
 import pytest
 from django.test import Client
+from django.utils.translation import override
 
 from apps.accounts.models import ApiToken, AuditEntry, User
+from apps.accounts.reference import endpoints
+from apps.portal.retelling import retold
 from tests.apps import making
 
 
@@ -68,6 +71,20 @@ def test_nobody_but_its_owner_or_an_administrator_revokes_a_token(admin, viewer_
 def test_the_examples_carry_the_readers_own_address(viewer_page):
     page = viewer_page.get("/api-access/", HTTP_HOST="portal.example.org:8443").content.decode()
     assert "curl -s http://portal.example.org:8443/api/v1/generate/" in page
+
+
+def test_every_call_of_the_interface_is_described_in_both_languages():
+    calls = [call for _resource, calls in endpoints() for call in calls]
+
+    assert [(call.method, call.path) for call in calls if not call.summary] == []
+    with override("zh-hans"):
+        assert [call.summary for call in calls if retold(call.summary) == call.summary] == []
+
+
+def test_what_changes_something_is_not_described_as_what_it_changes():
+    for _resource, calls in endpoints():
+        reading = {call.summary for call in calls if call.method == "GET"}
+        assert [(call.method, call.path) for call in calls if call.method != "GET" and call.summary in reading] == []
 
 
 def test_the_table_of_endpoints_is_made_of_the_schema(viewer_page):
