@@ -7,6 +7,7 @@ from django.utils.translation import gettext as _
 
 from apps.experiments.models import Experiment
 from apps.experiments.statistics import Interval, difference_p_value, mean_interval, sample_ratio_p_value, share_interval
+from apps.portal.templatetags.portal import percent
 from apps.registry.known_answers import known_answers
 from apps.serving.answer_log import answers
 from apps.serving.models import Answer
@@ -98,8 +99,8 @@ def _verdict(experiment: Experiment, control: Interval, treatment: Interval, p: 
         return _("%(better)s is rated better than %(worse)s; a difference this large would come by chance in %(p)s of such tests.") % {
             "better": better.name,
             "worse": worse.name,
-            "p": f"{p:.1%}",
+            "p": percent(p, 1),
         }
     return _(
         "Not clear yet: a difference this large would come by chance in %(p)s of such tests. Looking again and again makes chance findings likelier."
-    ) % {"p": f"{p:.0%}"}
+    ) % {"p": percent(p)}

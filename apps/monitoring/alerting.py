@@ -53,7 +53,7 @@ def _judge(rule: AlertRule, value: float | None) -> None:
     now = timezone.now()
     row = Alert.objects.filter(rule=rule.name).exclude(state=Alert.State.RESOLVED).first()
     if value is not None and value > rule.threshold:
-        message = rule.message.format(value=value, threshold=rule.threshold)
+        message = rule.said(value)
         if row is None:
             Alert.objects.create(rule=rule.name, value=value, threshold=rule.threshold, message=message)
         elif row.state == Alert.State.PENDING and now - row.started_at >= timedelta(seconds=rule.for_seconds):

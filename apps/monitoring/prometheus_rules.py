@@ -4,7 +4,7 @@ import re
 
 import yaml
 
-from apps.monitoring.rules import RULES, AlertRule
+from apps.monitoring.rules import RULES, AlertRule, Sentence
 
 _HOLE = re.compile(r"\{(value|threshold)(?::([^}]*))?\}")
 HEAD = "# Written by `python manage.py prometheus_rules`, from apps/monitoring/rules.py: change those, and run it again.\n"
@@ -31,7 +31,7 @@ def _said(rule: AlertRule) -> str:
     def filled(match: re.Match[str]) -> str:
         name, form = match[1], match[2] or ""
         if name == "threshold":
-            return f"{rule.threshold:{form}}"
-        return "{{ $value | humanizePercentage }}" if form.endswith("%") else f'{{{{ $value | printf "%{form}" }}}}'
+            return Sentence().format_field(rule.threshold, form)
+        return '{{ $value | humanizePercentage | reReplaceAll "%" " %" }}' if form.endswith("%") else f'{{{{ $value | printf "%{form}" }}}}'
 
     return _HOLE.sub(filled, rule.message)

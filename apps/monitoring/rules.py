@@ -4,6 +4,8 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from string import Formatter
+from typing import Any
 
 from django.conf import settings
 
@@ -12,6 +14,7 @@ from apps.monitoring.buckets import read_by_version
 from apps.monitoring.histogram import percentile
 from apps.monitoring.rollups import queue_depth
 from apps.monitoring.selectors import minutes_between, workers
+from apps.portal.templatetags.portal import percent
 from apps.registry.models import ModelVersion
 from apps.registry.selectors import live_version
 
@@ -20,6 +23,13 @@ ROOM = 4  # times what jobs ask for at least: somebody should hear of it before 
 FEWEST_REQUESTS = 20
 _FAILED, _ASKED = '{outcome="error"}', '{outcome!~"busy|invalid"}'  # as in the charts, where what was refused is no request
 P99_SECONDS, ERROR_SECONDS = 15, 30  # over which they are taken
+
+
+class Sentence(Formatter):
+    """A message's figures as pages write them: `{value:.1%}` as 25.0 %."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        return percent(value, format_spec[1:-1]) if format_spec.endswith("%") else super().format_field(value, format_spec)
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,9 @@ class AlertRule:
     measure: Callable[[], float | None]  # now; None where there is nothing to judge
     promql: str  # the same for Prometheus
     severity: str = "warning"
+
+    def said(self, value: float) -> str:
+        return Sentence().format(self.message, value=value, threshold=self.threshold)
 
 
 def _recent(seconds: int):

@@ -7,7 +7,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from apps.monitoring.figures import Chart, Table, base_layout, heat_chart
-from apps.portal.templatetags.portal import NOTHING, decimals
+from apps.portal.templatetags.portal import NOTHING, decimals, percent
 
 MODALITIES = (gettext_noop("picture tokens"), gettext_noop("text tokens"))  # as workers.training.specialisation names their columns
 MOST_COLUMNS = 48  # of a heat map, experts of all layers beside each other; a deeper model is shown layer by layer
@@ -80,7 +80,7 @@ def information(found: Mapping[str, Any], balance: Sequence[Mapping[str, float]]
     head = [_("Layer"), _("bits"), _("by chance"), _("share of the domain told"), _("fullest expert"), _("emptiest expert")]
     loads = [(decimals(each["max_over_mean"], 2), decimals(each["min_over_mean"], 2)) for each in balance] or [(NOTHING, NOTHING)] * len(layers)
     rows = [
-        [name, decimals(layer["bits"], 3), decimals(layer["chance"], 3), f"{layer['share']:.1%}", *load]
+        [name, decimals(layer["bits"], 3), decimals(layer["chance"], 3), percent(layer["share"], 1), *load]
         for name, layer, load in zip(names, layers, loads, strict=True)
     ]
     now = _("of %(n)s bits") % {"n": decimals(found["domain_entropy"], 2)}
@@ -93,4 +93,4 @@ def _layer(number: int) -> str:
 
 def _favourite(layer: Sequence[Sequence[float]], domain: int) -> str:
     best = max(range(len(layer)), key=lambda expert: layer[expert][domain])
-    return _("expert %(n)s, %(share)s") % {"n": best + 1, "share": f"{layer[best][domain]:.0%}"}
+    return _("expert %(n)s, %(share)s") % {"n": best + 1, "share": percent(layer[best][domain])}

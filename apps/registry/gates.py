@@ -6,6 +6,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from apps.jobs.models import Job
+from apps.portal.templatetags.portal import percent
 from apps.registry.models import Evaluation, EvaluationSet, ModelVersion
 
 REQUIRED_GAIN = 1.05  # the mission's: a version goes live only when its BLEU beats the baseline's by 5 %
@@ -153,6 +154,6 @@ def _compressed(version: ModelVersion, own: Evaluation) -> list[Rule]:
             saved,
             0.0,
             gettext_noop("%(saved)s fewer bytes and %(speed)s × the tokens per second of %(parent)s."),
-            {"saved": f"{saved:.0%}", "speed": f"{speed:.2f}", "parent": parent.name},
+            {"saved": percent(saved), "speed": f"{speed:.2f}", "parent": parent.name},
         ),
     ]

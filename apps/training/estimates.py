@@ -16,6 +16,7 @@ from apps.jobs.models import Job
 from apps.monitoring.advisor.devices import this_machine
 from apps.monitoring.advisor.memory import MOMENTS, Explained, explained
 from apps.monitoring.advisor.shapes import shape_of_preset, shape_of_version
+from apps.portal.templatetags.portal import percent
 from apps.registry.models import ModelVersion
 from apps.training.models import TrainingJob
 from apps.training.selectors import preset as find
@@ -187,7 +188,7 @@ def _counted(shape: Shape, asked: Configuration, dataset: Dataset | None) -> _Pa
     # Ranks on one machine share its cores.
     speed = tokens_per_second(shape, rows.length, peak, CPU_EFFICIENCY)
     basis = _("Counted: no run on this machine has measured its speed yet; %(share)s of its peak of %(peak)s GFLOP/s is assumed.") % {
-        "share": f"{CPU_EFFICIENCY:.0%}", "peak": f"{peak / 1e9:,.0f}",
+        "share": percent(CPU_EFFICIENCY), "peak": f"{peak / 1e9:,.0f}",
     }  # fmt: skip
     return _Pace(speed, rows.tokens * asked.ranks / speed, basis)
 

@@ -8,6 +8,7 @@ from apps.monitoring.advisor.devices import PRICE_NOTE, Device
 from apps.monitoring.advisor.memory import explained, size
 from apps.monitoring.advisor.mission import mission_case
 from apps.portal.retelling import retold
+from apps.portal.templatetags.portal import percent
 from workers.planning import BYTES, Shape, fewest_groups, serving_parts, total, waiting_seconds
 
 # Shares of the peak that well-tuned programs reach; assumptions, to be replaced by a measurement of yours.
@@ -31,7 +32,7 @@ def serving_advice(shape: Shape, gpus: int, precision: str, sequence: int, qps: 
     else:
         said = {
             "count": best.count, "name": retold(best.device.name), "qps": f"{qps:g}", "tokens": answer_tokens, "batch": batch,
-            "p99_ms": f"{best.p99_ms:.0f}", "load": f"{HEADROOM:.0%}",
+            "p99_ms": f"{best.p99_ms:.0f}", "load": percent(HEADROOM),
         }  # fmt: skip
         verdict = (
             _(
@@ -72,7 +73,7 @@ def _serve_on(device: Device, shape: Shape, gpus: int, precision: str, sequence:
     if not rentable and count > 1:
         return impossible(device, rank(batch, shards), _("It would take %(n)s of this machine.") % {"n": f"{count:,}"})
     hourly = device.price_per_hour * count if device.price_per_hour is not None else None
-    said = {"replicas": f"{replicas:,}", "shards": shards, "load": f"{load / (replicas * batch):.0%}"}
+    said = {"replicas": f"{replicas:,}", "shards": shards, "load": percent(load / (replicas * batch))}
     if shards > 1:
         why = _("%(replicas)s replicas of %(shards)s each, at %(load)s load") % said
     else:
@@ -127,7 +128,7 @@ def _formulas() -> dict[str, str]:
 def _assumptions(shape: Shape) -> list[str]:
     out = [
         _("decoding reaches %(bandwidth)s of the bandwidth and %(peak)s of the peak; the prompt is short, and a layer takes 0.1 ms at least")
-        % {"bandwidth": f"{BANDWIDTH_EFFICIENCY:.0%}", "peak": f"{FLOPS_EFFICIENCY:.0%}"},
+        % {"bandwidth": percent(BANDWIDTH_EFFICIENCY), "peak": percent(FLOPS_EFFICIENCY)},
         _("questions come at random (Poisson), and any free slot takes the next"),
         _("prices: %(price_note)s") % {"price_note": PRICE_NOTE},
     ]

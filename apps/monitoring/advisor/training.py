@@ -20,6 +20,7 @@ from apps.monitoring.advisor.devices import PRICE_NOTE, Device
 from apps.monitoring.advisor.memory import explained, size
 from apps.monitoring.advisor.mission import mission_case
 from apps.portal.retelling import retold
+from apps.portal.templatetags.portal import percent
 from workers.planning import (
     TRAINING_EFFICIENCY,
     Setting,
@@ -161,7 +162,7 @@ def _formulas(shape: Shape, sequence: int, days: float | None) -> dict[str, str]
 
 def _assumptions(shape: Shape) -> list[str]:
     out = [
-        _("training reaches %(share)s of the device's peak; communication is hidden behind it") % {"share": f"{TRAINING_EFFICIENCY:.0%}"},
+        _("training reaches %(share)s of the device's peak; communication is hidden behind it") % {"share": percent(TRAINING_EFFICIENCY)},
         _("prices: %(price_note)s") % {"price_note": PRICE_NOTE},
     ]
     if shape.estimated:

@@ -14,6 +14,7 @@ from apps.jobs.models import JobEvent
 from apps.monitoring.histogram import percentile
 from apps.monitoring.models import MetricMinute
 from apps.monitoring.rules import P99
+from apps.portal.templatetags.portal import percent
 from apps.registry.gates import COMPRESSION_TOLERANCE, REQUIRED_GAIN, newest_evaluation
 from apps.registry.models import CompressionJob, Evaluation, ModelVersion
 from workers.compression.applicable import applicable
@@ -83,7 +84,7 @@ def _serving(version: ModelVersion) -> Iterator[Recommendation]:
     )  # fmt: skip
     rate = cached / requests
     yield Recommendation(
-        "serving", "fine" if rate >= GOOD_HIT_RATE else "consider", _("%(rate)s of the requests were answered from the cache.") % {"rate": f"{rate:.0%}"}, rate, "share", GOOD_HIT_RATE,
+        "serving", "fine" if rate >= GOOD_HIT_RATE else "consider", _("%(rate)s of the requests were answered from the cache.") % {"rate": percent(rate)}, rate, "share", GOOD_HIT_RATE,
         _("Leave it as it is.") if rate >= GOOD_HIT_RATE else _("Ask at temperature 0, with the same max_tokens everywhere, or give the cache more bytes (DSPORTAL_CACHE_BYTES)."),
         _("cached / requests. Only temperature 0 is kept, and every parameter is part of the key."),
     )  # fmt: skip
@@ -124,7 +125,7 @@ def _compression(version: ModelVersion, own: Evaluation | None) -> Iterator[Reco
     good = lost <= COMPRESSION_TOLERANCE
     saved = 1 - small.artifact_bytes / version.artifact_bytes if version.artifact_bytes else 0.0
     yield Recommendation(
-        "compression", "fine" if good else "consider", _("%(name)s saves %(saved)s of the bytes and loses %(lost)s BLEU points.") % {"name": small.name, "saved": f"{saved:.0%}", "lost": f"{lost:+.1f}"}, lost, "BLEU points",
+        "compression", "fine" if good else "consider", _("%(name)s saves %(saved)s of the bytes and loses %(lost)s BLEU points.") % {"name": small.name, "saved": percent(saved), "lost": f"{lost:+.1f}"}, lost, "BLEU points",
         COMPRESSION_TOLERANCE, _("Serve %(name)s.") % {"name": small.name} if good else _("Quantization alone costs too much quality here: try pruning or distillation."),
         _("BLEU %(bleu)s − %(other)s on the same %(questions)s questions; %(tolerance)s point is allowed.") % {"bleu": f"{own.metrics['bleu']:.1f}", "other": f"{theirs.metrics['bleu']:.1f}", "questions": own.metrics["questions"], "tolerance": f"{COMPRESSION_TOLERANCE:g}"},
         None if good else "compress:policy",
@@ -142,7 +143,7 @@ def _against_parent(version: ModelVersion, own: Evaluation | None) -> Iterator[R
     saved = 1 - version.artifact_bytes / parent.artifact_bytes if parent.artifact_bytes else 0.0
     good = lost <= COMPRESSION_TOLERANCE
     yield Recommendation(
-        "compression", "fine" if good else "act", _("Against %(name)s: %(saved)s fewer bytes%(speed)s, %(lost)s BLEU points lost.") % {"name": parent.name, "saved": f"{saved:.0%}", "speed": speed, "lost": f"{lost:+.1f}"}, lost, "BLEU points",
+        "compression", "fine" if good else "act", _("Against %(name)s: %(saved)s fewer bytes%(speed)s, %(lost)s BLEU points lost.") % {"name": parent.name, "saved": percent(saved), "speed": speed, "lost": f"{lost:+.1f}"}, lost, "BLEU points",
         COMPRESSION_TOLERANCE, _("Promote it where size or speed matters.") if good else _("Serve %(name)s, or distil longer.") % {"name": parent.name},
         _("BLEU %(bleu)s − %(other)s on the same questions; %(tolerance)s point is allowed.") % {"bleu": f"{theirs.metrics['bleu']:.1f}", "other": f"{own.metrics['bleu']:.1f}", "tolerance": f"{COMPRESSION_TOLERANCE:g}"},
     )  # fmt: skip
@@ -180,7 +181,7 @@ def _quality(version: ModelVersion, own: Evaluation | None) -> Iterator[Recommen
         yield Recommendation(
             "data", "consider", _("It answers %(name)s with BLEU %(bleu)s, the whole set with %(other)s.") % {"name": name, "bleu": f"{bleu:.1f}", "other": f"{m['bleu']:.1f}"} + (_(" %(n)s domains are weak.") % {"n": len(weak)} if len(weak) > 1 else ""),
             bleu, "BLEU", WEAK_DOMAIN * m["bleu"], _("Add entries about %(name)s, or sample that domain more often.") % {"name": name},
-            _("Domains with %(n)s questions or more whose BLEU is below %(share)s of the whole.") % {"n": MIN_DOMAIN_QUESTIONS, "share": f"{WEAK_DOMAIN:.0%}"},
+            _("Domains with %(n)s questions or more whose BLEU is below %(share)s of the whole.") % {"n": MIN_DOMAIN_QUESTIONS, "share": percent(WEAK_DOMAIN)},
         )  # fmt: skip
     yield from _refusals(m)
 
@@ -189,12 +190,12 @@ def _refusals(m: dict) -> Iterator[Recommendation]:
     rate, alarms = m.get("refusal_rate"), m.get("false_alarm_rate")
     if rate is not None and rate < GOOD_REFUSALS:
         yield Recommendation(
-            "data", "consider", _("It refuses %(rate)s of the planted falsehoods.") % {"rate": f"{rate:.0%}"}, rate, "share", GOOD_REFUSALS, _("Train longer, or add claims with their label."),
+            "data", "consider", _("It refuses %(rate)s of the planted falsehoods.") % {"rate": percent(rate)}, rate, "share", GOOD_REFUSALS, _("Train longer, or add claims with their label."),
             _("falsehoods answered by a refusal / falsehoods asked, held out from training."),
         )  # fmt: skip
     if alarms is not None and alarms > FEW_FALSE_ALARMS:
         yield Recommendation(
-            "data", "consider", _("It refuses %(alarms)s of the true claims.") % {"alarms": f"{alarms:.0%}"}, alarms, "share", FEW_FALSE_ALARMS, _("Add true claims: it has learnt to say no."),
+            "data", "consider", _("It refuses %(alarms)s of the true claims.") % {"alarms": percent(alarms)}, alarms, "share", FEW_FALSE_ALARMS, _("Add true claims: it has learnt to say no."),
             _("true claims answered by a refusal / true claims asked."),
         )  # fmt: skip
 
@@ -235,7 +236,7 @@ def _plateau(job_id: str) -> Iterator[Recommendation]:
     gained = 1 - last / before
     flat = gained < FLAT
     yield Recommendation(
-        "training", "consider", _("Over the last fifth of the training the loss fell by %(gained)s, to %(last)s.") % {"gained": f"{gained:.1%}", "last": f"{last:.3f}"}, gained, "share", FLAT,
+        "training", "consider", _("Over the last fifth of the training the loss fell by %(gained)s, to %(last)s.") % {"gained": percent(gained, 1), "last": f"{last:.3f}"}, gained, "share", FLAT,
         _("It has learnt what this text and this size allow: add text, or take the next larger preset.") if flat else _("It was still learning: go on from it for longer."),
         _("1 − mean loss of the last fifth of the reported steps / mean of the fifth before."), "train",
     )  # fmt: skip

@@ -1,15 +1,18 @@
 """The P99 alert, from real observations in Redis: it waits, fires, and clears."""
 
+import re
 from datetime import timedelta
 
 import pytest
 from django.utils import timezone
+from django.utils.translation import override
 
 from apps.monitoring import recorder
 from apps.monitoring.alerting import evaluate_alerts
 from apps.monitoring.models import Alert
-from apps.monitoring.rules import P99
+from apps.monitoring.rules import ERRORS, P99, QUEUE
 from apps.monitoring.tally import tally
+from apps.portal.retelling import retold
 from apps.redis import connection
 
 pytestmark = pytest.mark.django_db
@@ -68,3 +71,14 @@ def test_a_short_peak_tells_nobody():
     evaluate_alerts()
 
     assert not Alert.objects.filter(rule=P99.name).exists()  # this machine's disk may have an alert of its own
+
+
+@pytest.mark.parametrize(("rule", "value", "said"), [
+    (ERRORS, 0.25, "25.0 % of the requests fail, more than 5 %."), (QUEUE, 0.9, "The queue is 90 % full;"), (P99, 812.3, "P99 latency is 812 ms, above 500 ms."),
+])  # fmt: skip
+def test_a_message_writes_its_figures_as_pages_do_in_either_language(rule, value, said):
+    assert rule.said(value).startswith(said)
+    with override("zh-hans"):
+        told = retold(rule.said(value))
+    assert told != rule.said(value)
+    assert all(figure in told for figure in re.findall(r"\d+(?:\.\d+)?(?: %)?", said))

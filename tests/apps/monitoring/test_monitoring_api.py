@@ -200,8 +200,8 @@ def test_tuning_says_what_was_measured_and_what_to_do_first(as_viewer, operator)
     found = {r["finding"]: r for r in body["recommendations"]}
     assert body["version_name"] == "v1"
     assert any("2.50 × the mean load" in finding for finding in found)
-    assert any("refuses 50%" in finding for finding in found)
-    assert any("fell by 0.0%" in finding for finding in found)
+    assert any("refuses 50 %" in finding for finding in found)
+    assert any("fell by 0.0 %" in finding for finding in found)
     assert next(r for r in body["recommendations"] if r["action"] == "compress:int8")["severity"] == "consider"
     assert [r["order"] for r in body["recommendations"]] == list(range(1, len(found) + 1))
     assert all(r["advice"] and r["why"] for r in body["recommendations"])

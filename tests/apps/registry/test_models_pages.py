@@ -321,7 +321,7 @@ def test_the_version_page_shows_which_experts_learnt_what(page, dataset):
     for chart in charts.values():
         go.Figure({"data": chart["data"], "layout": chart["layout"]})
     assert charts["information"]["now"] == "of 1.00 bits"
-    assert "58.8%" in text(page.get(f"/models/{plain.pk}/?tables=1"))
+    assert "58.8 %" in text(page.get(f"/models/{plain.pk}/?tables=1"))
     assert page.get("/models/nobody/charts/").status_code == 404
 
 

@@ -178,7 +178,7 @@ def test_all_charts_of_a_job_are_valid_plotly(page, dataset):
     assert charts["domains"]["data"][0]["z"][1] == [0.1, 0.9, 0.5, 0.5]
     bars, by_chance = charts["information"]["data"]
     assert (bars["y"], by_chance["y"]) == ([0.6, 0.01], [0.05, 0.04])
-    assert charts["information"]["table"]["rows"][0] == ["layer 1", "0.600", "0.030", "58.8%", "1.10", "0.90"]
+    assert charts["information"]["table"]["rows"][0] == ["layer 1", "0.600", "0.030", "58.8 %", "1.10", "0.90"]
     second = page.get(f"/training/{job.pk}/charts/?layer=2").json()["charts"]
     assert second["domains"]["data"][0]["x"] == ["2.1", "2.2"]
     assert f"/training/{job.pk}/charts/?layer=2" in text(page.get(f"/training/{job.pk}/?layer=2"))
