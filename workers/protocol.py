@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import stat
 import sys
@@ -89,15 +90,30 @@ def run(main: Callable[[Spec], dict[str, Any] | None], spec_model: type[Spec]) -
     except JobError as error:
         emit("error", message=str(error))
         sys.exit(EXIT_ERROR)
-    except MemoryError:
-        emit("error", message="The machine ran out of memory. Use a smaller model, batch or dataset, or a machine with more of it.")
-        sys.exit(EXIT_ERROR)
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        emit("error", message=f"A file could not be read or written{where}: {error.strerror or error}. Check the disk, then resume the job.")
+    except Exception as error:
+        if ran_out_of_memory(error):
+            emit("error", message="The machine ran out of memory. Use a smaller model, batch or dataset, or a machine with more of it.")
+            sys.exit(EXIT_ERROR)
+        if refused := _refused_by_system(error):
+            where = f" ({refused.filename})" if refused.filename else ""
+            emit("error", message=f"A file could not be read or written{where}: {refused.strerror or refused}. Check the disk, then resume the job.")
         raise
     if result is not None:
         emit("done", result=result)
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """PyTorch tells of it by a RuntimeError, on a CPU by a plain one."""
+    said = str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and ("can't allocate memory" in said or "out of memory" in said))
+
+
+def _refused_by_system(error: Exception) -> OSError | None:
+    """Libraries in Rust (safetensors, tokenizers) raise exceptions of their own for a full disk, which name the system's error by its number."""
+    if isinstance(error, OSError):
+        return error
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

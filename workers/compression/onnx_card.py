@@ -7,7 +7,8 @@ from workers.moe import ModelConfig
 
 
 def card_of(parent: Path, config: ModelConfig, int8: bool) -> str:
-    return model_card(parent, "ONNX", _TEXT.format(weights=_INT8 if int8 else _FP32, **_sizes(config)))
+    weights = f"{_INT8 if int8 else _FP32}{_BLIND if config.image_size else ''}"
+    return model_card(parent, "ONNX", _TEXT.format(weights=weights, **_sizes(config)))
 
 
 def _sizes(config: ModelConfig) -> dict[str, int]:
@@ -19,6 +20,7 @@ def _sizes(config: ModelConfig) -> dict[str, int]:
 
 _FP32 = "Weights are FP32; its logits are the parent's."
 _INT8 = "Weights are 8-bit (`MatMulNBits`, `QMoE`); activations are rounded at run time, routers and norms are FP32."
+_BLIND = "\nThe graph reads text only: the image front end of its parent is not in it."
 
 _TEXT = """\
 `model.onnx` with a cache of keys and values, for onnxruntime 1.23 or later in any language (it uses onnxruntime's own `MoE` operators).

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
+from workers.protocol import ran_out_of_memory
 
 WINDOW = 64  # steps that say what is usual
 FEWEST = 32  # before so many, nothing is called unusual
@@ -32,11 +32,6 @@ def is_leap(loss: float, recent: Sequence[float], deviations: float) -> bool:
     median = statistics.median(recent)
     spread = _TO_SIGMA * statistics.median(abs(value - median) for value in recent)
     return loss > median + max(deviations * spread, SMALLEST_LEAP)
-
-
-def ran_out_of_memory(error: BaseException) -> bool:
-    """PyTorch's CPU allocator tells of it by a plain RuntimeError."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
 
 
 @contextmanager

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from workers.protocol import JobError, emit
+from workers.protocol import JobError, emit, ran_out_of_memory
 from workers.training.finish import finish
-from workers.training.health import ran_out_of_memory
 from workers.training.loop import Loop
 from workers.training.prepare import prepare
 from workers.training.ranks import join, leave

@@ -11,6 +11,7 @@ from demo.pictures import records
 from workers.compression import quantization
 from workers.compression.distill import divergence
 from workers.compression.learning import read_examples
+from workers.compression.onnx_card import card_of
 from workers.compression.prune import prune, save_pruned
 from workers.compression.runners import open_runner
 from workers.compression.spec import CompressSpec
@@ -82,3 +83,8 @@ def test_a_student_sees_and_is_taught_with_the_pictures(model, tokenizer, tmp_pa
     examples = read_examples(tmp_path, tokenizer, config)
     assert len(examples) == len(ROWS) and all(example.images for example in examples)
     assert divergence(model, new_student(model, config, examples, 0).eval(), pack(examples[:8])) > 0
+
+
+def test_the_card_of_a_graph_says_that_it_sees_no_pictures(model, folder):
+    assert "reads text only" in card_of(folder, model.config, int8=True)
+    assert "reads text only" not in card_of(folder, model.config.with_(image_size=0), int8=True)

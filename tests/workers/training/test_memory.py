@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from workers.training.health import ran_out_of_memory
+from workers.protocol import ran_out_of_memory
 from workers.training.launcher import torchrun_options
 
 ROOT = Path(__file__).resolve().parents[3]
