@@ -6,7 +6,7 @@ no time for six of them. A request that goes to an engine gets its root span bef
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -120,12 +120,12 @@ class Journey:
 class Allowance:
     """So many a second of one process, none saved up."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._lock = clock, threading.Lock()
         self._second, self._taken = 0, 0
 
     def take(self) -> bool:
-        second = int(time.monotonic())
+        second = int(self._clock())
         with self._lock:
             if second != self._second:
                 self._second, self._taken = second, 0

@@ -83,7 +83,7 @@ def test_it_is_not_ready_while_a_version_is_live_and_nothing_answers(client):
     response = client.get("/readyz")
     assert (response.status_code, list(response.json()["reasons"])) == (503, ["inference"])
 
-    be_present("inference", "w")
+    be_present("inference", "w", seconds=60)
     assert client.get("/readyz").status_code == 200
 
 

@@ -13,7 +13,7 @@ from apps.monitoring import names
 from apps.monitoring.tally import tally
 from apps.redis import connection
 from apps.registry.models import ModelVersion
-from apps.serving import epoch
+from apps.serving import epoch, near_cache
 from apps.serving.answer_log import answers as logged
 from tests.apps import making
 from tests.apps.conftest import Api
@@ -25,9 +25,10 @@ CHAT = {"model": "dsportal", "messages": [{"role": "user", "content": "What is w
 
 @pytest.fixture(autouse=True)
 def is_remembered_for_long(settings, monkeypatch):
-    """What is remembered of routes and of tokens for a second or two: on a busy machine a question takes as long."""
+    """What is remembered of routes, tokens and answers for some seconds: on a busy machine a question takes as long."""
     settings.ROUTES_KEPT_SECONDS = 3600.0
     monkeypatch.setattr(selectors, "TOKEN_CACHE_SECONDS", 3600)
+    monkeypatch.setattr(near_cache, "REFRESH_SECONDS", 3600.0)
 
 
 @pytest.fixture
