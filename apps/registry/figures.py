@@ -56,6 +56,7 @@ FIGURES: dict[str, tuple[Promise, Callable[[Any], str]]] = {
     "recovery_steps": (gettext_lazy("Steps of recovery"), exact),
     "student": (gettext_lazy("Student"), str),
     "alpha": (gettext_lazy("Weight of the teacher's answers in the loss"), percent),
+    "temperature": (gettext_lazy("Temperature"), _small),
     "turns": (gettext_lazy("Turns of a conversation learned, at most"), exact),
     "steps": (gettext_lazy("Steps of learning"), exact),
     "seconds": (gettext_lazy("Time of learning"), duration),
