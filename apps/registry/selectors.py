@@ -1,3 +1,6 @@
+from collections import Counter
+from collections.abc import Sequence
+
 from django.db import connection
 from django.db.models import Prefetch, QuerySet
 
@@ -15,6 +18,13 @@ def versions() -> QuerySet[ModelVersion]:
 
 def latest_evaluation(version: ModelVersion) -> Evaluation | None:
     return version.finished[0] if version.finished else None
+
+
+def comparable_evaluations(found: Sequence[ModelVersion]) -> list[tuple[ModelVersion, Evaluation | None]]:
+    """Each with its evaluation on the set that most of them were asked (the newest of such); one that was not, with its latest."""
+    asked = Counter(pk for version in found for pk in {evaluation.evaluation_set_id for evaluation in version.finished})
+    shared = max(asked, key=lambda pk: (asked[pk], pk), default=None)
+    return [(version, next((each for each in version.finished if each.evaluation_set_id == shared), latest_evaluation(version))) for version in found]
 
 
 def live_version() -> ModelVersion | None:

@@ -28,7 +28,7 @@ from apps.registry.job_charts import chart_note, chart_title, job_chart
 from apps.registry.listing import SORTS, listing, sort_link
 from apps.registry.models import CompressionJob, Evaluation, ImportJob, ModelVersion
 from apps.registry.presentation import domain_lines, gate_lines, lineage_nodes
-from apps.registry.selectors import family, latest_evaluation, lineage, versions
+from apps.registry.selectors import comparable_evaluations, family, latest_evaluation, lineage, versions
 from apps.registry.upstream_access import health_of
 from apps.rest import source_of
 from apps.serving.models import Deployment
@@ -301,7 +301,7 @@ def _scatter(request: HttpRequest) -> Chart:
         # A student that became INT8 is its teacher's grandchild.
         made = Q(parent=family, compression_job__isnull=False)
         rows = rows.filter(Q(pk=family) | made | Q(parent__parent=family, compression_job__isnull=False, parent__compression_job__isnull=False))
-    found = [(row, latest_evaluation(row)) for row in rows[:VARIANTS_SHOWN]]
+    found = comparable_evaluations(list(rows[:VARIANTS_SHOWN]))
     return variants([(row, evaluation) for row, evaluation in found if evaluation])
 
 
@@ -310,8 +310,9 @@ def compression_job(request: HttpRequest, pk: str) -> HttpResponse:
     job = get_object_or_404(CompressionJob.objects.select_related("model_version", "created_by"), pk=pk)
     made = list(versions().filter(compression_job=job))
     parent = get_object_or_404(versions(), pk=job.model_version_id)
+    (_, parent_evaluation), *judged = comparable_evaluations([parent, *made])
     values = {
-        "section": "compression", "job": job, "made": [(row, latest_evaluation(row)) for row in made], "parent_evaluation": latest_evaluation(parent),
+        "section": "compression", "job": job, "made": judged, "parent_evaluation": parent_evaluation,
         "measured": figures_told(job.result.get("details", {})), "asked": figures_told(job.options), "chart_title": chart_title(job),
         "chart_note": chart_note(job),
     }  # fmt: skip

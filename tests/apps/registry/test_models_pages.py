@@ -10,7 +10,7 @@ from django.test import Client
 from apps import artifacts
 from apps.registry import services
 from apps.registry.forms import FIELDS
-from apps.registry.models import CompressionJob, Evaluation, ImportJob, ModelVersion
+from apps.registry.models import CompressionJob, Evaluation, EvaluationSet, ImportJob, ModelVersion
 from apps.registry.selectors import lineage
 from tests.apps import making
 from workers.compression.applicable import OPTIONS
@@ -292,6 +292,20 @@ def test_before_and_after_tell_the_speed_that_the_job_measured(page, live):
     child = making.version("v1-int8", kind="int8", parent=live)
     ModelVersion.objects.filter(pk=child.pk).update(compression_job=job, details={"speed_ratio": {"batch_1": 3.0, "batch_8": 2.25}})
     assert "2.25 ×" in text(page.get(f"/compression/{job.pk}/"))
+
+
+def test_before_and_after_are_of_the_same_questions(page, live, on):
+    """The parent, live, was asked a newer set since: its child was not."""
+    job = finished(live, "int8")
+    child = making.version("v1-int8", kind="int8", parent=live, run=live.run)
+    ModelVersion.objects.filter(pk=child.pk).update(compression_job=job)
+    making.evaluated(child, on, bleu=69.5)
+    newer = EvaluationSet.objects.create(run=live.run, sha256="f" * 64, path="x", questions=5)
+    making.evaluated(live, newer, bleu=12.5)
+
+    told = text(page.get(f"/compression/{job.pk}/"))
+    assert "69.5" in told and "70.0" in told and "12.5" not in told
+    assert page.get("/compression/chart/").json()["data"][0]["y"] == [70.0, 69.5]
 
 
 def test_recovery_and_importance_are_given_where_they_belong(page, live):
