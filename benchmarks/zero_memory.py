@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from demo.pictures import records as pictures
+from workers.training.launcher import TORCHRUN_HERE
 
 MB = 1e6
 STEPS = {"fp32": 8, "bf16": 60}  # in half precision memory grows until the shapes have all been met
@@ -59,6 +60,7 @@ WORDS = [
 def measure(spec_path: Path) -> None:
     """On each rank, under torchrun: train, then write down the peak and the largest batch."""
     from workers.moe import Decoder
+    from workers.training.ranks import end_at_once
     from workers.training.spec import TrainSpec
     from workers.training.train import train
 
@@ -82,6 +84,7 @@ def measure(spec_path: Path) -> None:
     if result is not None:
         (spec.work_folder / "measured_config.json").write_text(json.dumps(result["config"]))
     (spec.work_folder / f"measured{os.environ.get('RANK', '0')}.json").write_text(json.dumps(found))
+    end_at_once()
 
 
 def asked_for(way: str, ranks: int, parent: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -128,7 +131,7 @@ def trained(spec: dict[str, Any], work: Path, ranks: int) -> dict[str, Any]:
     work.mkdir()
     path = work / "spec.json"
     path.write_text(json.dumps(spec | {"output_folder": str(work / "model"), "work_folder": str(work)}))
-    launcher = [sys.executable] if ranks == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    launcher = [sys.executable] if ranks == 1 else [*TORCHRUN_HERE, f"--nproc-per-node={ranks}"]
     done = subprocess.run(
         [*launcher, "-m", "benchmarks.zero_memory", "--measure", str(path)], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
         check=False, stdin=subprocess.DEVNULL,

@@ -19,16 +19,9 @@ def _train(spec: TrainSpec) -> dict[str, Any] | None:
     return train(spec)
 
 
-def _end_at_once() -> None:
-    """Without Python's own ending: gloo's threads may hold tensors a moment longer than the process group lives, and to free one while
-    the interpreter ends aborts the process (https://github.com/pytorch/pytorch/pull/179291), so that a run whose work is done would fail.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
-
-
 if __name__ == "__main__":
     run(_train, TrainSpec)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        _end_at_once()
+        from workers.training.ranks import end_at_once
+
+        end_at_once()

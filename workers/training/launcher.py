@@ -3,6 +3,8 @@
 import sys
 
 MODULE = "workers.training"
+# All ranks on this machine. By its address: torchrun would tell them its name, and where no name server knows it they never meet.
+TORCHRUN_HERE = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
 MOST_RESTARTS = 4  # each halves the micro-batch, when memory ran out: workers.training.again
 
 
@@ -14,7 +16,7 @@ def command_line(world_size: int) -> list[str]:
     """
     if world_size == 1:
         return [sys.executable, "-m", MODULE]
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", *torchrun_options(world_size), "-m", MODULE]
+    return [*TORCHRUN_HERE, *torchrun_options(world_size), "-m", MODULE]
 
 
 def torchrun_options(ranks_a_node: int) -> list[str]:

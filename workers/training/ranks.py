@@ -1,8 +1,10 @@
 """Who this process is among the ranks of a run. A run of one rank needs no process group."""
 
 import os
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -61,6 +63,16 @@ def leave(ranks: Ranks) -> None:
     if ranks.size > 1:
         dist.barrier()
         dist.destroy_process_group()
+
+
+def end_at_once() -> NoReturn:
+    """End a rank that has left, and whose work is done, without Python's own ending: gloo's threads may hold tensors a moment longer than
+    the process group lives, and to free one while the interpreter ends aborts the process (https://github.com/pytorch/pytorch/issues/190489),
+    so that the run would fail.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _device(spec: TrainSpec, local_rank: int) -> torch.device:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from workers.protocol import ran_out_of_memory
-from workers.training.launcher import torchrun_options
+from workers.training.launcher import TORCHRUN_HERE, torchrun_options
 
 ROOT = Path(__file__).resolve().parents[3]
 # Balance and conversations are made within one micro-batch; without them, smaller ones give the same gradients.
@@ -58,8 +58,7 @@ def test_ranks_of_which_one_ran_out_of_memory_start_again_with_smaller_parts(mak
     spec.work_folder.mkdir()
     (spec.work_folder / "spec.json").write_text(spec.model_dump_json(exclude_unset=True))
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", *torchrun_options(2), str(Path(__file__).with_name("limited.py")),
-         str(spec.work_folder / "spec.json")],
+        [*TORCHRUN_HERE, *torchrun_options(2), str(Path(__file__).with_name("limited.py")), str(spec.work_folder / "spec.json")],
         cwd=ROOT, env={**os.environ, "LIMIT_MB": "60", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, capture_output=True, timeout=200, check=False,
     )  # fmt: skip
     events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
