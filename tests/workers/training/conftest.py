@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from workers.moe import ChatTokenizer, Decoder, ModelConfig, save_model
 from workers.training.examples import read_records, texts_of
-from workers.training.launcher import command_line
+from workers.training.launcher import MODULE, command_line
 from workers.training.ranks import Ranks
 from workers.training.spec import TrainSpec
 
@@ -77,15 +77,15 @@ def make_spec(tmp_path, dataset):
 class Child:
     """A real training process, as the jobs worker starts it."""
 
-    def __init__(self, spec: TrainSpec, stop_when: Callable[[int], bool] | None = None):
+    def __init__(self, spec: TrainSpec, stop_when: Callable[[int], bool] | None = None, module: str = MODULE, **environment: str):
         """It is killed (SIGKILL to all of its ranks) once it tells of a step for which `stop_when` holds."""
         spec.work_folder.mkdir(parents=True, exist_ok=True)
         path = spec.work_folder / "spec.json"
         path.write_text(spec.model_dump_json(exclude_unset=True))
         self.events: list[dict] = []
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
         process = subprocess.Popen(
-            [*command_line(spec.world_size), str(path)], cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [*command_line(spec.world_size)[:-1], module, str(path)], cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             start_new_session=True,
         )  # fmt: skip
         with process:
@@ -152,20 +152,6 @@ def _one_rank(rank: int, size: int, store: Path, function: Callable[[Ranks], Any
         answer = error
     pipe.send(answer)
     os._exit(0)  # as the parent's fixtures are not this process's to end
-
-
-@pytest.fixture
-def past_a_checkpoint():
-    """`stop_when` for a run that has a checkpoint, and has done some steps since."""
-
-    def of(spec: TrainSpec) -> Callable[[int], bool]:
-        def past(step: int) -> bool:
-            saved = [int(p.name) for p in (spec.work_folder / "checkpoints").glob("*") if p.name.isdigit()]
-            return bool(saved) and 0 < max(saved) <= step - 3
-
-        return past
-
-    return of
 
 
 @pytest.fixture

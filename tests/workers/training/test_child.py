@@ -7,7 +7,7 @@ from workers.moe.config import ModelConfig
 
 
 def test_a_child_tells_its_steps_samples_and_result(make_spec, run_child):
-    spec = make_spec(model=None, preset="nano", vocab_size=400, steps=30, micro_batch=8, precision="bf16", sample_every_seconds=0.2)
+    spec = make_spec(model=None, preset="nano", vocab_size=400, steps=30, micro_batch=8, precision="bf16", sample_every_seconds=1e-3)
     child = run_child(spec)
 
     assert child.events[0]["event"] == "progress"  # before PyTorch is loaded

@@ -8,7 +8,7 @@ from workers.moe import load_model
 
 # The model of conftest has 32 experts of which one sees a token, and a micro-batch of two examples has fewer tokens than that:
 # on each rank there are experts without any.
-JOB = {"steps": 8, "lr": 2e-3, "warmup": 0.25, "sample_every_seconds": 0.05, "schedule": "constant"}
+JOB = {"steps": 8, "lr": 2e-3, "warmup": 0.25, "sample_every_seconds": 1e-3, "schedule": "constant"}
 
 # Sums over ranks are rounded in another order. AdamW keeps that small; Muon makes matrices orthogonal in BF16, where it grows.
 TOLERANCE = {"adamw": 1e-5, "muon": 2e-3}
@@ -53,13 +53,13 @@ def test_two_ranks_follow_the_loss_curve_of_one(make_spec, run_child, alone, sta
 
 
 @pytest.mark.faults
-def test_a_sharded_run_resumes_after_all_its_ranks_were_killed(make_spec, run_child, past_a_checkpoint):
-    job = {**JOB, "steps": 5000, "world_size": 2, "zero_stage": 3, "threads": 2, "checkpoint_every_seconds": 0.01, "sample_every_seconds": 600}
-    spec = make_spec("killed", **job)
-    first = run_child(spec, stop_when=past_a_checkpoint(spec))
-    again = run_child(spec, stop_when=lambda step: step >= max(first.losses))
+def test_a_sharded_run_resumes_after_all_its_ranks_were_killed(make_spec, run_child):
+    spec = make_spec("killed", **{**JOB, "steps": 5000, "world_size": 2, "zero_stage": 3, "threads": 2, "sample_every_seconds": 600})
+    first = run_child(spec, stop_when=lambda step: step == 15, module="tests.workers.training.held", HELD_AT="15")
+    again = run_child(spec, stop_when=lambda step: step == 15)
     (note,) = [e for e in again.of("note") if "Resumed" in e["message"]]
-    done_twice = range(note["step"] + 1, max(first.losses) + 1)
+    assert note["step"] == 10
+    done_twice = range(11, 16)
     assert [again.losses[step] for step in done_twice] == pytest.approx([first.losses[step] for step in done_twice], rel=1e-6)
 
 
@@ -70,3 +70,9 @@ def test_a_run_started_with_other_ranks_than_it_wants_is_refused(make_spec, monk
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(JobError, match="wants 2 ranks and was started with 3"):
         join(make_spec(world_size=2))
+
+
+def test_ranks_meet_on_a_machine_whose_name_nobody_knows(make_spec, run_child, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("import socket\nsocket.gethostname = socket.getfqdn = lambda *_: 'nobody-knows.invalid'\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert run_child(make_spec("ranks", world_size=2, threads=2, steps=1)).result["steps"] == 1
