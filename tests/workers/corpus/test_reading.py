@@ -85,12 +85,12 @@ def test_chinese_in_any_usual_encoding_comes_out_the_same(written, encoding, for
 )
 def test_what_cannot_be_read_is_refused_at_once_with_the_reason(written, name, content, said):
     path = written(name, content)
-    began = time.perf_counter()
+    began = time.process_time()
 
     with pytest.raises(UnreadableFile, match=said):
         inspect_file(path)
 
-    assert time.perf_counter() - began < 2  # milliseconds on a quiet machine
+    assert time.process_time() - began < 2  # of a processor; milliseconds, where the rest of the machine may be at other things
 
 
 @pytest.mark.parametrize(

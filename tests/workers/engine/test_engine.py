@@ -1,12 +1,14 @@
 import random
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from workers.engine import Chunk, Engine, EngineClosed, EngineError, EngineFull, ParameterRefused, PromptTooLong, SamplingParams, open_engine
+from workers.engine import engine as engine_module
 from workers.engine.torch_runner import open_torch_runner
 from workers.moe import generate
 
@@ -146,11 +148,12 @@ def generate_from(model, tokenizer, messages: list[dict[str, str]], most: int) -
     return tokenizer.decode(tokens[start:]).strip()
 
 
-def test_after_its_deadline_an_answer_is_cut_and_says_so(engine):
-    gate = Gate()
-    ticket = engine.submit(ask("What"), SamplingParams(max_tokens=60), gate, deadline=time.monotonic() + 0.2)
+def test_after_its_deadline_an_answer_is_cut_and_says_so(engine, monkeypatch):
+    gate, now = Gate(), [0.0]
+    monkeypatch.setattr(engine_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    ticket = engine.submit(ask("What"), SamplingParams(max_tokens=60), gate, deadline=1.0)
     assert gate.reached.wait(10)
-    time.sleep(0.25)
+    now[0] = 1.5
     gate.open.set()
     assert ticket.result(10).finish_reason == "timeout"
 
@@ -289,6 +292,8 @@ def test_closing_ends_those_who_wait(folder):
     tickets.append(engine.submit(ask("Who"), SamplingParams(max_tokens=60)))
     closing = threading.Thread(target=engine.close)
     closing.start()
+    while not engine._closed:
+        time.sleep(0.001)
     gate.open.set()
     for ticket in tickets:
         with pytest.raises(EngineClosed):
