@@ -4,15 +4,12 @@
 """
 
 import os
-import random
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import django
@@ -20,20 +17,12 @@ import hypothesis
 import pytest
 from django.conf import settings
 
+from tests.ports import free_port
+
 pytest_plugins = ["tests.stack", "tests.processes"]
 
-
-def _free_port() -> int:
-    """Below those that the kernel gives to connections: one of those would often be taken again before Redis listens to it."""
-    while True:
-        port = random.randrange(10_000, 32_768)
-        with suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
 HOME = Path(tempfile.mkdtemp(prefix="dsportal-tests-"))
-REDIS_PORT = _free_port()
+REDIS_PORT = free_port()
 for _name in [name for name in os.environ if name.startswith(("DSPORTAL_", "PROMETHEUS_MULTIPROC"))]:
     del os.environ[_name]
 os.environ |= {
@@ -70,17 +59,19 @@ def redis_executable() -> str:
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[int]:
     """A real Redis on a port of its own, empty and without a file. Its port."""
+    from tests.stack import PATIENCE_SECONDS, wait_for  # a plugin, whose assertions pytest rewrites as it loads it
+
     arguments = ["--port", str(REDIS_PORT), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(HOME)]
     server = subprocess.Popen([redis_executable(), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while True:
+
+    def listens() -> bool:
+        assert server.poll() is None, "the tests' Redis has ended"
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", REDIS_PORT)) == 0:
-                break
-        assert server.poll() is None and time.monotonic() < deadline, "Redis does not start"
-        time.sleep(0.02)
+            return probe.connect_ex(("127.0.0.1", REDIS_PORT)) == 0
+
+    wait_for(listens, what="the tests' Redis listens")
     yield REDIS_PORT
     if worker := sys.modules.get("workers.tasks.cancelling"):
         worker.cancellations.close()  # it listens to this server, and would look for it as long as the process lives
     server.terminate()
-    server.wait(10)
+    server.wait(PATIENCE_SECONDS)

@@ -9,7 +9,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,8 @@ import httpx
 import psutil
 import pytest
 import redis
+
+from tests.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 KNOWLEDGE = Path(__file__).with_name("knowledge.jsonl")
@@ -54,12 +55,6 @@ def wait_for(condition: Callable[[], Found], *, within: float = PATIENCE_SECONDS
 def shared(seconds: float) -> float:
     """A promised time on a machine that others use too: longer by as much as they make its processes wait for a core, at most four times."""
     return seconds * min(4.0, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1) - 1))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def clean_environment() -> dict[str, str]:

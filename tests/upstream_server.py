@@ -111,10 +111,9 @@ class Server:
     """The process, on one port, started and killed as often as a test likes."""
 
     def __init__(self) -> None:
-        self._held = socket.socket()  # while the server is down too, so that nobody else is given its port: this one does not listen
-        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._held.bind(("127.0.0.1", 0))
-        self.port = self._held.getsockname()[1]
+        from tests.ports import free_port  # not in the process that serves, which is this file alone
+
+        self.port = free_port()
 
     def start(self) -> None:
         self.process = subprocess.Popen([sys.executable, __file__, str(self.port)])
