@@ -42,12 +42,14 @@ FIRST_ENTRIES, FIRST_STEPS, SECOND_STEPS = 8, 60, 240
 Found = TypeVar("Found")
 
 
-def wait_for(condition: Callable[[], Found], *, within: float = PATIENCE_SECONDS, what: str) -> Found:
-    """The first true value of `condition`; fails the test, naming `what`, where it does not come."""
-    deadline = time.monotonic() + within
+def wait_for(condition: Callable[[], Found], *, within: float | Callable[[], float] = PATIENCE_SECONDS, what: str) -> Found:
+    """The first true value of `condition`; fails the test, naming `what`, where it does not come. `within`: seconds, or what says how many they are at
+    this moment (`recovery`): the most that it said counts."""
+    began, allowed = time.monotonic(), 0.0
     while not (found := condition()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {within:.0f} s: {what}")
+        allowed = max(allowed, within() if callable(within) else within)
+        if time.monotonic() - began > allowed:
+            pytest.fail(f"not within {allowed:.0f} s: {what}")
         time.sleep(POLL_SECONDS)
     return found
 
@@ -55,6 +57,11 @@ def wait_for(condition: Callable[[], Found], *, within: float = PATIENCE_SECONDS
 def shared(seconds: float) -> float:
     """A promised time on a machine that others use too: longer by as much as they make its processes wait for a core, at most four times."""
     return seconds * min(4.0, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1) - 1))
+
+
+def recovery() -> float:
+    """`RECOVERY_SECONDS` on the machine as it is now. To be asked while one waits: how busy others make it shows a while after they have begun."""
+    return shared(RECOVERY_SECONDS)
 
 
 def clean_environment() -> dict[str, str]:
@@ -133,7 +140,7 @@ class Stack:
         """End it as a person does, and return its exit status once no process is left."""
         self.process.send_signal(sign)
         status = self.process.wait(PATIENCE_SECONDS)
-        wait_for(lambda: not self.processes(), within=shared(RECOVERY_SECONDS), what=f"no process is left; there are {self.processes()}")
+        wait_for(lambda: not self.processes(), within=recovery, what=f"no process is left; there are {self.processes()}")
         return status
 
     def destroy(self) -> None:
@@ -171,6 +178,17 @@ class Stack:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         return [process.pid for process in victims]
+
+    def freeze(self, role: str) -> None:
+        """Nothing goes on in these processes until `thaw`, or their death."""
+        for process in self.processes(role):
+            with suppress(psutil.NoSuchProcess):  # of two inference workers one may be too many, and end just now
+                process.suspend()
+
+    def thaw(self, role: str) -> None:
+        for process in self.processes(role):
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
     def _redis_port(self) -> str:
         return self._redis_setting("port")
@@ -226,7 +244,7 @@ class Stack:
     def train(self, dataset: str, **fields: Any) -> dict:
         return self.post("/api/v1/training-jobs/", {"dataset": dataset, "preset": "nano", **fields})
 
-    def wait_job(self, job: dict, *, status: str = "succeeded", within: float = PATIENCE_SECONDS) -> dict:
+    def wait_job(self, job: dict, *, status: str = "succeeded", within: float | Callable[[], float] = PATIENCE_SECONDS) -> dict:
         """The job's row once it has `status`; fails at once where it ended in another way."""
         seen = job
 
@@ -274,7 +292,7 @@ class Stack:
     def ask(self, prompt: str, **fields: Any) -> dict:
         return self.post("/api/v1/generate/", {"prompt": prompt, "max_tokens": 32, "temperature": 0, **fields})
 
-    def wait_answers(self, within: float = PATIENCE_SECONDS) -> None:
+    def wait_answers(self, within: float | Callable[[], float] = PATIENCE_SECONDS) -> None:
         """Until the live version answers: after a start its worker loads it first."""
         wait_for(
             lambda: self.http.post("/api/v1/generate/", json={"prompt": "What is bran?", "max_tokens": 1}).is_success, within=within, what="an answer"

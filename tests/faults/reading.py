@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from tests.stack import Stack
+from tests.stack import PATIENCE_SECONDS, Stack
 from workers.moe.tokenizer import ChatTokenizer
 
 READERS, TOKENS = 16, 480  # as many as the model's window leaves, together seconds of work
@@ -45,7 +45,7 @@ class Readers:
 
     def finish(self) -> None:
         for reading in self._running:
-            reading.result(120)
+            reading.result(PATIENCE_SECONDS)
         self._pool.shutdown()
 
 
@@ -61,7 +61,7 @@ def reading(stack: Stack, body: dict) -> Iterator[Readers]:
     readers = Readers(stack, body)
     try:
         for _ in range(READERS):
-            assert readers.begun.acquire(timeout=60)
+            assert readers.begun.acquire(timeout=PATIENCE_SECONDS)
         yield readers
     finally:
         readers.finish()

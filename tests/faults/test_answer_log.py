@@ -10,12 +10,16 @@ from contextlib import closing, suppress
 import httpx
 import pytest
 
-from tests.stack import Stack, shared, wait_for
+from tests.stack import PATIENCE_SECONDS, Stack, shared, wait_for
 
 pytestmark = pytest.mark.faults
 
 ASKERS = 6
 WITHIN_SECONDS = 60.0
+
+
+def patience() -> float:
+    return shared(WITHIN_SECONDS)
 
 
 def test_no_answer_is_lost_from_the_log_whoever_is_killed(stack: Stack):
@@ -35,16 +39,16 @@ def test_no_answer_is_lost_from_the_log_whoever_is_killed(stack: Stack):
         try:
             for role in ("beat", "redis", "web", "inference", "beat"):
                 before = len(given)
-                wait_for(lambda before=before: len(given) > before + 20, within=shared(WITHIN_SECONDS), what=f"answers before {role} is killed")
+                wait_for(lambda before=before: len(given) > before + 20, within=patience, what=f"answers before {role} is killed")
                 stack.kill(role)
                 time.sleep(1.0)
         finally:
             stop.set()
         for one in asking:
-            one.result(120)
-    wait_for(stack.is_ready, within=shared(WITHIN_SECONDS), what="the portal is ready")
+            one.result(PATIENCE_SECONDS)
+    wait_for(stack.is_ready, within=patience, what="the portal is ready")
 
-    wait_for(lambda: not set(given) - _rows(stack).keys(), within=shared(WITHIN_SECONDS), what="every answer's row")
+    wait_for(lambda: not set(given) - _rows(stack).keys(), within=patience, what="every answer's row")
     assert set(_rows(stack).values()) == {1}
     assert len(set(given)) == len(given)
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.stack import Stack, wait_for
+from tests.stack import PATIENCE_SECONDS, Stack, wait_for
 
 pytestmark = pytest.mark.faults
 
@@ -41,7 +41,7 @@ def test_promotions_and_roll_backs_under_load_lose_no_request(stack: Stack):
         finally:
             stop.set()
         for one in asking:
-            one.result(120)
+            one.result(PATIENCE_SECONDS)
 
     assert {(reply.status_code, reply.text if reply.is_error else "") for reply in replies} == {(200, "")}
     assert {reply.json()["version"] for reply in replies} == {first, second}

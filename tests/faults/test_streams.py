@@ -4,17 +4,15 @@ import pytest
 
 from apps.monitoring import names
 from tests.faults.reading import READERS, TOKENS, endless, reading
-from tests.stack import RECOVERY_SECONDS, shared, wait_for
+from tests.stack import recovery, wait_for
 
 pytestmark = pytest.mark.faults
 
 
 def test_a_stream_goes_on_elsewhere_when_its_worker_is_killed_in_the_middle(stack):
     body = endless(stack)
-    workers = stack.processes("inference")
     with reading(stack, body) as readers:
-        for worker in workers:
-            worker.suspend()
+        stack.freeze("inference")
         unfinished = stack.redis().zcard(names.IN_FLIGHT)
         before = list(readers.texts)
         stack.kill("inference")
@@ -33,6 +31,6 @@ def test_a_worker_that_is_told_to_end_answers_what_it_has(stack):
         for worker in old:
             worker.terminate()
     assert readers.ends == ["[DONE]"] * READERS
-    wait_for(lambda: not any(worker.is_running() for worker in old), within=shared(RECOVERY_SECONDS), what="the worker has ended")
+    wait_for(lambda: not any(worker.is_running() for worker in old), within=recovery, what="the worker has ended")
     again = stack.post("/v1/chat/completions", {**body, "messages": readers.question(0)})
     assert again["choices"][0]["message"]["content"].startswith(readers.texts[0])

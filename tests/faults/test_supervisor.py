@@ -2,14 +2,14 @@
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.faults.reading import READERS, endless, reading
-from tests.stack import PATIENCE_SECONDS, RECOVERY_SECONDS, SECOND_START_SECONDS, Stack, running_copy, shared, wait_for
+from tests.stack import PATIENCE_SECONDS, SECOND_START_SECONDS, Stack, recovery, running_copy, shared, wait_for
 
 pytestmark = pytest.mark.faults
 
@@ -39,7 +39,9 @@ def refused(home: Path, **env: str) -> Iterator[str]:
         assert len(said.splitlines()) == 1, said
         yield said
     finally:
-        second.destroy()
+        if second.process.poll() is None:
+            second.destroy()  # not otherwise: on the first one's home, it would take that one's Redis for its own, and kill it
+        second.http.close()
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
@@ -49,7 +51,7 @@ def test_a_signal_ends_every_process_and_the_next_start_is_quick_and_knows_every
     assert status == 0
     assert running.start().start_seconds < shared(SECOND_START_SECONDS)
     assert (running.version("live"), running.version("candidate"), running.rows("/api/v1/datasets/"), len(running.rows("/api/v1/audit/"))) == before
-    running.wait_answers(within=shared(RECOVERY_SECONDS))
+    running.wait_answers(within=recovery)
 
 
 def test_a_stop_lets_the_answers_that_are_being_written_be_finished(running):
@@ -69,12 +71,12 @@ def test_killing_the_supervisor_leaves_no_process(running):
     job = running.train(running.dataset()["id"], minutes=2)
     wait_for(lambda: running.processes("child"), what="the training's process")
     running.kill("supervisor")
-    wait_for(lambda: not running.processes(), within=shared(RECOVERY_SECONDS), what=f"no process survives; there are {running.processes()}")
+    wait_for(lambda: not running.processes(), within=recovery, what=f"no process survives; there are {running.processes()}")
     running.process.wait()
     running.start()
-    running.wait_job(job, status="running", within=shared(RECOVERY_SECONDS))
+    running.wait_job(job, status="running", within=recovery)
     running.post(f"/api/v1/training-jobs/{job['id']}/cancel/")
-    running.wait_job(job, status="cancelled", within=shared(RECOVERY_SECONDS))
+    running.wait_job(job, status="cancelled", within=recovery)
 
 
 def test_two_portals_on_one_home_are_refused_and_the_first_is_not_disturbed(running):
@@ -85,7 +87,7 @@ def test_two_portals_on_one_home_are_refused_and_the_first_is_not_disturbed(runn
         assert "another DSPortal is running" in said
         assert str(running.home) in said
     assert _requests(running) >= counted
-    running.wait_answers(within=shared(RECOVERY_SECONDS))
+    running.wait_answers(within=recovery)
 
 
 def _requests(portal: Stack) -> float:
@@ -115,6 +117,10 @@ def test_a_port_that_is_none_is_said_in_one_line(tmp_path, port):
 def test_all_processes_together_fit_a_small_machine(running):
     """Idle with a live model: under 1.2 GB, shared pages counted once."""
     running.wait_answers()
-    wait_for(lambda: len(running.processes()) >= 8, what="all processes")
-    shares = [process.memory_full_info().pss for process in running.processes() if psutil.pid_exists(process.pid)]
-    assert sum(shares) < 1.2e9
+    # A first answer that was slow brings a second inference worker, for a minute or two.
+    wait_for(lambda: len(running.processes()) >= 8 and len(running.processes("inference")) == 1, what="all processes, and one inference worker")
+    used = 0
+    for process in running.processes():
+        with suppress(psutil.NoSuchProcess):
+            used += process.memory_full_info().pss
+    assert used < 1.2e9

@@ -2,15 +2,15 @@
 
 import pytest
 
-from tests.stack import RECOVERY_SECONDS, shared, statement_of, wait_for
+from tests.stack import recovery, statement_of, wait_for
 
 
 def test_a_cancelled_training_goes_on_from_where_it_was(stack):
     job = stack.train(stack.dataset()["id"], minutes=0.4)
     saved = stack.wait_checkpoint(job)
     stack.post(f"{job['url']}cancel/")
-    cancelled = stack.wait_job(job, status="cancelled", within=shared(RECOVERY_SECONDS))
-    wait_for(lambda: not stack.processes("child"), within=shared(RECOVERY_SECONDS), what="the child is gone")
+    cancelled = stack.wait_job(job, status="cancelled", within=recovery)
+    wait_for(lambda: not stack.processes("child"), within=recovery, what="the child is gone")
     assert cancelled["metrics"]["step"] > 0
     assert stack.http.post(f"{job['url']}cancel/").status_code == 409
 
