@@ -23,7 +23,8 @@ def knowing(stack: Stack) -> str:
 
 @pytest.fixture
 def token_for(stack: Stack) -> Callable[[int], str]:
-    """A new token that may ask so many times a minute."""
+    """A new token that may ask so many times a minute. Where a minute begins between two questions, one more is answered: of those of the last minute
+    that still count, the portal counts whole ones (`apps.accounts.quotas`). So who is to be refused asks twice more."""
 
     def make(requests_per_minute: int) -> str:
         return stack.post("/api/v1/tokens/", {"name": "a client's", "requests_per_minute": requests_per_minute})["token"]

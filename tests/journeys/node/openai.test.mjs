@@ -67,5 +67,6 @@ test("a token's limit is told by headers and by the client's own error", async (
   const asked = { model, messages, max_tokens: 4, temperature: 0 };
   const { response } = await tight.chat.completions.create(asked).withResponse();
   assert.equal(response.headers.get("x-ratelimit-remaining-requests"), "0");
-  await assert.rejects(tight.chat.completions.create(asked), (e) => e instanceof OpenAI.RateLimitError && Number(e.headers.get("retry-after")) >= 1);
+  const twiceMore = async () => { for (let i = 0; i < 2; i++) await tight.chat.completions.create(asked); };  // a minute may begin in between
+  await assert.rejects(twiceMore(), (e) => e instanceof OpenAI.RateLimitError && Number(e.headers.get("retry-after")) >= 1);
 });
