@@ -39,7 +39,7 @@ def browser() -> Iterator[Browser]:
     # Of the package, not of the session: while Playwright runs, Django believes to be in an event loop and refuses its database.
     expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split(), timeout=TIMEOUT_MS)
         yield chromium
         chromium.close()
 
@@ -84,7 +84,7 @@ def signed_in(visit, stack: Stack, states) -> Callable[..., Page]:
             return visit(storage_state=states[user], **options)
         page = visit(**options)
         sign_in(page, user, password or stack.password)
-        page.wait_for_url("**/")
+        page.wait_for_url(f"{stack.url}/")
         states[user] = page.context.storage_state()
         return page
 

@@ -7,7 +7,7 @@ import httpx
 from playwright.sync_api import Page, expect
 
 from tests.browser.people import sign_in
-from tests.stack import Stack, statement_of, wait_for
+from tests.stack import PATIENCE_SECONDS, Stack, statement_of, wait_for
 
 
 def promotions(stack: Stack) -> int:
@@ -27,7 +27,7 @@ def test_an_operator_sees_the_loop_promotes_asks_rates_and_finds_it_all_again(st
     page.goto("/")
     expect(page).to_have_url(re.compile("/login/"))
     sign_in(page, "admin", stack.password)
-    page.wait_for_url("**/")
+    page.wait_for_url(f"{stack.url}/")
     expect(page.get_by_role("main")).to_contain_text("v1")
     needs = page.get_by_role("main").get_by_role("link", name=re.compile("v2|Look")).first
     expect(needs).to_be_visible()
@@ -162,7 +162,7 @@ def test_a_file_is_uploaded_processed_and_reported_by_the_pages(signed_in, tmp_p
     page.get_by_role("button", name="Upload").click()
     page.wait_for_url(re.compile(r"/datasets/\w+/"))
     expect(page.get_by_role("heading", level=1)).to_have_text("Towers by the sea")
-    expect(page.get_by_role("heading", name="From raw to used")).to_be_visible()
+    expect(page.get_by_role("heading", name="From raw to used")).to_be_visible(timeout=PATIENCE_SECONDS * 1000)  # a job, after those before it
     expect(page.get_by_role("main")).to_contain_text("32")
     page.get_by_role("link", name=re.compile("Duplicates")).first.click()
     expect(page.get_by_role("main")).to_contain_text("looked after by keepers")
@@ -195,7 +195,7 @@ def test_a_token_is_shown_once_works_and_is_revoked(stack, signed_in):
         row.get_by_role("button", name="Revoke").click()
         page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
         expect(row).to_contain_text("revoked")
-        wait_for(lambda: http.get("/api/v1/me/").status_code == 401, within=15, what="the revoked token is refused")
+        wait_for(lambda: http.get("/api/v1/me/").status_code == 401, what="the revoked token is refused")
 
 
 def test_everything_is_reached_by_keys(signed_in, waiting):
