@@ -65,6 +65,7 @@ MAX_ASKING = int(os.environ.get("DSPORTAL_MAX_ASKING", 40))  # questions that on
 REQUESTS_PER_MINUTE = int(os.environ.get("DSPORTAL_REQUESTS_PER_MINUTE", 0))  # of an API token without limits of its own; 0: as many as it likes
 TOKENS_PER_MINUTE = int(os.environ.get("DSPORTAL_TOKENS_PER_MINUTE", 0))
 ANSWER_TIMEOUT_SECONDS = float(os.environ.get("DSPORTAL_ANSWER_TIMEOUT", 60))
+NO_WORKER_SECONDS = float(os.environ.get("DSPORTAL_NO_WORKER_SECONDS", 30))  # so long a question waits for an inference worker where none lives
 REPLICAS_FILE = os.environ.get("DSPORTAL_REPLICAS_FILE", "")  # where the supervisor reads how many inference workers there should be
 MAX_REPLICAS = int(os.environ.get("DSPORTAL_MAX_REPLICAS", 1))
 SCALE_IN_SECONDS = float(os.environ.get("DSPORTAL_SCALE_IN_SECONDS", 60))  # what was needed within this time is kept

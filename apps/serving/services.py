@@ -35,7 +35,6 @@ from apps.serving.turns import turns
 log = logging.getLogger(__name__)
 
 POLL_MS = 1000
-NO_WORKER_SECONDS = 30.0
 CANCEL_SECONDS = 120
 WHOLE = ("stop", "length")  # how an answer ends that was not cut off
 LOST_SECONDS = 4.0  # without a word from a worker, after which an asker looks where the message is
@@ -238,7 +237,7 @@ class Pending:
                 raise _late()
             if not found:
                 last_sign = now if workers("inference") else last_sign
-                if now - last_sign > NO_WORKER_SECONDS:
+                if now - last_sign > settings.NO_WORKER_SECONDS:
                     raise Unavailable(_("No inference worker is running. Its log says why; it is restarted by itself."))
                 if answer != self.id and not flight.leads(self._key, answer):
                     raise flight.LeaderLost
