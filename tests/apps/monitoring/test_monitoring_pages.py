@@ -35,10 +35,11 @@ def reader(viewer) -> Client:
 
 @pytest.fixture(autouse=True)
 def ten_seconds_ago(monkeypatch) -> None:
-    """All that is counted is counted in one second, so that it is one point of a chart however long a test takes; and in one ten seconds ago: the charts
-    leave out the point that is still young."""
-    then = time.time() - 10
-    monkeypatch.setattr("apps.monitoring.tally.time", SimpleNamespace(time=lambda: then, sleep=time.sleep))
+    """All that is counted is counted in one second, so that it is one point of a chart; and in one ten seconds ago, however long a test takes: the charts
+    leave out the point that is still young, and the long windows have the last two minutes' seconds only."""
+    now = time.time()
+    monkeypatch.setattr("apps.monitoring.tally.time", SimpleNamespace(time=lambda: now - 10, sleep=time.sleep))
+    monkeypatch.setattr("apps.monitoring.selectors.time", SimpleNamespace(time=lambda: now))
 
 
 def observe(version: ModelVersion, latency_ms: float, count: int = 1, **more) -> None:
