@@ -30,7 +30,7 @@ def fewest_parameters(teacher: ModelConfig) -> int:
 
 def too_small(share: float, fewest: int) -> str:
     """Why a teacher has no student of that share of its parameters."""
-    told = f"{share:.0%}" if share >= 0.01 else f"{share:.2%}"
+    told = f"{100 * share:.{0 if share >= 0.01 else 2}f} %"
     return f"The teacher is too small to have a student of {told} of its size: the smallest would have {fewest:,} parameters. Quantize it to INT8."
 
 
