@@ -22,7 +22,7 @@ from apps.jobs.models import Job
 from apps.jobs.runs import Command, Run, register
 from apps.portal.retelling import retold
 from apps.registry.models import ImportJob, ModelVersion
-from apps.registry.services import evaluate, newest_set, register_version
+from apps.registry.services import evaluate, newest_set, register_version, take_naming_turn
 from workers.moe import UnsupportedModel, quantization_of
 
 MAX_SOURCE = 500  # characters of a folder's path or a URL
@@ -35,6 +35,7 @@ ADAPTABLE = (ModelVersion.Kind.MOE, ModelVersion.Kind.DENSE, ModelVersion.Kind.D
 @transaction.atomic
 def import_model(*, name: str, path: str, actor: User | None, parent: ModelVersion | None = None, source: str = "") -> ImportJob:
     """Queue the import of a Hugging Face folder below an import root, or at a URL that the settings allow. With a parent: of a PEFT folder."""
+    take_naming_turn()
     name = free_name(name)
     if parent is not None and parent.kind not in ADAPTABLE:
         raise Problem(
@@ -102,6 +103,7 @@ def _require_readable(config_json: bytes, field: str) -> None:
 
 
 def free_name(name: str) -> str:
+    """The name without blanks around it. Problem, or Conflict where a version has it or is about to; sure only after `take_naming_turn`."""
     name = (name or "").strip()
     if not re.fullmatch(r"[\w.\- ]{1,60}", name):
         raise Problem(_("Give a name of letters, digits, dots, dashes and spaces, at most 60."), field="name")
@@ -174,6 +176,13 @@ def _complete_import(job: ImportJob, result: dict, work: Path) -> dict:
     return {"model_version": version.pk, "folder": version.folder}
 
 
+def _before_resume(job: ImportJob) -> None:
+    """Another may have its name by now."""
+    take_naming_turn()
+    if job.model_version_id is None:
+        free_name(job.name)
+
+
 def _parent_of(job: ImportJob) -> ModelVersion | None:
     """The version that an adapter is added to."""
     pk = job.options.get("parent")
@@ -186,4 +195,4 @@ def _imported(job: Job) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-register(Job.Kind.IMPORT, Run(_prepare_import, _complete_import, succeeded=_imported))
+register(Job.Kind.IMPORT, Run(_prepare_import, _complete_import, succeeded=_imported, before_resume=_before_resume))

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from django.conf import settings
+from django.contrib.contenttypes.models import ContentType
 from django.db import transaction
 from django.db.models import Max
 from django.utils import timezone
@@ -35,6 +36,11 @@ from workers.moe import PRESETS
 EVALUATION_DEFAULTS = {"max_questions": 300, "max_tokens": 64}
 
 
+def take_naming_turn() -> None:
+    """Whoever else is about to give a version its name waits for the end of this transaction. What they share is the row of their kind."""
+    jobs.take_turn(ContentType.objects.get_for_model(ModelVersion))
+
+
 def _next_name(kind: str, parent: ModelVersion | None, compressed: bool) -> tuple[int, str]:
     number = (ModelVersion.objects.aggregate(top=Max("number"))["top"] or 0) + 1
     if not compressed:
@@ -59,6 +65,7 @@ def register_version(
         return found
     files = artifacts.describe(folder)
     with transaction.atomic():
+        take_naming_turn()
         number, generated = _next_name(kind, parent, compression_job is not None)
         version = ModelVersion(
             number=number, name=name or generated, kind=kind, parent=parent, run=run, training_job=training_job, compression_job=compression_job,

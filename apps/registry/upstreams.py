@@ -15,7 +15,7 @@ from apps.accounts.services import record
 from apps.portal.retelling import retold
 from apps.registry.imports import free_name
 from apps.registry.models import ModelVersion
-from apps.registry.services import evaluate, newest_set, register_version
+from apps.registry.services import evaluate, newest_set, register_version, take_naming_turn
 from apps.registry.upstream_access import require_allowed
 from workers.upstream.check import CannotBeUsed, check
 from workers.upstream.spec import UPSTREAM_FILE, UpstreamSpec
@@ -51,6 +51,8 @@ def _register(name: str, spec: UpstreamSpec, window: int | None, actor: User | N
         # How many parameters it has is not known: the columns say 0, and the pages nothing.
         result = {"total_parameters": 0, "active_parameters": 0, "config": {"max_seq_len": window} if window else {}, "details": {"upstream": about}}
         with transaction.atomic():
+            take_naming_turn()
+            free_name(name)  # once more: to ask the other server took its time
             version = register_version(kind=ModelVersion.Kind.UPSTREAM, folder=folder, parent=None, run=None, result=result, actor=actor, name=name)
             record(actor, "version.connect", version, after=about, source=source)
         return version

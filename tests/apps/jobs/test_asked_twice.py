@@ -169,6 +169,45 @@ def test_of_two_equal_ones_that_are_resumed_at_once_one_goes_on(as_operator, ope
     assert Job.objects.filter(kind=kind, status="queued").count() == 1
 
 
+@pytest.fixture
+def folder_to_import(settings, tmp_path) -> str:
+    settings.IMPORT_ROOTS = [tmp_path]
+    (tmp_path / "gpt").mkdir()
+    (tmp_path / "gpt" / "config.json").write_text("{}")
+    return "gpt"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_who_import_under_one_name_at_once_one_is_refused(operator, slow_to_commit, folder_to_import):
+    found = at_once([Api(operator), Api(operator)], ("/api/v1/model-versions/", {"name": "same", "path": folder_to_import}))
+
+    assert sorted(response.status_code for response in found) == [202, 409]
+    assert Job.objects.filter(kind="import").count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_name_is_not_given_while_another_import_takes_it(operator, slow_to_commit, folder_to_import, settings):
+    settings.UPSTREAM_HOSTS = ["gpu"]
+    upstream = {"name": "same", "base_url": "http://gpu/v1", "model": "words", "check": False}
+
+    found = at_once(
+        [Api(operator), Api(operator)],
+        ("/api/v1/model-versions/", {"name": "same", "path": folder_to_import}), ("/api/v1/upstreams/", upstream),
+    )  # fmt: skip
+
+    assert sorted(response.status_code for response in found) in ([201, 409], [202, 409])
+
+
+def test_an_import_whose_name_was_taken_meanwhile_is_not_resumed(as_operator, folder_to_import):
+    asked = ("/api/v1/model-versions/", {"name": "same", "path": folder_to_import})
+    first = ended(as_operator, *asked, "failed")
+    second = ask(as_operator, *asked)
+
+    assert as_operator.post(f"/api/v1/imports/{first}/resume/").status_code == 409
+    Job.objects.filter(pk=second).update(status="cancelled")
+    assert as_operator.post(f"/api/v1/imports/{first}/resume/").status_code == 202
+
+
 @pytest.mark.django_db(transaction=True)
 def test_of_two_who_process_a_dataset_at_once_one_is_told_that_it_is_under_way(operator, slow_to_commit):
     data = making.dataset(operator)
