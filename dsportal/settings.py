@@ -118,6 +118,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "apps.accounts.middleware.RequestIdMiddleware",  # whatever is refused, and wherever, has an id
     "apps.serving.door.DoorMiddleware",
+    "apps.database.ReleaseMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "apps.accounts.people.ContentPolicy",
@@ -152,11 +153,7 @@ TEMPLATES = [
 ]
 
 # -- state
-DATABASES = {
-    "default": dj_database_url.parse(
-        os.environ.get("DATABASE_URL") or f"sqlite:///{HOME / 'dsportal.sqlite3'}", conn_max_age=600, conn_health_checks=True
-    )
-}
+DATABASES = {"default": dj_database_url.parse(os.environ.get("DATABASE_URL") or f"sqlite:///{HOME / 'dsportal.sqlite3'}", conn_health_checks=True)}
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     # Measured: 1,500 transactions/s with four writers and no lock error; DEFERRED fails within seconds.
     DATABASES["default"]["OPTIONS"] = {
@@ -164,8 +161,12 @@ if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
         "transaction_mode": "IMMEDIATE",
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA mmap_size=134217728; PRAGMA cache_size=-8000;",
     }
-    DATABASES["default"]["CONN_HEALTH_CHECKS"] = False
+    DATABASES["default"] |= {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": False}
     DATABASES["default"]["TEST"] = {"NAME": os.environ.get("DSPORTAL_TEST_DATABASE") or None}
+elif DATABASES["default"]["ENGINE"].endswith("postgresql"):
+    # Of one process; its threads are many more, and a connection of each would soon be more than the server has.
+    most = int(os.environ.get("DSPORTAL_DATABASE_CONNECTIONS", 12))
+    DATABASES["default"].setdefault("OPTIONS", {})["pool"] = {"min_size": 1, "max_size": most, "max_idle": 60, "timeout": 10}
 REDIS_URL = os.environ.get("REDIS_URL") or "redis://127.0.0.1:6379/0"
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL, "KEY_PREFIX": "dsportal:django"}}
 SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"

@@ -183,7 +183,7 @@ class Supervisor:
         web = [
             sys.executable, "-m", "granian", "--interface", "wsgi", "--host", self.host, "--port", str(self.port),
             "--workers", str(WEB_PROCESSES), "--blocking-threads", str(self.web_threads), "--backlog", "1024", "--respawn-failed-workers",
-            "--workers-kill-timeout", "10", "--http1-header-read-timeout", str(IDLE_SECONDS * 1000), "--log-level", "warning", "dsportal.wsgi:application",
+            "--workers-kill-timeout", "10", "--http1-header-read-timeout", str(IDLE_SECONDS * 1000), "--log-level", "error", "dsportal.wsgi:application",
         ]  # fmt: skip
         self.services += [
             Service("web", web),

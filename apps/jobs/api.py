@@ -10,6 +10,7 @@ from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
 from rest_framework.response import Response
 from rest_framework.routers import SimpleRouter
 
+from apps.database import release
 from apps.jobs import services
 from apps.jobs.models import Job, JobEvent
 from apps.rest import AlwaysJSON, Resource, read_query, source_of
@@ -140,6 +141,7 @@ def _stream(pk: str, rows: QuerySet[JobEvent], after: int) -> Iterator[bytes]:
         if time.monotonic() - last_sign > HEARTBEAT_SECONDS:
             last_sign = time.monotonic()
             yield HEARTBEAT
+        release()
         time.sleep(POLL_SECONDS)
 
 

@@ -13,6 +13,7 @@ from django.utils.translation import gettext as _
 from apps.accounts.models import User
 from apps.accounts.problems import QUEUE_OUTAGES, Problem, TimedOut, queue_outage
 from apps.accounts.quotas import Quota
+from apps.database import release
 from apps.ids import new_id
 from apps.monitoring import names
 from apps.monitoring.traces.journey import current
@@ -62,6 +63,7 @@ def embed(*, texts: list[str], user: User, version: str, quota: Quota | None = N
 
 def _ask(request: str, texts: list[str], model: ModelVersion, tenant: str) -> dict:
     turns.give_up()
+    release()
     now, seconds = time.time(), settings.ANSWER_TIMEOUT_SECONDS
     flight.enter(request)
     try:

@@ -18,6 +18,7 @@ from django.utils.translation import gettext as _
 from apps.accounts.models import User
 from apps.accounts.problems import QUEUE_OUTAGES, Busy, Problem, TimedOut, TooLong, Unavailable, queue_outage
 from apps.accounts.quotas import Quota
+from apps.database import release
 from apps.ids import new_id
 from apps.monitoring import names, recorder
 from apps.monitoring.recorder import cache_lookups_total
@@ -177,6 +178,7 @@ class Pending:
     def _from_engine(self) -> Iterator[str]:
         """One computation for all who ask the same at the same time: the first one's, whose stream the others read too."""
         turns.give_up()
+        release()
         while not self._number and (leader := self._enter()) != self.id:
             try:
                 with self.journey.phase("shared", answer=leader):
