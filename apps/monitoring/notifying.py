@@ -6,7 +6,7 @@ from django.core.mail import send_mail
 
 from apps.monitoring.models import Alert
 
-TIMEOUT_SECONDS = 5.0  # beat waits for it
+TIMEOUT_SECONDS = 5.0
 
 
 class NotTold(Exception):

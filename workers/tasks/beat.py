@@ -1,5 +1,9 @@
 """What beat asks for every few seconds."""
 
+import threading
+
+from django.db import close_old_connections
+
 from apps.demonstration.services import advance
 from apps.jobs.services import reap
 from apps.monitoring.alerting import evaluate_alerts, tell_due
@@ -7,6 +11,8 @@ from apps.monitoring.rollups import roll_up
 from apps.serving.answer_log import forget_old, settle
 from apps.serving.autoscaler import scale
 from dsportal.celery import app
+
+_telling = threading.Lock()
 
 
 @app.task(name="dsportal.beat.reap", ignore_result=True)
@@ -23,7 +29,16 @@ def roll_up_metrics() -> None:
 @app.task(name="dsportal.beat.alerts", ignore_result=True)
 def judge_alerts() -> None:
     evaluate_alerts()
-    tell_due()
+    if _telling.acquire(blocking=False):
+        threading.Thread(target=_tell, daemon=True).start()  # a webhook that hangs holds up no other round
+
+
+def _tell() -> None:
+    try:
+        tell_due()
+    finally:
+        close_old_connections()
+        _telling.release()
 
 
 @app.task(name="dsportal.beat.settle", ignore_result=True)

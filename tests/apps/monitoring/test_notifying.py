@@ -15,6 +15,7 @@ from apps.monitoring import alerting, drift, rules
 from apps.monitoring.models import Alert, MetricMinute, Notice
 from apps.monitoring.notifying import NotTold, notify
 from tests.apps import making
+from workers.tasks import beat
 
 pytestmark = pytest.mark.django_db
 
@@ -199,3 +200,15 @@ def test_falling_ratings_are_noticed_and_noise_is_not(viewer):
     assert abs(drift.rating_drop()) < 3
     rate([2, 1, 3, 2, 2] * 10)
     assert drift.rating_drop() > 3
+
+
+def test_a_webhook_that_hangs_holds_up_no_other_round_and_is_told_once_at_a_time(monkeypatch):
+    begun, hangs = [], threading.Event()
+    monkeypatch.setattr(beat, "tell_due", lambda: (begun.append(1), hangs.wait(60)))
+
+    beat.judge_alerts()
+    beat.judge_alerts()
+
+    hangs.set()
+    with beat._telling:  # the first gives it back
+        assert len(begun) == 1
