@@ -117,7 +117,7 @@ def test_a_teacher_is_too_small_for_a_student_before_the_job_as_within_it(make_m
     assert unusable(Model(config.as_dict(), 10, has_text=True, has_questions=True), "distill", {"student": "nano"}, {"nano": 9}) is None
 
 
-@pytest.mark.parametrize(("share", "told"), [(0.2, "of 20% of its"), (0.0006, "of 0.06% of its")])
+@pytest.mark.parametrize(("share", "told"), [(0.2, "of 20 % of its"), (0.0006, "of 0.06 % of its")])
 def test_a_share_that_no_student_has_is_not_told_as_none(share, told):
     assert told in too_small(share, 100)
 
