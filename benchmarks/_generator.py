@@ -52,7 +52,8 @@ class Plan:
     stages: Sequence[tuple[float, float]]  # questions a second, seconds
     distinct: int = 0  # questions, asked by Zipf's law with s = 1; 0: none is asked twice
     first: int = 0  # the questions' numbers count from here
-    failing: float = 0.0  # share of questions that no model can read
+    failing: float = 0.0  # share of questions that `failing_version` is asked, which answers none
+    failing_version: str | None = None
     until_full: bool = False  # stop after a stage whose questions were not all answered in time
     max_tokens: int = 32
     version: str | None = None  # the live one where none is given

@@ -17,7 +17,6 @@ from locust import FastHttpUser, task
 
 PLAN = json.loads(Path(os.environ["LOAD_PLAN"]).read_text())
 PATIENCE_SECONDS = 30.0  # of a client; then it gives up, and that counts as failed
-TOO_LONG = "word " * 4000  # more than the model can read: refused with 400
 
 
 class Asker(FastHttpUser):
@@ -55,9 +54,9 @@ class Asker(FastHttpUser):
         for number in count():
             rank = self._chance.choices(range(distinct), cum_weights=zipf)[0] if distinct else number
             prompt = f"What is {subjects[rank % len(subjects)]}? ({first + rank})"
-            if PLAN["failing"] and self._chance.random() < PLAN["failing"]:
-                prompt = TOO_LONG
-            yield {"prompt": prompt, "max_tokens": PLAN["max_tokens"], "version": PLAN["version"], "temperature": 0}
+            fails = PLAN["failing"] and self._chance.random() < PLAN["failing"]
+            version = PLAN["failing_version"] if fails else PLAN["version"]
+            yield {"prompt": prompt, "max_tokens": PLAN["max_tokens"], "version": version, "temperature": 0}
 
     def _ask(self, due: float, question: dict) -> None:
         sent = time.time()

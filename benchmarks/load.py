@@ -1,7 +1,7 @@
 """What a portal does under load, each row against its target: a replay by Zipf's law, twice what it can, its charts beside the generator's own figures,
 promotions in between.
 
-    python -m benchmarks.load [replay overload charts swaps] [--minutes 10] [--home TRAINED]      (`charts` alone: four minutes with a `--home`)
+    python -m benchmarks.load [replay overload charts swaps] [--minutes 10] [--home TRAINED]      (`charts` alone: five minutes with a `--home`)
 
 A real portal with all its processes and a trained model answers (`tests.stack.teach`; `--home`: a copy of a home where that was done). Locust asks, in an
 open loop: questions arrive whether earlier ones are answered or not, and a latency counts from when its question was due. What the portal can is
@@ -12,13 +12,16 @@ and one where every answer is computed, by a larger model (random: speed does no
 """
 
 import argparse
+import json
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -40,7 +43,7 @@ CHART_SECONDS, CHART_STEP = (14.0, 5) if QUICK else (60.0, 10)
 COMPUTING, COMPUTED_TOKENS = ("nano", 16) if QUICK else ("small", 64)  # what computes, and tokens of each answer
 COMPUTED_SHARE = 0.6  # of what it can
 COMPUTED_RAMP = {"first_rate": 10.0, "growth": 1.5}
-UNREADABLE = 0.05  # of the questions of the charts' row, so that there is an error rate
+FAILING = 0.05  # of the questions of the charts' row, so that there is an error rate: they go to an upstream that only fails
 AGREE = 0.02
 SWAPS, SWAP_SECONDS = (1, 2.0) if QUICK else (3, 4.0)
 CALM_DOWN_SECONDS = 1.0 if QUICK else 3.0  # between two rows
@@ -50,8 +53,8 @@ Row = tuple[str, str, str]  # what, measured, wanted
 
 
 class Measuring:
-    def __init__(self, portal: Stack, replay_seconds: float):
-        self._portal, self._load, self._replay_seconds = portal, Load(portal), replay_seconds
+    def __init__(self, portal: Stack, replay_seconds: float, failing_port: int):
+        self._portal, self._load, self._replay_seconds, self._failing_port = portal, Load(portal), replay_seconds, failing_port
         self._fresh = FRESH
         self._capacity: float | None = None
 
@@ -97,19 +100,15 @@ class Measuring:
 
     def charts(self) -> list[Row]:
         rate = CALM_SHARE * self._uncached()
-        cached = self._compared("cached", rate, distinct=QUESTIONS)
+        cached = [*self._compared("cached", rate, distinct=QUESTIONS), *self._failures(rate)]
         asked = {"version": self._computing(), "max_tokens": COMPUTED_TOKENS}
         rate = COMPUTED_SHARE * self._ramp(**COMPUTED_RAMP, first=self._first(), **asked)
         return cached + self._compared(f"computed, {COMPUTED_TOKENS} tokens each", rate, **asked)
 
     def _compared(self, load: str, rate: float, **how) -> list[Row]:
         """The portal's charts beside Locust's figures. `load`: its name."""
-        asked = self._load.press([(rate, CHART_SECONDS)], first=self._first(), failing=UNREADABLE, **how)
-        query = {"window": int(CHART_SECONDS) + 20, "step": CHART_STEP}
-        points = self._portal.get("/api/v1/metrics/timeseries/", **query)["points"]
-        seen = [(p, mine) for p in points if (mine := _within(asked, datetime.fromisoformat(p["time"]).timestamp()))]
+        asked, seen = self._charted(rate, **how)
         counted, sent = sum(p["requests"] for p, _ in seen), sum(map(len, (mine for _, mine in seen)))
-        errors, failed = sum(p["requests"] * p["error_rate"] for p, _ in seen), sum(one.is_failed for _, mine in seen for one in mine)
         charted = sum(p["p99_ms"] for p, _ in seen) / len(seen)
         waited = sum(_p99([_as_sent_ms(one) for one in mine]) for _, mine in seen) / len(seen)
         told = sum(_p99([one.latency_ms or _as_sent_ms(one) for one in mine]) for _, mine in seen) / len(seen)
@@ -128,11 +127,26 @@ class Measuring:
                 _middle_and_p99(late),
                 "",
             ),
-            (
-                f"{load}: errors where {UNREADABLE:.0%} of the questions cannot be read: chart, Locust",
-                *_both(errors / counted, failed / sent, "{:.2%}"),
-            ),
         ]
+
+    def _failures(self, rate: float) -> list[Row]:
+        """A load of its own: a failed question waits while the server is tried again, and would be the P99 of all."""
+        _, seen = self._charted(rate, distinct=QUESTIONS, failing=FAILING, failing_version=self._failing_version())
+        errors, counted = sum(p["requests"] * p["error_rate"] for p, _ in seen), sum(p["requests"] for p, _ in seen)
+        failed, sent = sum(one.is_failed for _, mine in seen for one in mine), sum(len(mine) for _, mine in seen)
+        what = f"errors where {FAILING:.0%} of the questions go to a server that fails: chart, Locust"
+        return [(what, *_both(errors / counted, failed / sent, "{:.2%}"))]
+
+    def _charted(self, rate: float, **how) -> tuple[list[Asked], list[tuple[dict, list[Asked]]]]:
+        """What Locust asked, and each span of the charts with those of it that ended there."""
+        asked = self._load.press([(rate, CHART_SECONDS)], first=self._first(), **how)
+        query = {"window": int(CHART_SECONDS) + 20, "step": CHART_STEP}
+        points = self._portal.get("/api/v1/metrics/timeseries/", **query)["points"]
+        return asked, [(p, mine) for p in points if (mine := _within(asked, datetime.fromisoformat(p["time"]).timestamp()))]
+
+    def _failing_version(self) -> str:
+        url = f"http://127.0.0.1:{self._failing_port}/v1"
+        return self._portal.post("/api/v1/upstreams/", {"name": "failing", "base_url": url, "model": "failing"})["id"]
 
     def _computing(self) -> str:
         """The id of a version that takes long over its answers."""
@@ -221,14 +235,45 @@ def _both(charted: float, own: float, form: str) -> tuple[str, str]:
     return f"{form.format(charted)}, {form.format(own)} ({charted / own - 1:+.1%})", f"within {AGREE:.0%}"
 
 
+class _Failing(BaseHTTPRequestHandler):
+    """A model server that is up, lists its model, and answers nothing."""
+
+    def do_GET(self) -> None:
+        self._send(200, {"object": "list", "data": [{"id": "failing", "object": "model"}]})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self._send(500, {"error": {"message": "out of order", "type": "server_error"}})
+
+    def _send(self, status: int, body: dict) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @contextmanager
-def trained_portal(home: Path | None) -> Iterator[Stack]:
+def failing_upstream() -> Iterator[int]:
+    """Its port."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Failing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@contextmanager
+def trained_portal(home: Path | None, failing_port: int) -> Iterator[Stack]:
     """Version 1 is live; version 2 has passed its gate."""
     with tempfile.TemporaryDirectory() as temporary:
         own = Path(temporary) / "home"
         if home:
             shutil.copytree(home, own, ignore=shutil.ignore_patterns("redis", "run"))
-        with Stack(own) as portal:
+        with Stack(own, env={"DSPORTAL_UPSTREAM_HOSTS": f"127.0.0.1:{failing_port}"}) as portal:
             if not home:
                 teach(portal)
             portal.wait_answers()
@@ -242,9 +287,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=0.1 if QUICK else 10.0, help="of the replay")
     parser.add_argument("--home", type=Path)
     given = parser.parse_args()
-    with trained_portal(given.home) as portal:
+    with failing_upstream() as failing_port, trained_portal(given.home, failing_port) as portal:
         load, began = os.getloadavg()[0], time.monotonic()
-        measuring = Measuring(portal, 60 * given.minutes)
+        measuring = Measuring(portal, 60 * given.minutes, failing_port)
         found = [row for name in given.rows or rows for row in getattr(measuring, name)()]
         took = time.monotonic() - began
     print("| what | measured | wanted |\n|---|---|---|")
